@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cnnprobe.recorder import Recording, observe
+from cnnprobe.training.keeping import TensorState
 from tests.support.models import Broken, Small, images
 
 
@@ -103,10 +104,27 @@ def renormed():
     return nn.Sequential(nn.Embedding(10, 4, max_norm=0.1), nn.Linear(4, 2))
 
 
+class Ranged(nn.Module):
+    """Resizes a buffer of its own in its first forward, as the observers of quantization do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.register_buffer("low", torch.tensor([]))
+
+    def forward(self, x):
+        y = self.conv(x)
+        if not self.low.numel():
+            self.low.resize_(4)
+        self.low.copy_(y.detach().amin((0, 2, 3)))
+        return y
+
+
 @pytest.mark.parametrize(
     ("make", "x"),
     [
         (lambda: Small().train(), images()),
+        (Ranged, images()),
         (lambda: Small().eval(), images()),
         (frozen_norm, images()),
         (Broken, images()),
@@ -118,6 +136,7 @@ def renormed():
     ],
     ids=[
         "train",
+        "resized buffer",
         "eval",
         "mixed",
         "raising",
@@ -260,3 +279,18 @@ def test_recursion_limit_is_put_back():
     limit = sys.getrecursionlimit()
     observe(Small(), (images(),), {})
     assert limit == sys.getrecursionlimit()
+
+
+def test_values_can_be_put_back_again_where_the_data_was_exchanged_and_then_written_to():
+    layer = nn.Linear(3, 2)
+    place, values = layer.weight.data_ptr(), layer.weight.detach().clone()
+    state = TensorState([layer.weight])
+    for _ in range(2):
+        layer.weight.data = layer.weight.data + 1.0
+        layer.weight.data.add_(1.0)
+        state.restore()
+        assert torch.equal(values, layer.weight)
+        layer.weight.data.mul_(2.0)
+        state.restore()
+        assert torch.equal(values, layer.weight)
+    assert place == layer.weight.data_ptr()

@@ -118,7 +118,9 @@ class ModuleState:
             if b is not None and not is_lazy(b)
         }
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            self._buffers = [(b, b.detach().clone(), read_version(b)) for b in buffers.values()]
+            self._buffers = [
+                (b, b.detach(), b.detach().clone(), read_version(b)) for b in buffers.values()
+            ]
         self.parameters = list(
             {
                 id(p): p
@@ -144,16 +146,21 @@ class ModuleState:
             attributes.restore(module)
         for module, mode in self._modes:
             module.training = mode
-        with torch._C.DisableTorchFunction(), torch.no_grad():
-            for buffer, copy, version in self._buffers:
-                buffer.copy_(copy)
-                if version is not None:
-                    write_version(buffer, version)
+        self._restore_buffers()
         for parameter, requires_grad, grad in self._flags:
             if parameter.grad is not grad:
                 parameter.grad = grad
             if parameter.requires_grad != requires_grad:
                 parameter.requires_grad_(requires_grad)
+
+    def _restore_buffers(self) -> None:
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            for buffer, place, copy, version in self._buffers:
+                if buffer.shape != place.shape:  # an observer of ranges resizes its own
+                    buffer.data = place
+                buffer.copy_(copy)
+                if version is not None:
+                    write_version(buffer, version)
 
 
 def is_sharded(module: nn.Module) -> bool:

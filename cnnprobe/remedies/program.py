@@ -193,11 +193,14 @@ def _find_end(file: File, statement: ast.stmt) -> int:
 # -- the optimizer ---------------------------------------------------------------------------------
 
 
-def find_constructor(program: UserProgram) -> tuple[File, ast.Call, Optimizer]:
-    """The only call that makes the only optimizer and is assigned to its name."""
-    if len(program.optimizers) != 1:
+def find_constructor(program: UserProgram, of: str = "") -> tuple[File, ast.Call, Optimizer]:
+    """The only call that makes an optimizer and is assigned to its name; without a name, the only
+    optimizer.
+    """
+    chosen = [each for each in program.optimizers if of in ("", each[0])]
+    if len(chosen) != 1:
         raise UnknownPlaceError
-    name, optimizer = program.optimizers[0]
+    name, optimizer = chosen[0]
     found = [
         (file, node.value)
         for file in _list_files(program)
@@ -234,11 +237,20 @@ def _list_parameters(optimizer: Optimizer) -> list[str]:
     return list(inspect.signature(type(optimizer).__init__).parameters)[1:]
 
 
-def set_option(program: UserProgram, option: str, value: Any) -> list[TextChange]:
-    """Another number for an option of the only optimizer, where it is written as a number."""
-    file, call, optimizer = find_constructor(program)
+def set_option(
+    program: UserProgram, option: str, value: float, *, of: str = ""
+) -> list[TextChange]:
+    """Another number for an option of an optimizer, "betas[0]" in a pair, where it is written as a
+    number; without a name, of the only optimizer.
+    """
+    file, call, optimizer = find_constructor(program, of)
     check_plain(call)
+    option, _, place = option.removesuffix("]").partition("[")
     given = get_given(call, _list_parameters(optimizer), option)
+    if place:
+        if not isinstance(given, ast.Tuple | ast.List):
+            raise UnknownPlaceError
+        given = given.elts[int(place)]
     if given is None:
         end = file.span(call)[1] - 1
         before = file.text[:end].rstrip()

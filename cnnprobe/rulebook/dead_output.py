@@ -1,5 +1,6 @@
 """A result that is computed and dropped."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ KINDS = (
     | NORMALISING
     | {"dropout", "avg_pool", "add", "cat", "clamp", "flatten", "mul"}
 ) - {"softmax"}
+ROUNDS = 2  # more calls of one line than these are taken for a loop
 
 
 def _net(kept: bool) -> Mapping[str, Any]:
@@ -70,7 +72,7 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
     one.
     What to do: assign the result, or remove the call.
     Known exceptions: in-place calls; results that the model returns or keeps in an attribute;
-    statistics that are only looked at.
+    statistics that are only looked at; the last round of a loop, whose earlier results are read.
     Source: torch.nn.functional.relu returns its result; only relu_ writes to its argument.
     """
     trace = evidence.trace
@@ -80,8 +82,11 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
     returned = _returned(flow)
     losses = evidence.steps[0].losses if evidence.steps else ()
     nodes = frozenset().union(*(loss.nodes for loss in losses))
+    rounds = _list_rounds(flow)
     for i in flow.primitives(KINDS):
         call = flow.calls[i]
+        if i in rounds:
+            continue
         inside = flow.owner(i) is not None and not (call.fqn is not None and call.parent == 0)
         if (
             not inside
@@ -112,6 +117,18 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
             ),
             source=call.source,
         )
+
+
+def _list_rounds(flow: Flow) -> set[int]:
+    """The last of at least three calls of one kind on one line, where all others are read."""
+    lines: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i in flow.primitives(KINDS):
+        lines[flow.calls[i].kind, flow.calls[i].source].append(i)
+    return {
+        rows[-1]
+        for (_, source), rows in lines.items()
+        if source and len(rows) > ROUNDS and all(flow.readers.get(row) for row in rows[:-1])
+    }
 
 
 def _returned(flow: Flow) -> set[object]:

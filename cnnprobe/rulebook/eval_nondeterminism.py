@@ -10,6 +10,10 @@ from cnnprobe.rulebook.material import classifying
 
 DIFFERENT = 1e-4  # greatest difference of two runs over the output's magnitude
 RANDOM = select_groups(trait="random") - {"dropout"}
+# Those that draw by probabilities that they are given.
+SAMPLING = frozenset(
+    {"bernoulli", "multinomial", "gumbel_softmax", "normal", "poisson", "binomial"}
+)
 
 
 def _net(guarded: bool) -> Mapping[str, Any]:
@@ -46,9 +50,10 @@ def eval_nondeterminism(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: a prediction is not reproducible, and is not the one that validation measured.
     What to do: make noise and sampling depend on self.training.
-    Known exceptions: sampling by a learned scale, as in a variational auto-encoder, and a model
-    that gives its own loss or target beside or in place of a prediction are info; one that writes
-    to its own buffers in eval mode, such as a queue of keys, is not judged.
+    Known exceptions: sampling by a learned scale or learned probabilities, as in a variational
+    auto-encoder, and a model that gives its own loss or target beside or in place of a prediction
+    are info; one that writes to its own buffers in eval mode, such as a queue of keys, is not
+    judged.
     Source: two forward passes in eval mode with different seeds.
     """
     gap = evidence.probes.repeat
@@ -65,7 +70,9 @@ def eval_nondeterminism(evidence: Evidence) -> Iterator[Finding]:
         ),
         None,
     )
-    learned = place is not None and _has_learned_scale(flow, place)
+    learned = place is not None and (
+        _has_learned_scale(flow, place) or _has_learned_probabilities(flow, place)
+    )
     what = f": {describe(flow.calls[place])} is random" if place is not None else ""
     yield Finding(
         module=flow.owner(place) if place is not None else "",
@@ -88,6 +95,13 @@ def _has_learned_scale(flow: Flow, place: int) -> bool:
         if is_scaled and any(operation(flow.calls[j]) in PROJECTIONS for j in before):
             return True
     return False
+
+
+def _has_learned_probabilities(flow: Flow, place: int) -> bool:
+    """Whether it draws by what a layer computes."""
+    return operation(flow.calls[place]) in SAMPLING and any(
+        operation(flow.calls[j]) in PROJECTIONS for j in flow.before(place)
+    )
 
 
 def _is_objective(flow: Flow) -> bool:

@@ -13,6 +13,8 @@ from cnnprobe.rulebook.material import classifying, images, perceptron
 # rms of what reaches the first weights; standardised data has 1, pixels in [0, 1] about 0.5, in [0,
 # 255] about 130
 LARGE = 20.0
+LOOKUPS = frozenset({"embedding", "embedding_bag"})
+JOINS = frozenset({"cat", "stack"})
 SMALL = 0.005  # the same; pixels that were divided by 255 twice have 0.002
 
 
@@ -65,7 +67,8 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: torch's initialisations assume inputs of about unit variance.
     What to do: x / 255, then subtract mean and divide by std.
     Known exceptions: models that normalise by themselves, by division or by a BatchNorm before the
-    first weights, also in eval mode before it has seen a batch; token indices.
+    first weights, also in eval mode before it has seen a batch; token indices, and what is looked
+    up in a table of weights.
     Source: LeCun et al. 1998, "Efficient BackProp", section 4.3.
     """
     flow = Flow(evidence.trace)
@@ -76,6 +79,8 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
         return
     info = input_stats(flow, flow.calls[first].inputs[0])
     given = flow.outer(flow.calls[first].inputs[0])
+    if _is_looked_up(flow, given):
+        return
     if info.stats is None and given.source is None:
         same = [
             i
@@ -103,6 +108,18 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
             if size <= 255 and size < LARGE
             else "divide by 255 and standardise: (x / 255 - mean) / std",
         )
+
+
+def _is_looked_up(flow: Flow, info: TensorInfo) -> bool:
+    """Whether the values are rows of a table of weights, or of several side by side."""
+    given = flow.outer(info)
+    made = flow.producer(given)
+    if made is None:
+        return isinstance(given.source, str)
+    call = flow.calls[made]
+    if operation(call) in JOINS:
+        return all(_is_looked_up(flow, part) for part in call.inputs)
+    return operation(call) in LOOKUPS
 
 
 def _is_given(evidence: Evidence, info: TensorInfo) -> bool:

@@ -49,7 +49,7 @@ def nan_data(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: NaN spreads to the loss, and by the first step to all weights.
     What to do: clean the data before it reaches the model: torch.isfinite, or torch.nan_to_num
     where 0 is a fair value.
-    Known exceptions: none.
+    Known exceptions: Inf beside zeros alone, as in a mask that is added to scores.
     Source: IEEE 754; the first batch that was given.
     """
     found = find_nan_data(evidence)

@@ -32,6 +32,11 @@ MASKING = frozenset(
         "clone",
         "zero",
         "index_fill",
+        "fill_diagonal",
+        "masked_scatter",
+        "scatter",
+        "index_put",
+        "index_copy",
         "tensor",
     }
 )

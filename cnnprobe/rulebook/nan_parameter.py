@@ -52,7 +52,7 @@ def nan_parameter(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: each output that it goes into is NaN, whatever the inputs are.
     What to do: initialise it (torch.empty does not), or load a checkpoint from before the training
     diverged.
-    Known exceptions: none.
+    Known exceptions: Inf without NaN in a buffer or a frozen parameter, as in a mask.
     Source: IEEE 754; torch.empty, "Returns a tensor filled with uninitialized data".
     """
     name = find_nan_parameter(evidence)

@@ -52,7 +52,8 @@ def unchanged_weights(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: nothing is learned.
     What to do: check the learning rate of their group, and whether the step is smaller than the
     precision of the weights (float16).
-    Known exceptions: a scheduler that warms up from 0. An optimizer that never steps is
+    Known exceptions: a scheduler that warms up from 0; a parameter group with a learning rate of 0
+    beside others is info, as some freeze layers by it. An optimizer that never steps is
     `idle-optimizer`, a change that is taken back `update-undone`.
     Source: the parameters before and after the observed steps.
     """
@@ -106,6 +107,16 @@ def _should_move(evidence: Evidence, step: Step, name: str, *, moving: bool) -> 
 def _to_finding(evidence: Evidence, module: str, names: list[str], count: int) -> Finding:
     inside = [n for n in names if not module or n.startswith(f"{module}.")]
     holder = next(o for o in evidence.optimizers if any(n in o.parameters for n in inside))
+    if holder.resting.issuperset(inside):
+        return Finding(
+            module=module,
+            severity=Severity.INFO,
+            message=(
+                f"the weights of {spoken(evidence, module)} have gradients, and a learning rate of "
+                f"0 in their group of {holder.name}: they stay as they are"
+            ),
+            fix=f"set lr of that group; or {spoken(evidence, module)}.requires_grad_(False)",
+        )
     rates = ", ".join(f"{r:g}" for o in evidence.optimizers for r in o.rates)
     return Finding(
         module=module,

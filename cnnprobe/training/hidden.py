@@ -175,6 +175,7 @@ def _values(tensor: Tensor) -> Values:
             low=0.0,
             high=0.0,
             nonfinite=0 if found is None else found.count,
+            infinite=0 if found is None else found.inf,
         )
     return Values(
         shape=tuple(tensor.shape),
@@ -184,6 +185,7 @@ def _values(tensor: Tensor) -> Values:
         low=found.min,
         high=found.max,
         nonfinite=found.nan + found.inf,
+        infinite=found.inf,
         distinct_rows=_distinct_rows(tensor)
         if tensor.dim() > 1 and tensor.is_floating_point() and type(tensor) in EXACT
         else None,

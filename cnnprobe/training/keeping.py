@@ -37,9 +37,9 @@ class TensorState:
             self._copies = [
                 (
                     t,
+                    t.detach(),
                     t.detach().clone(),
                     read_version(t),
-                    _address(t),
                 )
                 for t in (unique | gradients).values()
             ]
@@ -49,10 +49,11 @@ class TensorState:
         had.
         """
         with torch.no_grad():
-            for tensor, saved, version, pointer in self._copies:
-                if _address(tensor) != pointer:
-                    tensor.data = saved
-                elif (
+            for tensor, place, saved, version in self._copies:
+                # Its own memory, not the copy's: what is put back can be put back again.
+                if _address(tensor) != _address(place):
+                    tensor.data = place
+                if (
                     tensor.is_inference()
                     or read_version(tensor) != version
                     or not _equal(tensor, saved)

@@ -36,6 +36,7 @@ from cnnprobe.training.wrapping import summary
 # of the output's magnitude; the same shapes give the same kernels, so rounding hardly differs
 SMALLEST_LEAK = 1e-4
 _MOST_FLIPS = 4
+_SMALL = 4096  # elements of a buffer that is compared by its values
 
 
 def spread(output: Any, n: int | None) -> float | None:
@@ -291,6 +292,18 @@ def find_mutated(
     return made, tuple((path, writer) for path, leaf, version in before if leaf._version != version)
 
 
+def _copy_buffers(model: nn.Module) -> list[Tensor]:
+    """The small buffers: torch's own fused operations write to them without a new version."""
+    return [
+        buffer.detach().clone()
+        for buffer in model.buffers()
+        if type(buffer) is Tensor
+        and buffer.device.type != "meta"
+        and buffer.layout is torch.strided
+        and buffer.numel() <= _SMALL
+    ]
+
+
 def _versions(model: nn.Module) -> list[tuple[int, int | None]]:
     """What tells whether a registered tensor was written to, or replaced."""
     return [
@@ -298,18 +311,26 @@ def _versions(model: nn.Module) -> list[tuple[int, int | None]]:
     ]
 
 
+def _is_unchanged(before: Tensor, after: Tensor) -> bool:
+    if before.shape != after.shape:
+        return False
+    return bool(((before == after) | (before.isnan() & after.isnan())).all())
+
+
 def run_probes(
     model: nn.Module, inputs: Any, targets: Any, names: Mapping[int, str]
 ) -> tuple[Pass, Probes]:
     """Everything that is probed before the first step; the evaluation pass too."""
-    written = _versions(model)
+    written, buffers = _versions(model), _copy_buffers(model)
     base, mutated = find_mutated(
         inputs, lambda given: forward(model, given, training=False, summarise=summary, names=names)
     )
     if base.error is not None or not is_ordinary((inputs, targets, base.output)):
         return base, Probes(mutated=mutated)
     now = _versions(model)
-    keeps_state = written != now
+    keeps_state = written != now or not all(
+        _is_unchanged(b, a) for b, a in zip(buffers, _copy_buffers(model), strict=False)
+    )
     changed = {entry[0] for entry, later in zip(written, now, strict=False) if entry != later}
     again = forward(model, fresh(inputs), training=False, seed=1)
     repeat = None if again.error is not None else difference(base.output, again.output)
@@ -328,7 +349,9 @@ def run_probes(
             name for name, p in model.named_parameters() if p.requires_grad and id(p) in changed
         ),
         repeat=repeat,
-        leak=find_leak(model, inputs, n) if steady and n is not None and n > 1 else None,
+        leak=find_leak(model, inputs, n)
+        if steady and not keeps_state and n is not None and n > 1
+        else None,
         overwritten=find_overwritten(model, inputs, base) if steady else (),
         # Last: a pass in train mode moves the running statistics that the others compare by.
         spread=spread_in_both_modes(model, inputs, base.output, n),

@@ -4,6 +4,9 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import Tensor
+from torch.optim import Optimizer
+
 from cnnprobe.diagnosis.evidence import OptimizerInfo, Schedule, Step
 from cnnprobe.training.hidden import HiddenThing
 from cnnprobe.training.surroundings import Surroundings
@@ -46,9 +49,33 @@ def describe_optimizers(
                 ),
                 decoupled=type(optimizer).__name__.endswith("W")
                 or any(g.get("decoupled_weight_decay") for g in optimizer.param_groups),
+                settings=tuple(_read_numbers(group) for group in optimizer.param_groups),
+                resting=frozenset(names[id(p)] for p in _list_resting(optimizer) if id(p) in names),
             )
         )
     return tuple(described)
+
+
+def _read_numbers(group: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among the options of a group, those in a pair each for itself."""
+    found = {}
+    for option, value in group.items():
+        parts = enumerate(value) if isinstance(value, tuple) else ()
+        each = {f"{option}[{i}]": part for i, part in parts} or {option: value}
+        for name, number in each.items():
+            if isinstance(number, float | int) or (
+                isinstance(number, Tensor) and number.numel() == 1
+            ):
+                found[name] = float(number)
+    return found
+
+
+def _list_resting(optimizer: Optimizer) -> list[Tensor]:
+    """The parameters of groups with a rate of 0, where another group has a higher one."""
+    groups = optimizer.param_groups
+    if not any(group.get("lr") for group in groups):
+        return []
+    return [p for group in groups if group.get("lr") == 0 for p in group["params"]]
 
 
 def describe_schedules(around: Surroundings) -> tuple[Schedule, ...]:

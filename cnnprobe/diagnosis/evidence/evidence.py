@@ -94,6 +94,7 @@ class Values:
     low: float
     high: float
     nonfinite: int = 0
+    infinite: int = 0  # of these, Inf and not NaN
     distinct_rows: int | None = None  # among the rows along dimension 0; None for vectors
 
 
@@ -112,6 +113,10 @@ class OptimizerInfo:
     scheduled: bool = False  # a scheduler has taken it over
     weight_decay: float = 0.0
     decoupled: bool = False  # the decay is no part of the gradient (AdamW)
+    # the numbers among the options of each group; "betas[0]", "betas[1]" of a pair
+    settings: tuple[Mapping[str, float], ...] = ()
+    # parameters in groups whose learning rate is 0, while that of another group is not
+    resting: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,14 +95,34 @@ def find_nan_data(evidence: Evidence) -> tuple[str, TensorInfo] | None:
     """The first input or target with NaN or Inf in it, and which of the two it is."""
     for role, infos in (("inputs", evidence.inputs), ("targets", evidence.targets)):
         for info in infos:
-            if stat(info, "nan") > 0 or stat(info, "inf") > 0:
+            if stat(info, "nan") > 0 or (stat(info, "inf") > 0 and not _is_mask(info)):
                 return role, info
     return None
 
 
+def _is_mask(info: TensorInfo) -> bool:
+    """Whether all that is finite is 0: what is added to the scores of an attention."""
+    return stat(info, "min") == stat(info, "max") == 0
+
+
 def find_nan_parameter(evidence: Evidence) -> str | None:
-    """The first parameter or buffer with NaN or Inf in it."""
-    return next((name for name, value in evidence.values.items() if value.nonfinite), None)
+    """The first parameter or buffer with NaN or Inf in it.
+
+    Inf alone is no fault in a buffer or a frozen parameter: a mask holds it, and a range that has
+    seen no value yet; running statistics have no use for it.
+    """
+    trained = {
+        name for p in evidence.trace.parameters if p.trainable for name in (p.fqn, *p.aliases)
+    }
+    return next(
+        (
+            name
+            for name, value in evidence.values.items()
+            if value.nonfinite > value.infinite
+            or (value.infinite and (name in trained or "running_" in name))
+        ),
+        None,
+    )
 
 
 def rms(info: TensorInfo | None) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from cnnprobe.crash.edits.files import TextChange
-from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import spoken, variable
 from cnnprobe.remedies.kinds.loop import enlarge_gradients
@@ -129,6 +129,14 @@ def change_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
 @answers("unchanged-weights")
 def set_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """A usual rate in the place of 0; a higher one where rounding takes the steps away."""
+    if finding.severity is Severity.INFO:  # its group alone has a rate of 0
+        rate = max(rate for o in evidence.optimizers for rate in o.rates)
+        yield Remedy(
+            title=f"lr={rate:g} in the parameter group that has 0",
+            change=lambda subject: _set_rates(subject, rate),
+            shows="the weights change in each step",
+        )
+        return
     if _is_shrunk(evidence):
         yield from enlarge_gradients(evidence)
     else:
@@ -140,15 +148,41 @@ def set_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remed
     if not any(rate for o in evidence.optimizers for rate in o.rates):
         yield Remedy(
             title=f"lr={USUAL_RATE:g} in {name} in place of 0",
-            change=_set_rates,
+            change=lambda subject: _set_rates(subject, USUAL_RATE),
+            edited=_write_rate(USUAL_RATE),
             shows="the weights change in each step",
         )
 
 
-def _set_rates(subject: Subject) -> None:
+def _set_rates(subject: Subject, rate: float) -> None:
     for optimizer in subject.optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["lr"] or USUAL_RATE
+            group["lr"] = group["lr"] or rate
+
+
+@answers("optimizer-setting")
+def set_usual(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The usual value of the option."""
+    assigned, _, name = finding.fix.removeprefix("set ").rpartition(" in ")
+    option, _, value = assigned.partition("=")
+    yield Remedy(
+        title=f"{assigned} in {name}",
+        change=lambda subject: _set_usual(subject, name, option, float(value)),
+        edited=lambda program: set_option(program, option, float(value), of=name),
+        shows=f"{option} is in its range",
+    )
+
+
+def _set_usual(subject: Subject, name: str, option: str, value: float) -> None:
+    option, _, place = option.removesuffix("]").partition("[")
+    for known, optimizer in subject.around.optimizers.values():
+        for group in optimizer.param_groups if known == name else ():
+            old = group[option]
+            group[option] = _put(old, int(place), value) if place else value
+
+
+def _put(pair: tuple[Any, ...], place: int, value: float) -> tuple[Any, ...]:
+    return (*pair[:place], value, *pair[place + 1 :])
 
 
 @answers("schedule-at-zero")

@@ -8,7 +8,7 @@ from torch import nn
 
 from bench.adversaries import adversaries, judged
 from bench.case import case, looped
-from bench.parts import Classifier, classifier
+from bench.parts import Classifier, classifier, images
 
 
 def scaling(model, step):
@@ -146,3 +146,28 @@ def warm_up_that_returns_a_rate(sick):
         scheduler.step()
 
     return looped(model, step, optimizer=optimizer, scheduler=scheduler)
+
+
+@case("optimizer-setting", None)
+def dampening_in_full(sick):
+    model = Classifier()
+    dampening = 1.0 if sick else 0.1
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, dampening=dampening)
+    return classifier(model, optimizer=optimizer)
+
+
+@case("optimizer-setting", None)
+def averages_that_forget_nothing(sick):
+    model = Classifier()
+    betas = (0.999999999, 0.999) if sick else (0.99, 0.9999)
+    return classifier(model, optimizer=torch.optim.Adam(model.parameters(), lr=1e-3, betas=betas))
+
+
+@case("optimizer-setting", None)
+def eps_that_half_precision_makes_zero(sick):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 16), nn.ReLU(), nn.Linear(16, 4)).half()
+    with torch.no_grad():
+        model[1].bias[:4] = -100  # units without gradients
+    eps = 1e-8 if sick else 1e-4
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=eps)
+    return classifier(model, inputs=images().half(), optimizer=optimizer)

@@ -1,0 +1,125 @@
+"""What looks like a fault and is none: infinities that mask, tables and ranges that start at nothing."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench.case import looped, net
+from bench.design import design
+from bench.parts import Backbone, Classifier, classifier, images
+
+
+@design
+def own_similarity_of_each_sample_masked_by_minus_infinity():
+    model = nn.Sequential(Backbone(), nn.Linear(16, 8))
+
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        noise = 0.1 * torch.randn_like(inputs)
+        z = F.normalize(torch.cat([model(inputs), model(inputs + noise)]), dim=1)
+        similarities = z @ z.T / 0.5
+        similarities.fill_diagonal_(float("-inf"))
+        F.cross_entropy(similarities, torch.arange(16).roll(8)).backward()
+        optimizer.step()
+
+    return looped(model, step)
+
+
+def attend(self, x, mask):
+    q, k, v = self.project(x).chunk(3, -1)
+    scores = q @ k.transpose(1, 2) / 8**0.5 + mask
+    return self.fc((scores.softmax(-1) @ v).mean(1))
+
+
+def attention(forward):
+    parts = {"project": nn.Linear(16, 24), "fc": nn.Linear(8, 4)}
+    return net(forward, **parts)
+
+
+CAUSAL = torch.full((16, 16), float("-inf")).triu(1)
+
+
+@design
+def mask_of_minus_infinity_as_a_buffer():
+    model = attention(lambda self, x: attend(self, x, self.mask))
+    model.register_buffer("mask", CAUSAL.clone())
+    return classifier(model, inputs=images()[:, 0])
+
+
+@design
+def mask_of_minus_infinity_as_an_input():
+    return classifier(attention(attend), inputs=(images()[:, 0], CAUSAL.clone()))
+
+
+class Observed(nn.Module):
+    """A layer whose output is rounded to 256 levels of the range seen so far, as in quantization."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.register_buffer("low", torch.tensor([]))
+        self.register_buffer("high", torch.full((), float("-inf")))
+
+    def forward(self, x):
+        y = self.layers(x)
+        with torch.no_grad():
+            if not self.low.numel():
+                self.low.resize_(1).fill_(float("inf"))
+            self.low.copy_(torch.minimum(self.low, y.min()))
+            self.high.copy_(torch.maximum(self.high, y.max()))
+            step = (self.high - self.low) / 255
+            rounded = ((y - self.low) / step).round() * step + self.low
+        return y + (rounded - y).detach()
+
+
+@design
+def ranges_that_have_seen_nothing_yet():
+    return classifier(Observed(Classifier()))
+
+
+@design
+def class_that_is_drawn():
+    def forward(self, x):
+        return self.fc(F.gumbel_softmax(self.project(x.flatten(1)), hard=True))
+
+    return classifier(net(forward, project=nn.Linear(768, 8), fc=nn.Linear(8, 4)))
+
+
+@design
+def tables_that_start_at_a_ten_thousandth():
+    def forward(self, x):
+        places = (x * 15).long()
+        return self.body(torch.cat([self.first(places[:, 0]), self.second(places[:, 1])], 1))
+
+    tables = {"first": nn.Embedding(16, 4), "second": nn.Embedding(16, 4)}
+    for table in tables.values():
+        nn.init.uniform_(table.weight, -1e-4, 1e-4)
+    body = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    places = torch.rand(64, 2, generator=torch.Generator().manual_seed(0))
+    labels = (places > 0.5).long() @ torch.tensor([1, 2])
+    return classifier(net(forward, body=body, **tables), inputs=places, targets=labels)
+
+
+@design
+def last_residual_that_nothing_reads():
+    def forward(self, x):
+        x, skips = self.first(x), 0
+        for layer in self.layers:
+            z = torch.tanh(layer(x))
+            skips = skips + z
+            x = x + z
+        return self.fc(skips.mean(2))
+
+    layers = nn.ModuleList(nn.Conv1d(8, 8, 3, padding=1) for _ in range(4))
+    parts = {"first": nn.Conv1d(16, 8, 1), "layers": layers, "fc": nn.Linear(8, 4)}
+    return classifier(net(forward, **parts), inputs=images()[:, 0])
+
+
+@design
+def layers_held_still_by_a_rate_of_zero():
+    model = Classifier()
+    groups = [
+        {"params": model.backbone.parameters(), "lr": 0.0},
+        {"params": model.fc.parameters(), "lr": 0.05},
+    ]
+    return classifier(model, optimizer=torch.optim.SGD(groups, momentum=0.9))
