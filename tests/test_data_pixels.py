@@ -176,7 +176,7 @@ def test_files_that_cannot_be_opened_are_named_where_black_stands_in_their_place
     report = cnnprobe.inspect_data(Listed(given, [*files[:3], broken, *files[4:]]), pictures=False)
     (finding,) = [f for f in report.findings if f.rule == "constant-images"]
     assert "1 of these files cannot be opened by Pillow" in finding.message
-    assert (str(broken),) == report.data.training.images.unopened
+    assert (str(broken),) == report.data.training.images.blanks.unopened
 
 
 # ---------------------------------------------------------------- masks, boxes, lists

@@ -262,7 +262,7 @@ def test_weighted_sampler_counts_what_it_draws():
     labels = cnnprobe.inspect_data(
         DataLoader(TensorDataset(IMAGES, LABELS), 8, sampler=sampler)
     ).data.training
-    assert 24 == labels.loading.weights
+    assert 24 == labels.loading.draws.weights
 
 
 @pytest.mark.parametrize(

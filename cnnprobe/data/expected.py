@@ -26,7 +26,8 @@ def read_expected(
         inputs: what the model takes; None where that is not known.
         size: samples of a batch; None where that is not known.
     """
-    name = _NAMES.get(type(loss_fn).__name__, getattr(loss_fn, "__name__", ""))
+    kind = type(loss_fn).__name__ if loss_fn is not None else ""
+    name = _NAMES.get(kind, getattr(loss_fn, "__name__", kind))
     ignored = getattr(loss_fn, "ignore_index", -100)
     weights = find_weights(model) if model is not None else None
     known = Expectation(loss=name, ignored=ignored, weights=weights)

@@ -6,6 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 Shape = tuple[int, ...]
+# Losses over numbers, as modules and as functions: their targets are no classes.
+_OF_NUMBERS = (
+    "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "PoissonNLLLoss", "GaussianNLLLoss",
+    "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "poisson_nll_loss", "gaussian_nll_loss",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +89,14 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Draws:
+    """The numbers by which a sampler weighs samples."""
+
+    weights: int
+    zeros: int = 0  # of samples that it never draws
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderSettings:
     """How the data is loaded."""
 
@@ -96,7 +109,7 @@ class LoaderSettings:
     sampler: str = ""  # its class name
     shuffled: bool | None = None  # None: not known
     size: int | None = None  # samples of the data set, of which a sampler may draw some
-    weights: int | None = None  # numbers by which a sampler weighs; None: it does not
+    draws: Draws | None = None  # where a sampler weighs
     same_order: bool | None = None  # two epochs come in one order, though not in the data set's
     seconds: float = 0.0  # that a batch was waited for, on average, the first one left out
 
@@ -125,6 +138,20 @@ class Pixels:
     wrapped: tuple[Spotted, ...] = ()  # those that jump from white to black and go on
     wraps: int = 0
     colours: Colours = field(default_factory=Colours)
+    # powers of two below the greatest absolute value of an image, with the number of images
+    peaks: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blanks:
+    """What is known of the images of one colour."""
+
+    bounds: tuple[tuple[float, float, int], ...] = ()  # least and greatest value, and how many
+    # values that all but fill so many other images, and that fill three quarters of so many
+    grounds: tuple[tuple[float, int, int], ...] = ()
+    unopened: tuple[str, ...] = ()  # files of constant images that Pillow cannot read
+    tried: int = 0  # that were read again
+    unsteady: int = 0  # of these, those that have another colour too: random crops of a picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +170,7 @@ class Images:
         tuple[tuple[float, ...], tuple[float, ...]], ...
     ] = ()  # mean, std, in order
     scaled: bool | None = None  # a transform brings uint8 to [0, 1]; None: no transform is known
-    unopened: tuple[str, ...] = ()  # files of constant images that Pillow cannot read
+    blanks: Blanks = field(default_factory=Blanks)
     pixels: Pixels = field(default_factory=Pixels)
 
 
@@ -204,6 +231,11 @@ class Masks:
     classes: int = 0  # masks that have areas of two classes or more
     between: int = 0  # of them, those with values that stand but where two such areas meet
     between_values: tuple[float, ...] = ()  # of these the first
+    # Of the masks of two values: the greater value lies inside of the other, all around it, or
+    # across the border of the mask.
+    inside: int = 0
+    around: int = 0
+    across: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,6 +330,16 @@ class Expectation:
     seconds: float | None = None  # of a training step, at most
     accepted: bool | None = None  # whether the model took a batch; None: it was not tried
     weights: Weights | None = None  # where the model, or a part of it, is a published one
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether the loss takes the numbers of classes."""
+        return self.loss in ("cross_entropy", "nll_loss")
+
+    @property
+    def of_numbers(self) -> bool:
+        """Whether the loss takes numbers that are no classes, as in regression."""
+        return self.loss in _OF_NUMBERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cnnprobe.data.columns import BatchColumn
 from cnnprobe.data.copies import SIDE, Copies, copy_images, shrink
-from cnnprobe.data.facts import Images, SamePicture, Spotted
+from cnnprobe.data.facts import Blanks, Images, SamePicture, Spotted
 from cnnprobe.data.pixels import PixelTally, open_picture
 
 NAMED = 8  # samples of a kind that are named
@@ -24,6 +24,10 @@ ALIKE_MOST = 0.06
 FEATURES = 1024  # small copies that are kept with their labels
 CANDIDATES = 64  # earlier pictures that one is compared with
 THUMBNAILS = 48  # images that are kept to be drawn
+# Of an image: crops of slides and of scans are filled by their ground, so or wholly; digits and
+# clothes on black are up to 0.86.
+GROUNDS = (0.92, 0.75)
+EDGE = 1e-3  # of the range of a small copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,9 @@ class ImageTally:
         self._per_class: Counter[int | None] = Counter()
         self._found: dict[str, list[Any]] = {"constant": [], "nonfinite": [], "duplicates": []}
         self._counts: Counter[str] = Counter()
+        # value to images that hold hardly another one, and to those that hold mostly it
+        self._grounds: dict[float, Counter[float]] = {share: Counter() for share in GROUNDS}
+        self._blanks: Counter[tuple[float, float]] = Counter()  # bounds of constant images
 
     def add(self, column: BatchColumn, spots: list[Spotted], *, finite: bool) -> None:
         """Take in the images of a batch; `finite`: it holds no NaN and no Inf."""
@@ -99,15 +106,19 @@ class ImageTally:
         self.latest = copies.sketches
         self.pixels.add(batch, spots)
         self.pixels.add_means(copies.pooled.mean((2, 3)), spots)
+        for share, grounds in self._grounds.items():
+            grounds.update(_list_grounds(copies, share))
         broken = [False] * len(batch) if finite else _find_nonfinite(batch)
         for i, spot in enumerate(spots[: len(batch)]):
             if broken[i]:
                 self._note("nonfinite", spot, batch[i], spot)
-            elif copies.single[i] and _is_single(batch[i]):
+            elif copies.single[i] and is_single(batch[i]):
                 self._note("constant", spot, batch[i], spot)
+                self._blanks[_round(copies.low[i]), _round(copies.high[i])] += 1
             else:
                 self._compare(batch[i], spot, copies, i)
                 self.pixels.add_range(spot.label, copies.low[i], copies.high[i])
+                self.pixels.add_peak(copies.low[i], copies.high[i])
                 if spot.label is not None and len(self.features) < FEATURES:
                     self.features.append((copies.features[i], spot.label))
             self._keep(batch[i], spot)
@@ -160,13 +171,33 @@ class ImageTally:
             repeated=self._counts["repeated"],
             similar=self._counts["similar"],
             contradicting=self._counts["contradicting"],
-            unopened=tuple(
-                spot.name
-                for spot in self._found["constant"]
-                if spot.name and open_picture(spot.name) is None
+            blanks=Blanks(
+                bounds=tuple((*bounds, n) for bounds, n in self._blanks.most_common(NAMED)),
+                grounds=tuple(
+                    (value, self._grounds[GROUNDS[0]][value], n)
+                    for value, n in self._grounds[GROUNDS[1]].most_common(NAMED)
+                ),
+                unopened=tuple(
+                    spot.name
+                    for spot in self._found["constant"]
+                    if spot.name and open_picture(spot.name) is None
+                ),
             ),
             **more,
         )
+
+
+def _list_grounds(copies: Copies, share: float) -> Iterator[float]:
+    """The values that fill such a share of an image beside others: the ground of slides and scans."""
+    ends = (copies.sketches < EDGE, copies.low), (copies.sketches > 1 - EDGE, copies.high)
+    for at_end, values in ends:
+        for i in np.flatnonzero(at_end.mean(1) >= share):
+            if not copies.single[i]:
+                yield _round(values[i])
+
+
+def _round(value: float) -> float:
+    return round(value, 4)
 
 
 def _is_same(earlier: Spotted, spot: Spotted) -> bool:
@@ -179,7 +210,7 @@ def _find_nonfinite(batch: Tensor) -> list[bool]:
     return [not each for each in finite.tolist()]
 
 
-def _is_single(image: Tensor) -> bool:
+def is_single(image: Tensor) -> bool:
     """Whether an image has a single colour: one value in each of its channels. Rows and features
     are no channels.
     """

@@ -73,7 +73,7 @@ def judge(
                 where="ignore=",
                 fix="say why, for the reader after you",
             )
-    data = replace(inspection.data, expected=expected)
+    data = _forget_classes(replace(inspection.data, expected=expected))
     outcome = run_rules(data, rules, ignore=ignore)
     unread = (
         f"a batch of the {s.name} data could not be measured: {s.unread}"
@@ -87,3 +87,13 @@ def judge(
         notes=(*outcome.notes, *unread, *ignored),
         sheets=draw_sheets(data, inspection.readings) if pictures else (),
     )
+
+
+def _forget_classes(data: Data) -> Data:
+    """The data without the numbers of its classes, where the loss takes the targets for amounts:
+    ages are whole numbers too.
+    """
+    if not data.expected.of_numbers:
+        return data
+    training, *others = (replace(split, labels=None) for split in data.splits)
+    return replace(data, training=training, validation=others[0] if others else None)

@@ -17,6 +17,7 @@ from cnnprobe.data.pixels import FILES, open_picture
 MASKS = 64  # in which values between two others are looked for
 LEAST_BETWEEN = 2  # such values: a single one may be a class of its own, the rim of a cell
 MOST_VALUES = 256  # of a mask
+LEAST_SIDE = 15  # pixels of a mask in which values between two others are looked for
 ON_RAMP = 0.8  # of the pixels of a value
 SLACK = 1.0  # pixel: the last coordinate is written as W or as W - 1
 
@@ -117,8 +118,9 @@ class MaskTally:
         self._unequal = 0
         self._ratios: set[tuple[float, float]] = set()
         self._spotted: list[Spotted] = []
-        self._classes = self._between = 0
+        self._looked = self._classes = self._between = 0
         self._values: list[float] = []
+        self._sides: Counter[str] = Counter()
 
     def add(self, column: BatchColumn, images: BatchColumn | None, spots: list[Spotted]) -> None:
         """Take in the masks of a batch."""
@@ -133,11 +135,15 @@ class MaskTally:
                 self._unequal += 1
                 if len(self._spotted) < NAMED:
                     self._spotted.append(spot)
-            if self._classes < MASKS and mask.dim() in (2, 3) and min(mask.shape[-2:]) > 2:
+            if self._looked < MASKS and mask.dim() in (2, 3) and min(mask.shape[-2:]) > 2:
                 self._look_between(mask.detach())
 
     def _look_between(self, mask: Tensor) -> None:
-        areas, between = find_between(mask.reshape(-1, *mask.shape[-2:])[0])
+        mask = mask.reshape(-1, *mask.shape[-2:])[0]
+        self._looked += 1
+        self._sides[find_side(mask)] += 1
+        # In a mask of few pixels any class of a small object stands between two others.
+        areas, between = find_between(mask) if min(mask.shape) >= LEAST_SIDE else (0, [])
         self._classes += areas > 1
         if len(between) >= LEAST_BETWEEN:
             self._between += 1
@@ -152,7 +158,26 @@ class MaskTally:
         return Masks(
             path=self.path, unequal=self._unequal, ratio=ratio, spotted=tuple(self._spotted),
             classes=self._classes, between=self._between, between_values=tuple(self._values),
+            inside=self._sides["inside"], around=self._sides["around"],
+            across=self._sides["across"],
         )  # fmt: skip
+
+
+def find_side(mask: Tensor) -> str:
+    """Where the greater of the two values of a mask lies: "inside" of the other, all "around" it, or
+    "across" the border of the mask; "" where there are more values, or a single one.
+
+    >>> mask = torch.zeros(4, 4)
+    >>> mask[1:3, 1:3] = 1
+    >>> find_side(mask), find_side(1 - mask), find_side(mask.roll(1, 0))
+    ('inside', 'around', 'across')
+    """
+    low, high = mask.aminmax()
+    if low == high or not bool(((mask == low) | (mask == high)).all()):
+        return ""
+    border = torch.cat([mask[0], mask[-1], mask[:, 0], mask[:, -1]]) == high
+    share = float(border.float().mean())
+    return "around" if share == 1 else "across" if share > 0 else "inside"
 
 
 def find_between(mask: Tensor) -> tuple[int, list[float]]:

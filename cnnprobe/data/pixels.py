@@ -3,6 +3,7 @@ at the end of a byte, with the channels in the order blue, green, red.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ class PixelTally:
         self._wraps = 0
         self._means: list[tuple[NDArray[np.float32], Spotted]] = []
         self._ranges: dict[int, list[tuple[float, float]]] = {}
+        self._peaks: Counter[int] = Counter()
 
     def add(self, batch: Tensor, spots: Sequence[Spotted]) -> None:
         """Look at the first images of a batch, shape (N, C, H, W); others are passed over."""
@@ -75,6 +77,10 @@ class PixelTally:
         if len(held) < PER_CLASS:
             held.append((low, high))
 
+    def add_peak(self, low: float, high: float) -> None:
+        """Take in the bounds of an image that has more than one colour."""
+        self._peaks[math.frexp(max(abs(low), abs(high)))[1] - 1] += 1
+
     def describe(self, steps: Normalisations = ()) -> Pixels:
         """What was met, as plain data; `steps` are the known normalisations of the images."""
         medians = {name: float(np.median(each)) for name, each in self._factors.items()}
@@ -89,6 +95,7 @@ class PixelTally:
             wrapped=tuple(self._wrapped),
             wraps=self._wraps,
             colours=self._describe_colours(steps),
+            peaks=tuple(sorted(self._peaks.items())),
         )
 
     def _describe_colours(self, steps: Normalisations) -> Colours:

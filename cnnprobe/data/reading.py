@@ -11,15 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, WeightedRandomSampler
+from torch.utils.data import IterableDataset
 
 from cnnprobe.data.columns import BatchColumn, join_samples, move_channels
 from cnnprobe.data.datasets import (
     find_file,
     find_mispaired,
-    list_classes,
     list_normalisations,
-    list_targets,
     list_transforms,
 )
 from cnnprobe.data.facts import (
@@ -27,14 +25,13 @@ from cnnprobe.data.facts import (
     Expectation,
     Failed,
     Images,
-    Labels,
     SampleTrials,
     Split,
     Spotted,
 )
 from cnnprobe.data.images import NAMED, ImageTally
-from cnnprobe.data.information import measure_chance
 from cnnprobe.data.keeping import kept_generators
+from cnnprobe.data.labels import describe_labels
 from cnnprobe.data.leaks import find_leaks
 from cnnprobe.data.objects import BoxTally, MaskTally, take_objects
 from cnnprobe.data.roles import assign_roles, choose_main, choose_target, find_channels_last
@@ -43,15 +40,13 @@ from cnnprobe.data.source import (
     Limits,
     LoaderError,
     Source,
-    choose_samples,
-    count_samples,
     describe_loading,
     open_source,
     read_batches,
     spread,
 )
 from cnnprobe.data.tallies import PartTally, number_of
-from cnnprobe.data.trials import STREAMED, SampleStretch, try_again
+from cnnprobe.data.trials import STREAMED, SampleStretch, try_again, try_blanks
 
 KEPT = 4  # images of the first batch, for a forward pass
 RETRIED = 64  # samples that are read one by one where the loader raised
@@ -301,7 +296,7 @@ def _describe(source: Source, tallies: _Tallies, failed: Failed | None) -> Split
         complete=source.complete and failed is None,
         parts=parts,
         images=_describe_images(source, tallies),
-        labels=_describe_labels(source, tallies),
+        labels=describe_labels(source, tallies) if tallies.target is not None else None,
         objects=tuple(each.describe() for each in tallies.objects.values()),
         trials=try_again(source, tallies.main, masks[0] if masks else "", tallies.stream)
         if tallies.main is not None and failed is None
@@ -320,47 +315,13 @@ def _describe_images(source: Source, tallies: _Tallies) -> Images:
     scaled = None
     if known:
         scaled = any(name in TELLING[:3] for name in known)
-    return tallies.images.describe(
+    found = tallies.images.describe(
         normalisations=steps, scaled=scaled, pixels=tallies.images.pixels.describe(steps)
     )
-
-
-def _describe_labels(source: Source, tallies: _Tallies) -> Labels | None:
-    if tallies.target is None:
-        return None
-    listed = _list_drawn(source) if source.dataset is not None else None
-    if listed is not None and any(
-        i >= len(listed[1]) or listed[1][i] != label for i, label in tallies.told.items()
-    ):
-        listed = None  # what the loader gives is not what the data set lists
-    counts = Counter(listed[0]) if listed is not None else tallies.labels
-    drawn = listed[0] if listed is not None else []
-    return Labels(
-        counts=tuple(sorted(counts.items())),
-        complete=listed is not None or source.complete,
-        names=list_classes(source.dataset) if source.dataset is not None else (),
-        uniform=tallies.uniform,
-        batches=tallies.compared,
-        ordered=bool(drawn) and drawn == sorted(drawn),
-        chance=measure_chance(tallies.images.features),
-        ranges=tallies.images.pixels.list_ranges(),
-        drawn=_share_draws(source),
-    )
-
-
-def _share_draws(source: Source) -> tuple[tuple[int, int, float], ...]:
-    """The samples of each class, and its share of the draws of a sampler that weighs."""
-    sampler = source.given.sampler if source.loader is not None else None
-    if not isinstance(sampler, WeightedRandomSampler):
-        return ()
-    whole = list_targets(source.dataset)
-    if whole is None or len(whole) != len(sampler.weights):
-        return ()
-    weights: Counter[int] = Counter()
-    for label, weight in zip(whole, sampler.weights.tolist(), strict=True):
-        weights[label] += weight
-    total, counts = sum(weights.values()), Counter(whole)
-    return tuple((k, counts[k], weight / total) for k, weight in sorted(weights.items()) if total)
+    if not found.constants or tallies.main is None:
+        return found
+    tried, unsteady = try_blanks(source, tallies.main, found.constant)
+    return replace(found, blanks=replace(found.blanks, tried=tried, unsteady=unsteady))
 
 
 def _are_equal(a: BatchColumn | None, b: BatchColumn | None) -> bool:
@@ -374,19 +335,3 @@ def _are_equal(a: BatchColumn | None, b: BatchColumn | None) -> bool:
         isinstance(x, Tensor) and isinstance(y, Tensor) and x.dtype == y.dtype and torch.equal(x, y)
         for x, y in pairs
     )
-
-
-def _list_drawn(source: Source) -> tuple[list[int], list[int]] | None:
-    """The labels of the samples that an epoch draws, and those of the whole data set."""
-    whole = list_targets(source.dataset)
-    if whole is None or not tallies_fit(source, whole):
-        return None
-    if source.loader is None:
-        return whole, whole
-    chosen = choose_samples(source.dataset, source.given.sampler)
-    return None if chosen is None else ([whole[i] for i in chosen], whole)
-
-
-def tallies_fit(source: Source, whole: list[int]) -> bool:
-    """Whether there is a label for each sample."""
-    return len(whole) == len(source.dataset) and count_samples(source) is not None

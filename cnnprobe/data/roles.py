@@ -20,6 +20,7 @@ _INPUTS = re.compile(r"image|img|pixel|input|picture|photo|^x\d*$|video|audio|sp
 _TARGETS = re.compile(r"label|target|class|categor|digit|^y$")
 _MASKS = re.compile(r"mask|seg|annotation_map")
 _BOXES = re.compile(r"box")
+_TARGET_ROLES = ("class", "classes", "multilabel", "value")
 
 
 def assign_roles(columns: Sequence[BatchColumn]) -> dict[str, str]:
@@ -38,6 +39,8 @@ def assign_roles(columns: Sequence[BatchColumn]) -> dict[str, str]:
     for column in columns:
         if column is not main and _is_mask(column, main):
             roles[column.path] = "mask"
+        elif roles[column.path] in _TARGET_ROLES and _is_no_target(column, main, columns):
+            roles[column.path] = "other"
     return roles
 
 
@@ -86,6 +89,18 @@ def _is_length(column: BatchColumn, sequences: BatchColumn) -> bool:
         return False
     padding = rows[torch.arange(rows.shape[1]) >= numbers.reshape(-1, 1)]
     return int(numbers.max()) == rows.shape[1] and bool((padding == padding[:1]).all())
+
+
+def _is_no_target(column: BatchColumn, main: BatchColumn, columns: Sequence[BatchColumn]) -> bool:
+    """Whether numbers are those of all samples in a row, as the letters for a CTC loss, or say how
+    many of them each sample has.
+    """
+    if len(column) != len(main):
+        return True
+    if not isinstance(column.values, Tensor) or column.values.dim() != 1:
+        return False
+    total = int(column.values.sum())
+    return total > len(main) and any(len(other) == total for other in columns)
 
 
 def _has_equal(column: BatchColumn) -> bool:
@@ -151,8 +166,11 @@ def _is_mask(column: BatchColumn, main: BatchColumn) -> bool:
     value, image = column.first, main.first
     if not isinstance(value, Tensor) or not isinstance(image, Tensor):
         return False
-    flat = value.dim() == 2 or (value.dim() == 3 and value.shape[0] == 1)
-    same = value.shape[-2:] == image.shape[-2:] or value.dtype is torch.int64
-    if not (flat and same and image.dim() == 3) or min(value.shape[-2:]) < LEAST_SIDE:
+    least = image.dim() - 1  # 2 of an image, 3 of a volume
+    flat = value.dim() == least or (value.dim() == image.dim() and value.shape[0] == 1)
+    same = value.shape[-least:] == image.shape[-least:]
+    if least == 2:
+        same = same or value.dtype is torch.int64
+    if not (flat and same and least in (2, 3)) or min(value.shape[-2:]) < LEAST_SIDE:
         return False
     return not value.dtype.is_floating_point or len(torch.unique(value)) <= FEW_VALUES

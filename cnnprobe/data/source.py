@@ -20,7 +20,7 @@ from torch.utils.data import (
 )
 
 from cnnprobe.data.columns import BatchColumn, join_samples, read_columns
-from cnnprobe.data.facts import LoaderSettings
+from cnnprobe.data.facts import Draws, LoaderSettings
 from cnnprobe.data.keeping import copy_dataset, copy_loader
 from cnnprobe.errors import TargetError, UsageError
 
@@ -269,10 +269,16 @@ def describe_loading(source: Source, seconds: float) -> LoaderSettings:
         sampler=type(sampler).__name__ if stock else type(loader.batch_sampler).__name__,
         shuffled=_is_shuffled(sampler) if stock else None,
         size=_length(loader.dataset),
-        weights=len(sampler.weights) if isinstance(sampler, WeightedRandomSampler) else None,
+        draws=_describe_draws(sampler),
         same_order=_has_same_order(loader) if stock else None,
         seconds=seconds,
     )
+
+
+def _describe_draws(sampler: Any) -> Draws | None:
+    if not isinstance(sampler, WeightedRandomSampler):
+        return None
+    return Draws(weights=len(sampler.weights), zeros=int((sampler.weights == 0).sum()))
 
 
 def _length(subject: Any) -> int | None:

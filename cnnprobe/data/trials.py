@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from cnnprobe.data.columns import join_samples, read_columns
-from cnnprobe.data.facts import SampleTrials
+from cnnprobe.data.facts import SampleTrials, Spotted
 from cnnprobe.data.fitting import find_fit
+from cnnprobe.data.images import is_single
 from cnnprobe.data.keeping import copy_dataset, copy_loader, kept_generators
 from cnnprobe.data.source import Source
 
@@ -65,6 +66,24 @@ def try_again(
     return SampleTrials(
         random=random, workers_repeat=workers, epochs_repeat=epochs, apart=apart, fit=fit
     )
+
+
+def try_blanks(source: Source, path: str, spots: Sequence[Spotted]) -> tuple[int, int]:
+    """How many images of one colour were read again, and how many had another colour in one of
+    READINGS: those are random crops.
+    """
+    tried = unsteady = 0
+    for spot in spots:
+        if spot.index is None or not source.is_indexed:
+            continue
+        with contextlib.suppress(Exception):  # what the user's code does not allow shows nothing
+            with kept_generators(source.given), _quiet():
+                dataset = copy_dataset(source.dataset)
+                samples = join_samples([dataset[spot.index] for _ in range(READINGS)])
+            images = next(c.values for c in samples if c.path == path)
+            unsteady += any(not is_single(image) for image in images)
+            tried += 1
+    return tried, unsteady
 
 
 @contextlib.contextmanager

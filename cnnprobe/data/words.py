@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from cnnprobe.data.facts import Split, Spotted
+from cnnprobe.data.facts import Data, Split, Spotted
 
 NAMED = 3  # samples in a message
 
@@ -23,3 +23,14 @@ def shape(sizes: Iterable[int]) -> str:
 def among(split: Split) -> str:
     """Of how many samples something is said."""
     return f"{split.samples:,} {split.name} samples that were read"
+
+
+def is_one_class(data: Data) -> bool:
+    """Whether the training has one class on purpose: the validation has it beside others, and no
+    loss tells classes apart.
+    """
+    splits = [split.labels for split in data.splits]
+    if len(splits) < 2 or data.expected.of_classes or any(each is None for each in splits):
+        return False
+    ours, theirs = ({label for label, n in each.counts if n} for each in splits if each is not None)
+    return len(ours) == 1 and ours < theirs

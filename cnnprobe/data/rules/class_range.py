@@ -35,7 +35,7 @@ def healthy() -> Mapping[str, Any]:
 
 @data_rule(
     code="CP838", name="class-range", severity=Severity.WARNING, examples=(sick, healthy),
-    explains=("input-range",),
+    explains=("input-range", "mixed-ranges"),
 )  # fmt: skip
 def class_range(data: Data) -> Iterator[Finding]:
     """The images of one class lie in another range than those of the other classes.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data
+from cnnprobe.data.facts import Data, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, loader
 from cnnprobe.data.words import among, name_samples
@@ -11,6 +11,9 @@ from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.records.words import format_counted
 
 ALL = 0.5  # share of constant images from which the pictures are lost, and not a few of them blank
+
+RARE = 0.1  # of the images: three quarters of so few are filled by the ground
+BESIDE = 8  # times as many blank images as of those that hold little else of their colour
 
 
 def _blank(share: int) -> Mapping[str, Any]:
@@ -47,7 +50,8 @@ def constant_images(data: Data) -> Iterator[Finding]:
     Files that cannot be opened are named: there __getitem__ catches what the file raises, and
     returns zeros. Let it raise, or leave the sample out in the collate_fn.
     Known exceptions: it is info where the samples have no class of their own, as slices of a scan
-    with their masks.
+    with their masks, where other images are all but filled by the same colour, as crops of slides
+    are by their ground, and where the named ones come out otherwise when they are read again.
     Source: uint8 arithmetic of torch and NumPy: 200 // 255 is 0.
     """
     for split in data.splits:
@@ -55,20 +59,39 @@ def constant_images(data: Data) -> Iterator[Finding]:
         if not images.constants:
             continue
         share = images.constants / max(1, split.samples)
-        severity = Severity.WARNING if split.of("class") else Severity.INFO
+        meant = not images.blanks.unopened and (
+            _are_grounds(split, data) or 2 * images.blanks.unsteady > images.blanks.tried
+        )
+        severity = Severity.WARNING if split.of("class") and not meant else Severity.INFO
         yield Finding(
             severity=Severity.ERROR if share > ALL else severity,
             message=(
                 f"{format_counted(images.constants, 'image')} of {among(split)} "
                 f"{'has' if images.constants == 1 else 'have'} a single colour: "
-                f"{name_samples(images.constant, images.constants)}" + _name_broken(images.unopened)
+                f"{name_samples(images.constant, images.constants)}"
+                + _name_broken(images.blanks.unopened)
             ),
             fix="let __getitem__ raise, and remove or replace the files"
-            if images.unopened
+            if images.blanks.unopened
             else "look at the transforms: every picture is lost on the way"
             if share > ALL
             else "remove these images, or find out why they are blank: an except that returns zeros?",
         )
+
+
+def _are_grounds(split: Split, data: Data) -> bool:
+    """Whether the colours of all blank images all but fill others too."""
+    grounds: dict[float, int] = {}
+    for each in data.splits:
+        for value, nearly, mostly in each.images.blanks.grounds:
+            # Where most images are so, as digits on black, a blank one is none of them.
+            n = mostly if mostly < RARE * each.samples else nearly
+            grounds[value] = grounds.get(value, 0) + n
+    bounds = split.images.blanks.bounds
+    known = sum(
+        n for low, high, n in bounds if BESIDE * sum(grounds.get(v, 0) for v in {low, high}) >= n
+    )
+    return known == split.images.constants
 
 
 def _name_broken(files: tuple[str, ...]) -> str:

@@ -10,6 +10,7 @@ from cnnprobe.diagnosis import Finding, Severity
 
 STILL = 1e-6  # std of the channel over that of the whole
 FEWEST = 8  # samples
+SLICES = 8  # channels from which on they may be slices
 ALPHA = 4  # channels, of which the last is how opaque a pixel is
 
 
@@ -37,12 +38,14 @@ def dead_channel(data: Data) -> Iterator[Finding]:
     What to do: look where the channels are put together: an index too few, a file that was not
     read.
     Known exceptions: it is info for the fourth of four channels, which is how opaque a pixel is:
-    convert("RGB") leaves it out.
+    convert("RGB") leaves it out; slices at the ends of a volume may be empty, and so may channels of
+    a target.
     Source: Pillow, "Modes": RGBA, 4x8-bit pixels, true colour with transparency mask.
     """
     for split in data.splits:
-        for part in split.of("image") if split.samples >= FEWEST else ():
-            for index in _list_still(part):
+        for part in split.of("image")[:1] if split.samples >= FEWEST else ():
+            still = _list_still(part)
+            for index in still if not _are_slices(part, still) else ():
                 is_alpha = index == ALPHA - 1 and len(part.channels) == ALPHA
                 value = part.channels[index].mean
                 yield Finding(
@@ -53,6 +56,13 @@ def dead_channel(data: Data) -> Iterator[Finding]:
                     ),
                     fix='image.convert("RGB")' if is_alpha else "look where that channel is read",
                 )
+
+
+def _are_slices(part: Part, still: list[int]) -> bool:
+    """Whether the channels are slices of a volume, of which the outer ones are empty."""
+    last = len(part.channels) - 1
+    inner = [i for i in still if i - 1 not in still and i and i + 1 not in still and i != last]
+    return len(part.channels) >= SLICES and len(still) > 1 and not inner
 
 
 def _list_still(part: Part) -> list[int]:

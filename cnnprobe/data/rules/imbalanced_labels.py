@@ -55,7 +55,7 @@ def imbalanced_labels(data: Data) -> Iterator[Finding]:
     """
     split = data.training
     labels = split.labels
-    if labels is None or split.loading.weights is not None or not _is_known(labels):
+    if labels is None or split.loading.draws is not None or not _is_known(labels):
         return
     counts = {label: n for label, n in labels.counts if label >= 0}
     if len(counts) < 2:

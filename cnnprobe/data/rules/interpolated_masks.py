@@ -8,7 +8,7 @@ from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import blobs, masked
 from cnnprobe.diagnosis import Finding, Severity
 
-SHARE = 0.1  # of the masks with two areas or more, and two of them at least
+SHARE = 0.25  # of the masks with two areas or more, and two of them at least
 MAJOR = 0.7  # of the pixels have one of the two extreme values
 OTHERS = 8  # values in between
 QUARTERS = (

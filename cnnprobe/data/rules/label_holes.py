@@ -9,6 +9,7 @@ from cnnprobe.data.rules.material import images, labels, loader
 from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.records.words import format_counted
 
+PER_CLASS = 3  # samples on average, from which on labels are taken for classes
 SAMPLES = 20  # of each class on average, from which on a missing one is believed
 
 
@@ -44,6 +45,8 @@ def label_holes(data: Data) -> Iterator[Finding]:
     total = sum(n for _, n in split.labels.counts)
     if len(used) < 2 or not (split.labels.complete or total >= SAMPLES * (max(used) + 1)):
         return
+    if total < PER_CLASS * len(used):
+        return  # amounts, such as the time steps of a diffusion, differ from sample to sample
     missing = sorted(set(range(max(used))) - set(used))
     if missing and missing != [0]:
         names = split.labels.names

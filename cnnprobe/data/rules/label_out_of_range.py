@@ -50,7 +50,7 @@ def label_out_of_range(data: Data) -> Iterator[Finding]:
     the data set's own list of classes.
     Source: torch.nn.CrossEntropyLoss, "class indices in the range [0, C)".
     """
-    outputs = data.expected.outputs if data.expected.loss in ("cross_entropy", "nll_loss") else None
+    outputs = data.expected.outputs if data.expected.of_classes else None
     for split in data.splits:
         limit, whose = outputs, "the model's outputs"
         if limit is None and split.labels is not None:

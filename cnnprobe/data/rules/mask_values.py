@@ -69,7 +69,7 @@ def _judge(part: Part, expected: Expectation) -> tuple[str, str]:
                 f"hold class numbers divided by 255: {', '.join(f'{v:.3g}' for v in values[:4])}",
                 "use v2.PILToTensor() for masks, not ToTensor",
             )
-    outputs = expected.outputs if expected.loss in ("cross_entropy", "nll_loss") else None
+    outputs = expected.outputs if expected.of_classes else None
     wrong = [v for v in values if outputs and not 0 <= v < outputs and v != expected.ignored]
     if wrong and part.whole:
         hint = ", CrossEntropyLoss(ignore_index=255)" if wrong == [WHITE] else ""

@@ -50,9 +50,10 @@ def sampler_weights(data: Data) -> Iterator[Finding]:
     to one" over [0, .., len(weights) - 1].
     """
     for split in data.splits:
-        weights, size = split.loading.weights, split.loading.size
-        if weights is None or size is None:
+        draws, size = split.loading.draws, split.loading.size
+        if draws is None or size is None:
             continue
+        weights = draws.weights
         if weights < size:
             yield Finding(
                 message=(

@@ -47,7 +47,7 @@ def shares_differ(data: Data) -> Iterator[Finding]:
     Source: Saerens et al. 2002, "Adjusting the outputs of a classifier to new a priori
     probabilities", Neural Computation 14(1).
     """
-    if data.validation is None or data.training.loading.weights is not None:
+    if data.validation is None or data.training.loading.draws is not None:
         return
     ours, theirs = (split.labels for split in data.splits)
     if ours is None or theirs is None or ours.names != theirs.names:

@@ -6,9 +6,12 @@ from typing import Any
 from cnnprobe.data.facts import Data, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, loader
+from cnnprobe.data.words import is_one_class
 from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.records.words import format_counted
 
+PER_CLASS = 3  # samples of the training on average, from which on labels are taken for classes
+OPEN = 5  # classes of each, from which on two sets of other classes may be meant so
 EXPECTED = 7.0  # samples of a class that should have been read: none by chance once in e**7
 
 
@@ -42,7 +45,9 @@ def unseen_classes(data: Data) -> Iterator[Finding]:
     wrong.
     What to do: split each class by itself (stratify=labels); a list that is sorted by class must be
     shuffled before it is cut.
-    Known exceptions: classes so rare that the sample that was read may have missed them.
+    Known exceptions: classes so rare that the sample that was read may have missed them. It is info
+    without cross_entropy where no class is in both, as for telling persons or species never seen,
+    and where the training has one class, as for detecting what is unusual.
     Source: sklearn.model_selection.train_test_split, parameter stratify.
     """
     known, other = data.training, data.validation
@@ -55,13 +60,16 @@ def unseen_classes(data: Data) -> Iterator[Finding]:
         for label, n in theirs.items()
         if label >= 0 and label not in counts and _should_be_there(known, n / total)
     ]
-    if unseen:
+    if unseen and sum(counts.values()) >= PER_CLASS * len(counts):
         names = other.labels.names
+        apart = not set(counts) & set(theirs) and min(len(counts), len(theirs)) >= OPEN
+        meant = is_one_class(data) or (apart and not data.expected.of_classes)
         shown = ", ".join(
             f"{label} ({names[label]!r})" if label < len(names) else str(label)
             for label, _ in unseen[:5]
         )
         yield Finding(
+            severity=Severity.INFO if meant else None,
             message=(
                 f"{format_counted(len(unseen), 'class', 'classes')} of the validation, with "
                 f"{sum(n for _, n in unseen):,} of {total:,} samples, "
