@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Tried, Verdict
-from cnnprobe.document.layout import FRAGMENT, SECTIONS, lay_out_trace
+from cnnprobe.document.layout import FRAGMENT, SECTIONS, View, lay_out_trace
 from cnnprobe.document.render import Document, map_suffixes, render
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.graph import Graph
@@ -174,7 +174,7 @@ def _lay_out(
     report: Report, depth: int | None, sections: Sequence[str] | None, **view: Any
 ) -> Document:
     parts = {name: getattr(report, name) for name in PARTS if name != "trace"}
-    return lay_out_trace(report.trace, depth=depth, sections=sections, **parts, **view)
+    return lay_out_trace(report.trace, View(depth=depth, sections=sections, **parts, **view))
 
 
 def write_file(target: Path, text: str) -> None:

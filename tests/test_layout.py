@@ -6,7 +6,13 @@ import pytest
 
 from cnnprobe.diagnosis import Finding
 from cnnprobe.document.blocks import Table, Text
-from cnnprobe.document.layout import fold_rows, lay_out_parameters, lay_out_trace, list_entries
+from cnnprobe.document.layout import (
+    View,
+    fold_rows,
+    lay_out_parameters,
+    lay_out_trace,
+    list_entries,
+)
 from cnnprobe.document.layout.boxes import map_boxes_to_keys
 from cnnprobe.document.layout.folded_rows import join_names
 from cnnprobe.document.render import Notice, Shares
@@ -154,9 +160,9 @@ def test_depth_one_shows_the_children_with_all_that_is_below_them():
 
 def test_a_negative_depth_and_an_unknown_section_are_refused():
     with pytest.raises(UsageError, match="negative"):
-        lay_out_trace(traces.tiny(), depth=-1)
+        lay_out_trace(traces.tiny(), View(depth=-1))
     with pytest.raises(UnknownNameError, match="did you mean 'totals'"):
-        lay_out_trace(traces.tiny(), sections=("total",))
+        lay_out_trace(traces.tiny(), View(sections=("total",)))
 
 
 def test_the_failing_row_shows_its_input_and_what_was_raised_but_no_output():
@@ -300,7 +306,7 @@ def test_box_of_repeated_blocks_has_the_keys_of_all_their_rows():
 def test_page_shows_where_the_parameters_and_the_work_are():
     (parameters, macs, activations) = (
         b
-        for b in lay_out_trace(traces.tiny(), sections=("shares",)).blocks
+        for b in lay_out_trace(traces.tiny(), View(sections=("shares",))).blocks
         if isinstance(b, Shares)
     )
     assert [("conv", 224, "c1"), ("fc", 5130, "c4")] == [
@@ -315,7 +321,7 @@ def test_page_shows_where_the_parameters_and_the_work_are():
 def test_a_part_that_is_nearly_all_is_shown_by_its_own_parts():
     (parameters, *_) = (
         b
-        for b in lay_out_trace(traces.blocks(1), sections=("shares",)).blocks
+        for b in lay_out_trace(traces.blocks(1), View(sections=("shares",))).blocks
         if isinstance(b, Shares)
     )
     assert [("0.fc", 16)] == [(part.name, part.number) for part in parameters.parts]
@@ -333,14 +339,14 @@ WHY = Explanation(
 
 
 def test_findings_stand_between_the_title_and_the_introduction():
-    blocks = lay_out_trace(traces.tiny(), findings=[DEAD]).blocks
+    blocks = lay_out_trace(traces.tiny(), View(findings=[DEAD])).blocks
     kinds = [type(block).__name__ for block in blocks[:4]]
     assert ["Heading", "Text", "Notice", "Text"] == kinds
     assert "dead-relu: 99.8% zeros" == blocks[2].text
 
 
 def test_crash_stands_above_the_other_findings():
-    blocks = lay_out_trace(traces.failing(), findings=[CRASH, DEAD], explanation=WHY).blocks
+    blocks = lay_out_trace(traces.failing(), View(findings=[CRASH, DEAD], explanation=WHY)).blocks
     texts = [block.text for block in blocks if isinstance(block, Notice | Text)]
     others = next(i for i, text in enumerate(texts) if text.startswith("1 other finding: "))
     assert "missing-flatten: no flatten" in texts[:others]
@@ -351,7 +357,8 @@ def test_crash_stands_above_the_other_findings():
 
 def test_crash_stands_above_the_other_findings_wherever_its_section_is():
     blocks = lay_out_trace(
-        traces.failing(), findings=[CRASH, DEAD], explanation=WHY, sections=("modules", "failure")
+        traces.failing(),
+        View(findings=[CRASH, DEAD], explanation=WHY, sections=("modules", "failure")),
     ).blocks
     texts = [block.text for block in blocks if isinstance(block, Notice)]
     assert ["missing-flatten: no flatten", "dead-relu: 99.8% zeros"] == texts[-2:]
@@ -359,7 +366,7 @@ def test_crash_stands_above_the_other_findings_wherever_its_section_is():
 
 def test_crash_is_no_finding_where_the_failure_has_its_own_place():
     def read(**options):
-        blocks = lay_out_trace(traces.failing(), findings=[CRASH, DEAD], **options).blocks
+        blocks = lay_out_trace(traces.failing(), View(findings=[CRASH, DEAD], **options)).blocks
         return [b.text for b in blocks if isinstance(b, Notice) and ": " in b.text]
 
     assert any(text.startswith("missing-flatten: ") for text in read(sections=("modules",)))

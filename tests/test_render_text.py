@@ -5,7 +5,7 @@ import re
 import pytest
 from rich.cells import cell_len
 
-from cnnprobe.document.layout import lay_out_parameters, lay_out_trace
+from cnnprobe.document.layout import View, lay_out_parameters, lay_out_trace
 from cnnprobe.document.render import (
     Code,
     Column,
@@ -83,7 +83,7 @@ def test_the_failing_row_is_marked_below_it():
 
 def every_document():
     document = lay_out_trace(
-        traces.hostile(), sections=("failure", "modules", "totals", "notes", "parameters")
+        traces.hostile(), View(sections=("failure", "modules", "totals", "notes", "parameters"))
     )
     nasty = " ".join(traces.HOSTILE)
     more = (

@@ -1,13 +1,13 @@
 """Rows, columns and notices of the table of a trace."""
 
-from cnnprobe.document.layout import lay_out_trace
+from cnnprobe.document.layout import View, lay_out_trace
 from cnnprobe.document.render import Facts, Notice, Table
 from cnnprobe.records.totals import add_up
 
 
 def table(trace, **options):
     (found,) = [
-        block for block in lay_out_trace(trace, **options).blocks if isinstance(block, Table)
+        block for block in lay_out_trace(trace, View(**options)).blocks if isinstance(block, Table)
     ]
     return found
 

@@ -35,74 +35,53 @@ from cnnprobe.records.totals import add_up
 from cnnprobe.records.trace import Trace
 
 __all__ = [
-    "FRAGMENT", "SECTIONS", "USUAL", "Entry", "fold_rows", "lay_out_explanation", "lay_out_history", "lay_out_parameters", "lay_out_shapes", "lay_out_trace", "list_entries",
+    "FRAGMENT", "SECTIONS", "USUAL", "Entry", "View", "fold_rows", "lay_out_explanation", "lay_out_history", "lay_out_parameters", "lay_out_shapes", "lay_out_trace", "list_entries",
 ]  # fmt: skip
 
 _NOT_SHOWN = "{:,} more rows are not shown here; report.save() writes them all"
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
-    """How much of the tree is shown."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What is shown of a trace, and beside it."""
 
-    depth: int | None
-    folded: bool
-    most_rows: int | None
-    drawn: bool = False
-    graph: Graph | None = None
-    explanation: Explanation | None = None
-    history: History | None = None
-    findings: Sequence[Finding] = ()
-    together: Tried | None = None
+    depth: int | None = None  # deepest level: 0 the model alone, 1 its children, None all
+    sections: Sequence[str] | None = None  # of SECTIONS, in this order; None: USUAL
+    folded: bool = True  # identical neighbours are one row
+    most_rows: int | None = None  # of a table; deeper levels are left out first, then the last rows
+    drawn: bool = False  # with a column of drawings of how the values lie
+    graph: Graph | None = None  # autograd's, in the section "graph" after the modules' pictures
+    explanation: Explanation | None = None  # stands in place of the bare failure
+    history: History | None = None  # the training steps that were watched, before the modules
+    findings: Sequence[Finding] = ()  # root causes first
+    together: Tried | None = None  # what all their proven fixes do at once
 
 
-def lay_out_trace(
-    trace: Trace,
-    *,
-    depth: int | None = None,
-    sections: Sequence[str] | None = None,
-    folded: bool = True,
-    most_rows: int | None = None,
-    drawn: bool = False,
-    graph: Graph | None = None,
-    explanation: Explanation | None = None,
-    history: History | None = None,
-    findings: Sequence[Finding] = (),
-    together: Tried | None = None,
-) -> Document:
+_WHOLE = View()
+
+
+def lay_out_trace(trace: Trace, view: View = _WHOLE) -> Document:
     """One forward pass as people read it: what raised, every call in order, what it adds up to,
     what was noticed.
 
-    Args:
-        trace: what happened.
-        depth: deepest level that is shown: 0 the model alone, 1 its children (`named_children`),
-            None all. Sums include what is hidden.
-        sections: which parts, of `SECTIONS`, in which order; default `USUAL`.
-        folded: whether identical neighbours are shown as one row.
-        most_rows: where there are more, deeper levels are left out, then the last rows, and the
-            table says so.
-        drawn: whether the table has a column of drawings of how the values lie.
-        graph: autograd's, shown in the section "graph" after the pictures of the modules.
-        explanation: why it raised; stands in place of the bare failure.
-        history: the training steps that were watched, shown before the modules.
-        findings: what is wrong, root causes first; they stand right under the title, below a
-            crash where one is explained.
-        together: what all their proven fixes do at once.
+    Findings stand right under the title, below a crash where one is explained. Sums include what
+    is hidden by a depth.
 
     Raises:
-        UsageError: `depth` is negative.
+        UsageError: the depth is negative.
         UnknownNameError: there is no such section.
     """
+    depth, explanation, findings = view.depth, view.explanation, view.findings
     if depth is not None and depth < 0:
         raise UsageError(
             f"depth {depth} is negative",
             where="layout",
             fix="give 0 for the model alone, 1 for its children, None for all",
         )
-    sections = USUAL if sections is None else sections
+    sections = USUAL if view.sections is None else view.sections
     # What raised has its own place in the document.
     others = tuple(f for f in findings if not _has_own_place(f, explanation, sections))
-    view = _View(depth, folded, most_rows, drawn, graph, explanation, history, others, together)
+    view = replace(view, findings=others)
     crashed = len(others) < len(findings)
     found = tuple(_show_findings(trace, view, "other finding" if crashed else "finding"))
     last = max(i for i, name in enumerate(sections) if name in _OF_CRASH) if crashed else -1
@@ -120,7 +99,7 @@ def lay_out_trace(
     return Document(title=trace.model, blocks=tuple(blocks))
 
 
-def _show_findings(trace: Trace, view: _View, noun: str) -> Iterable[Block]:
+def _show_findings(trace: Trace, view: View, noun: str) -> Iterable[Block]:
     if view.findings:
         yield from build_finding_blocks(view.findings, trace, noun=noun)
         yield from build_trial_blocks(view.findings, view.together, drawn=view.drawn)
@@ -145,7 +124,7 @@ def _build_parameter_tables(trace: Trace) -> Iterator[Table]:
             yield build_parameter_table(found, title=title)
 
 
-def _show_failure(trace: Trace, view: _View) -> Iterable[Block]:
+def _show_failure(trace: Trace, view: View) -> Iterable[Block]:
     if view.explanation is None or trace.failure is None:
         return build_failure_notice(trace)
     return [
@@ -155,15 +134,15 @@ def _show_failure(trace: Trace, view: _View) -> Iterable[Block]:
     ]
 
 
-def _show_evidence(_trace: Trace, view: _View) -> Iterable[Block]:
+def _show_evidence(_trace: Trace, view: View) -> Iterable[Block]:
     return () if view.explanation is None else build_evidence_blocks(view.explanation)
 
 
-def _show_patch(_trace: Trace, view: _View) -> Iterable[Block]:
+def _show_patch(_trace: Trace, view: View) -> Iterable[Block]:
     return () if view.explanation is None else build_patch_blocks(view.explanation)
 
 
-def _show_history(_trace: Trace, view: _View) -> Iterable[Block]:
+def _show_history(_trace: Trace, view: View) -> Iterable[Block]:
     return (
         ()
         if view.history is None
@@ -171,7 +150,7 @@ def _show_history(_trace: Trace, view: _View) -> Iterable[Block]:
     )
 
 
-def _show_modules(trace: Trace, view: _View) -> Iterable[Block]:
+def _show_modules(trace: Trace, view: View) -> Iterable[Block]:
     rows = list_entries(trace)
     if not rows:
         return [Text(text="no module was called")]
@@ -193,15 +172,15 @@ def _keep_first_levels(rows: Sequence[Entry], most: int) -> Sequence[Entry]:
     return [row for row in rows if row.depth <= max(deepest, 1)][:most]
 
 
-def _show_totals(trace: Trace, _view: _View) -> Iterable[Block]:
+def _show_totals(trace: Trace, _view: View) -> Iterable[Block]:
     return [build_total_facts(trace, add_up(trace))]
 
 
-def _show_notes(trace: Trace, _view: _View) -> Iterable[Block]:
+def _show_notes(trace: Trace, _view: View) -> Iterable[Block]:
     return list_observations(trace)
 
 
-def _show_parameters(trace: Trace, view: _View) -> Iterable[Block]:
+def _show_parameters(trace: Trace, view: View) -> Iterable[Block]:
     for table in _build_parameter_tables(trace):
         *rows, total_row = table.rows
         if view.most_rows is not None and len(rows) > view.most_rows:
@@ -214,15 +193,15 @@ def _show_parameters(trace: Trace, view: _View) -> Iterable[Block]:
             yield Folded(title=table.title, blocks=(table,))
 
 
-def _show_shares(trace: Trace, _view: _View) -> Iterable[Block]:
+def _show_shares(trace: Trace, _view: View) -> Iterable[Block]:
     return build_shares(list_entries(trace))
 
 
-def _show_graph(trace: Trace, view: _View) -> Iterable[Block]:
+def _show_graph(trace: Trace, view: View) -> Iterable[Block]:
     return draw_graph_pictures(trace, view.graph)
 
 
-def _show_traceback(trace: Trace, _view: _View) -> Iterable[Block]:
+def _show_traceback(trace: Trace, _view: View) -> Iterable[Block]:
     if trace.failure is not None and trace.failure.traceback:
         yield Folded(
             title="Traceback",
@@ -231,7 +210,7 @@ def _show_traceback(trace: Trace, _view: _View) -> Iterable[Block]:
 
 
 # A part of a report is named here and nowhere else, in the order of a page: drawings before tables.
-_MAKERS: Mapping[str, Callable[[Trace, _View], Iterable[Block]]] = {
+_MAKERS: Mapping[str, Callable[[Trace, View], Iterable[Block]]] = {
     "failure": _show_failure,
     "patch": _show_patch,
     "evidence": _show_evidence,

@@ -19,6 +19,7 @@ from cnnprobe.document.blocks import (
     Text,
 )
 from cnnprobe.document.layout.changes import lay_out_changes
+from cnnprobe.document.layout.frames import list_notes
 from cnnprobe.records.differences import Difference, Outcome, Rewrite, describe_place
 
 _MOST_ROWS = 60  # differences that are shown; JSON has them all
@@ -47,7 +48,7 @@ def lay_out_comparison(outcome: Outcome, *, most_rows: int | None = _MOST_ROWS) 
     if outcome.differences:
         blocks.append(_build_difference_table(outcome, most_rows))
     blocks.append(_build_side_by_side(outcome, most_rows))
-    blocks += [Notice(severity="info", text=note) for note in outcome.notes]
+    blocks += list_notes(outcome.notes)
     return Document(title=title, blocks=tuple(blocks))
 
 

@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
+from cnnprobe.document.layout.frames import list_notes
 from cnnprobe.document.render import (
     Block,
     Column,
     Document,
     Facts,
     Heading,
-    Notice,
     Picture,
     Row,
     Table,
@@ -30,7 +30,7 @@ def lay_out_graph(graph: Graph, *, picture: bool = True) -> Document:
     if graph.saved:
         facts += [(f"kept {kind}s", format_size(total)) for kind, total in _sum_kept(graph).items()]
     blocks: list[Block] = [Heading(text=title, level=1), Facts(pairs=tuple(facts))]
-    blocks += [Notice(severity="info", text=note) for note in graph.notes]
+    blocks += list_notes(graph.notes)
     if picture:
         blocks.append(
             Picture(

@@ -18,6 +18,7 @@ from cnnprobe.document.blocks import (
     Trend,
 )
 from cnnprobe.document.layout.curves import draw_history_pictures
+from cnnprobe.document.layout.frames import list_notes
 from cnnprobe.document.layout.ranks import build_rank_table, name_owners, show_owners
 from cnnprobe.document.layout.tables import format_shapes
 from cnnprobe.document.render.units import (
@@ -67,7 +68,7 @@ def build_history_blocks(history: History, *, drawn: bool = False) -> Iterator[B
     if history.curves:
         yield _build_curve_table(history.curves)
     yield from _build_layer_tables(history)
-    yield from (Notice(severity="info", text=note) for note in history.notes)
+    yield from list_notes(history.notes)
 
 
 def _introduce(history: History) -> str:

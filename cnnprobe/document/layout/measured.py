@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from cnnprobe.document.blocks import Column, Document, Heading, Notice, Row, Spread, Table, Text
+from cnnprobe.document.blocks import Column, Document, Heading, Row, Spread, Table, Text
+from cnnprobe.document.layout.frames import list_notes
 from cnnprobe.records.measured import Measured
 from cnnprobe.records.words import format_counted
 
@@ -36,7 +37,7 @@ def lay_out_measured(
             Heading(text=model, level=1),
             Text(text=f"{format_counted(samples, 'sample')} of {data}, in eval mode"),
             Table(title="", columns=_COLUMNS, rows=tuple(map(_build_row, tensors)), notes=_NOTES),
-            *(Notice(severity="info", text=note) for note in notes),
+            *list_notes(notes),
         ),
     )
 

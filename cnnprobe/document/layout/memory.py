@@ -7,12 +7,11 @@ from cnnprobe.document.blocks import (
     Column,
     Document,
     Facts,
-    Heading,
-    Notice,
     Row,
     Table,
     Text,
 )
+from cnnprobe.document.layout.frames import frame
 from cnnprobe.document.layout.tables import format_shape
 from cnnprobe.document.render.units import format_percent, format_si, format_size
 from cnnprobe.records.memory import PARTS, TRAINING, MemoryNeed, MemoryWay
@@ -26,18 +25,13 @@ _PARTS_NOTE = (
 
 def lay_out_memory(need: MemoryNeed) -> Document:
     """What fits in one sentence, then tables of the ways, of the peak and of checkpointing."""
-    blocks: list[Block] = [
-        Heading(text=f"{need.model}: memory as a function of the batch", level=1)
-    ]
-    if need.limit is not None:
-        blocks.append(Text(text=write_verdict(need)))
+    blocks: list[Block] = [] if need.limit is None else [Text(text=write_verdict(need))]
     blocks += [Facts(pairs=tuple(_list_facts(need))), _build_ways(need)]
     parts = _build_parts(need)
     blocks += [parts] if parts.rows else []
     if need.checkpoints:
         blocks.append(_build_checkpoints(need))
-    blocks += [Notice(severity="info", text=note) for note in need.notes]
-    return Document(title=need.model, blocks=tuple(blocks))
+    return frame(need.model, "memory as a function of the batch", blocks, need.notes)
 
 
 def write_verdict(need: MemoryNeed) -> str:

@@ -1,12 +1,13 @@
 """The arithmetic behind every shape, and how far each call sees into the input."""
 
-from cnnprobe.document.blocks import Block, Document, Facts, Heading, Text
+from cnnprobe.document.blocks import Block, Document, Facts, Text
 from cnnprobe.document.layout.arithmetic import (
     ReceptiveField,
     compute_receptive_fields,
     explain_shape,
 )
 from cnnprobe.document.layout.entries import Entry, list_entries
+from cnnprobe.document.layout.frames import frame
 from cnnprobe.document.layout.tables import format_shapes
 from cnnprobe.records.trace import Trace
 
@@ -22,13 +23,9 @@ def lay_out_shapes(trace: Trace) -> Document:
     pairs = tuple(
         pair for entry in list_entries(trace) for pair in _list_pairs(trace, entry, fields)
     )
-    blocks: list[Block] = [Heading(text=f"{trace.model}: how each shape is computed", level=1)]
-    blocks += (
-        [Facts(pairs=pairs), Text(text=_NOTE)]
-        if pairs
-        else [Text(text="no call has a shape formula")]
-    )
-    return Document(title=trace.model, blocks=tuple(blocks))
+    found: tuple[Block, ...] = (Facts(pairs=pairs), Text(text=_NOTE))
+    blocks = found if pairs else (Text(text="no call has a shape formula"),)
+    return frame(trace.model, "how each shape is computed", blocks)
 
 
 def _list_pairs(

@@ -9,7 +9,6 @@ from cnnprobe.document.blocks import (
     Column,
     Document,
     Facts,
-    Heading,
     Notice,
     Row,
     Table,
@@ -17,6 +16,7 @@ from cnnprobe.document.blocks import (
 from cnnprobe.document.layout.arithmetic import find_window
 from cnnprobe.document.layout.entries import Entry, list_entries
 from cnnprobe.document.layout.folded_rows import fold_rows
+from cnnprobe.document.layout.frames import frame
 from cnnprobe.document.layout.tables import format_shape, format_shapes, make_key
 from cnnprobe.records.sizes import Dim, SizeCrash, SizedCall, SizedShapes, Symbol, write_dim
 from cnnprobe.records.trace import Trace
@@ -33,12 +33,13 @@ def lay_out_sizes(shapes: SizedShapes, *, depth: int | None = None) -> Document:
         shapes: what was found.
         depth: deepest level of modules that is shown: 0 the model alone, None all.
     """
-    title = f"{shapes.trace.model}: shapes as formulas of the input's sizes"
-    blocks: list[Block] = [Heading(text=title, level=1), Facts(pairs=tuple(_list_facts(shapes)))]
-    blocks += [_show_crash(crash, shapes.symbols) for crash in shapes.crashes]
-    blocks.append(_build_table(shapes, depth))
-    blocks += [Notice(severity="info", text=note) for note in shapes.notes]
-    return Document(title=shapes.trace.model, blocks=tuple(blocks))
+    blocks: tuple[Block, ...] = (
+        Facts(pairs=tuple(_list_facts(shapes))),
+        *(_show_crash(crash, shapes.symbols) for crash in shapes.crashes),
+        _build_table(shapes, depth),
+    )
+    subject = "shapes as formulas of the input's sizes"
+    return frame(shapes.trace.model, subject, blocks, shapes.notes)
 
 
 def write_shape(dims: Sequence[Dim | None]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from cnnprobe.document.blocks import Facts, Notice
 from cnnprobe.document.layout.entries import shorten_function
+from cnnprobe.document.layout.frames import list_notes
 from cnnprobe.document.layout.tables import format_shape, format_shapes, is_odd
 from cnnprobe.document.render.units import (
     format_count,
@@ -210,4 +211,4 @@ def list_observations(trace: Trace) -> Iterator[Notice]:
             "checkpointing, not in the table"
         )
         yield Notice(severity="info", text=text)
-    yield from (Notice(severity="info", text=note) for note in trace.notes)
+    yield from list_notes(trace.notes)
