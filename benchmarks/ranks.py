@@ -2,22 +2,24 @@
 
 DistributedDataParallel over gloo, one thread a rank. Each round trains some steps bare and some under `cnnprobe.monitor`, with the same model. Figures are
 of rank 0, medians over the rounds: the time that its main thread computed in a step, which is not that of waiting for other ranks; what the monitor adds;
-"ranks", the part of a step that is spent on what the ranks are compared by; and the time until the report of all ranks is there.
+"ranks", the part of a step that is spent on what the ranks are compared by; "beside", the computing time of the thread that compares them meanwhile; and
+the time until the report of all ranks is there.
 """
 
 import argparse
 import contextlib
 import functools
+import socket
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from tempfile import TemporaryDirectory
 
 import torch
 import torch.distributed as dist
 from torch import nn, optim
 
 import cnnprobe
+from cnnprobe.monitoring.comparing import Comparison
 from cnnprobe.monitoring.ranks import RankDraft, RankWatch
 from reference_models import SimpleCNN
 
@@ -37,12 +39,13 @@ PARTS = (
     *((RankWatch, name) for name in ("begin_pass", "enter", "arrive", "end_pass", "before_update")),
     (RankWatch, "end_step"),
     (RankDraft, "read"),
+    (Comparison, "wrote"),
 )  # all that a monitor does for the comparison of ranks, within a step
 
 
-def count_time(spent: list[float]) -> None:
-    """Add up what the parts take."""
-    for kind, name in PARTS:
+def count_time(spent: list[float], parts: Iterable[tuple[type, str]]) -> None:
+    """Add up what the parts take of their thread."""
+    for kind, name in parts:
         part = getattr(kind, name)
 
         @functools.wraps(part)
@@ -65,20 +68,21 @@ def train(
         optimizer.step()
 
 
-def measure(rank: int, ranks: int, folder: str, steps: int, rounds: int) -> None:
+def measure(rank: int, ranks: int, port: int, steps: int, rounds: int) -> None:
     """Print one line a model, on rank 0."""
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=ranks
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks
     )
-    spent = [0.0]
-    count_time(spent)
+    spent, spent_beside = [0.0], [0.0]
+    count_time(spent, PARTS)
+    count_time(spent_beside, [(Comparison, "_run")])
     for name, (build, shape) in MODELS.items():
         torch.manual_seed(0)
         model = nn.parallel.DistributedDataParallel(build())
         optimizer = optim.SGD(model.parameters(), lr=0.01)
         data = torch.randn(shape), torch.randint(0, 10, shape[:1])
-        bare, monitored, compared, merged = [], [], [], []
+        bare, monitored, compared, beside, merged = [], [], [], [], []
         for _ in range(rounds):
             for way in (bare, monitored):
                 watched = cnnprobe.monitor(model, optimizer, loss_fn=False)
@@ -88,15 +92,17 @@ def measure(rank: int, ranks: int, folder: str, steps: int, rounds: int) -> None
                     train(model, optimizer, data, steps)
                     way.append((time.thread_time() - start) / steps)
             compared.append(spent[0] / steps)
+            beside.append(spent_beside[0] / (steps + 1))
+            spent_beside[0] = 0.0
             start = time.perf_counter()
             watched.merged()
             merged.append(time.perf_counter() - start)
         if rank == 0:
-            step, added, of_ranks, report = map(
-                statistics.median, (bare, monitored, compared, merged)
+            step, added, of_ranks, thread, report = map(
+                statistics.median, (bare, monitored, compared, beside, merged)
             )
             print(
-                f"{name:<26} {ranks:>5} {1e3 * step:>9.2f} {added / step - 1:>10.1%} {of_ranks / step:>7.1%} {1e3 * report:>10.0f}",
+                f"{name:<26} {ranks:>5} {1e3 * step:>9.2f} {added / step - 1:>10.1%} {of_ranks / step:>7.1%} {thread / step:>7.1%} {1e3 * report:>10.0f}",
                 flush=True,
             )
     dist.destroy_process_group()
@@ -115,12 +121,13 @@ def main() -> None:
 def compare_ranks(numbers: Iterable[int], steps: int, rounds: int) -> None:
     """Print the table: one line for each model and number of ranks."""
     print(
-        f"{'model':<26} {'ranks':>5} {'bare, ms':>9} {'monitored':>10} {'ranks':>7} {'merged, ms':>10}"
+        f"{'model':<26} {'ranks':>5} {'bare, ms':>9} {'monitored':>10} {'ranks':>7} {'beside':>7} {'merged, ms':>10}"
     )
     for ranks in numbers:
-        with TemporaryDirectory() as folder:
-            arguments = (ranks, folder, steps, rounds)
-            torch.multiprocessing.spawn(measure, arguments, nprocs=ranks)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        torch.multiprocessing.spawn(measure, (ranks, port, steps, rounds), nprocs=ranks)
 
 
 if __name__ == "__main__":

@@ -71,12 +71,15 @@ class NonFiniteError(CheckError):
     """A NaN or Inf was met in a training run that is to stop at the first one."""
 
 
-def warn(text: str) -> None:
+def warn(text: str, *, place: tuple[str, int] | None = None) -> None:
     """Say what ends no run, in a line of Python's warnings; where those are errors, the run goes on
-    all the same.
+    all the same. `place` is the file and line that it is about, where those are not the caller's.
     """
     with contextlib.suppress(Warning):
-        warnings.warn(text, RuntimeWarning, stacklevel=3)
+        if place is None:
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
+        else:
+            warnings.warn_explicit(text, RuntimeWarning, *place)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

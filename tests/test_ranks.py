@@ -312,27 +312,6 @@ def test_logs_of_a_training_that_still_runs_are_merged_without_a_lost_rank(fault
     assert not any(rank.finished for rank in report.history.ranks)
 
 
-def test_a_branch_that_one_rank_does_not_take_is_named_while_the_other_waits(tmp_path):
-    run_all("unused", tmp_path, 2)
-    finding = found(cnnprobe.load(tmp_path), "rank-without-gradient")
-    assert "module.extra" == finding.module
-    assert "'module.extra.weight' got no gradient on rank 1 in step 1" in finding.message
-    assert "rank 0 did not come to the end of this step" in finding.message
-
-
-def test_a_rank_that_is_killed_leaves_its_log_and_the_report_of_the_others(tmp_path):
-    ended = run_ranks("killed", str(tmp_path), ranks=3)
-    assert [0, 0, -9] == [each.returncode for each in ended], [each.stderr for each in ended]
-    for rank in (0, 1):
-        report = cnnprobe.load(tmp_path / f"merged{rank}.json")
-        assert [0, 1] == [each.rank for each in report.history.ranks]
-        assert any(note.startswith("rank 2 left nothing") for note in report.history.notes)
-    report = cnnprobe.load(tmp_path / "logs")
-    assert "rank 2 on" in found(report, "rank-lost").message
-    assert "ended in step 3" in found(report, "rank-lost").message
-    assert (0, 1, 2) == report.history.steps
-
-
 # -- what is refused -------------------------------------------------------------------------------
 
 HEAD = '{"schema_version": 1, "type": "Journal", "model": "Net"}\n'

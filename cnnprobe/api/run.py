@@ -91,14 +91,18 @@ def monitor(
         every=every, budget=budget, modules=tuple(modules), what=tuple(what), fraction=fraction, histograms=histograms, window=window,
         raise_on_nan=raise_on_nan,
     )  # fmt: skip
-    outputs = {"log": log, "resume": resume, "tensorboard": tensorboard, "live": live}
+    caller = sys._getframe(1)
+    outputs = {
+        "log": log, "resume": resume, "tensorboard": tensorboard, "live": live,
+        "place": (caller.f_code.co_filename, caller.f_lineno),
+    }  # fmt: skip
     watched = start(
         model,
         optimizer,
         settings,
         loss_fn=loss_fn,
         outputs=outputs,
-        around=sys._getframe(1).f_locals,
+        around=caller.f_locals,
     )
     if not needs_all_ranks(
         model

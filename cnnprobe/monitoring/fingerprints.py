@@ -53,7 +53,7 @@ class Fingerprints:
         for place in self._others:
             tensor = self._tensors[place].detach()
             if tensor.device.type == "cpu":
-                hashes[place] = zlib.crc32(_read_bytes(tensor))
+                hashes[place] = hash_bytes(tensor)
             elif not tensor.is_meta:
                 sent[place] = Sent(sum_on_device(tensor))
         return TakenPrint(hashes, sent)
@@ -143,7 +143,14 @@ def sum_on_device(tensor: Tensor) -> Tensor:
 def hash_batch(tensors: Sequence[Tensor]) -> "TakenPrint":
     """One hash of a batch: of values spread evenly over each of its tensors."""
     parts = [_spread(tensor.detach()) for tensor in tensors]
-    return Fingerprints(parts).take()
+    if any(part.device.type != "cpu" for part in parts):
+        return Fingerprints(parts).take()
+    return TakenPrint([hash_bytes(part) for part in parts], {})
+
+
+def hash_bytes(tensor: Tensor) -> int:
+    """A hash of a tensor on the CPU that is taken once."""
+    return zlib.crc32(_read_bytes(tensor))
 
 
 def _spread(tensor: Tensor) -> Tensor:

@@ -12,7 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.monitoring.fingerprints import Fingerprints, TakenPrint, hash_batch
+from cnnprobe.monitoring.fingerprints import (
+    Fingerprints,
+    TakenPrint,
+    hash_batch,
+    hash_bytes,
+)
 from cnnprobe.monitoring.parameters import Parameters
 from cnnprobe.monitoring.placement import describe_rank, find_core, find_wrapper
 from cnnprobe.monitoring.stages import Stages
@@ -240,7 +245,7 @@ def _is_untouched(gradient: Tensor, mark: _Mark) -> bool:
 
 def hash_generator() -> int:
     """A hash of the state of torch's generator on the CPU, which is not changed."""
-    return int(Fingerprints([torch.get_rng_state()]).take().read(), 16)
+    return hash_bytes(torch.get_rng_state())
 
 
 class _RankHook:

@@ -14,6 +14,7 @@ from cnnprobe.errors import ProbeError, TargetError, UsageError
 from cnnprobe.monitoring import Listener, Settings, Watch
 from cnnprobe.monitoring.board import Board
 from cnnprobe.monitoring.book import Book, read_before
+from cnnprobe.monitoring.comparing import Comparison
 from cnnprobe.monitoring.exchange import number_monitors
 from cnnprobe.monitoring.judging import judge
 from cnnprobe.monitoring.line import progress
@@ -47,7 +48,7 @@ class Monitor(Watch):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._number = number_monitors()
+        self.number = number_monitors()
         self._merges = 0  # calls of `merged`
         self.explain: Callable[[Exception], Explanation | None] | None = None  # given by the verb
         self.explanation: Explanation | None = None  # of the exception that left the block
@@ -93,7 +94,7 @@ class Monitor(Watch):
         if log is None:
             return self.report
         self._merges += 1
-        return merge_ranks(self, log, f"monitor{self._number}/{self._merges}", seconds)
+        return merge_ranks(self, log, f"monitor{self.number}/{self._merges}", seconds)
 
     def loss(self, loss: Tensor) -> Tensor:
         """Take in the loss of this step and give it back: `monitor.loss(loss).backward()`. Of
@@ -139,7 +140,7 @@ def start(
         settings: what is observed.
         loss_fn: a loss module whose calls give the loss; None looks for one in `around`.
         outputs: "log" (a path), "resume" (a boolean or a step), "tensorboard" (a folder or a
-            SummaryWriter), "live" (a boolean).
+            SummaryWriter), "live" (a boolean), "place" (file and line of the call).
         around: the caller's variables by name.
 
     Raises:
@@ -172,6 +173,8 @@ def start(
         listeners=_listeners(outputs, class_of(model).__name__, before),
         ledger=None if before is None else before.ledger,
     )
+    if find_rank()[1] > 1:  # before the log, which has its notes
+        monitor.listeners.insert(0, Comparison(monitor.number, outputs["place"]))
     roles = {"model": model, "optimizer": optimizer}
     named = {
         role: [name for name, value in around.items() if value is subject]

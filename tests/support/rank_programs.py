@@ -7,7 +7,9 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
+import warnings
 
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import cnnprobe
 from cnnprobe.errors import TargetError
+from cnnprobe.monitoring import comparing, differing
 from cnnprobe.ranks import all_rank_rules
 from cnnprobe.recorder import peers
 
@@ -156,6 +159,54 @@ def faults(folder):
     end()
 
 
+def told(folder):
+    """What rank 0 says while it trains: of each run, what had been said when each step began."""
+    rank = begin()
+    said = {}
+
+    def run(name, model, before=lambda step: None, around=lambda step: contextlib.nullcontext()):
+        said[name] = []
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            with cnnprobe.monitor(model, optimizer, log=folder / name):
+                for step in range(5):
+                    time.sleep(0.2)
+                    said[name].append([str(each.message) for each in seen])
+                    before(step)
+                    x, y = batch(rank, step)
+                    optimizer.zero_grad()
+                    with around(step):
+                        cross_entropy(model(x), y).backward()
+                    optimizer.step()
+            said[name].append([str(each.message) for each in seen])
+        assert not [t for t in threading.enumerate() if t is not threading.main_thread()]
+
+    def skip(step):
+        return skipping.no_sync() if step == 1 else contextlib.nullcontext()
+
+    def spoil(step):
+        if step == 1 and rank == 2:
+            with torch.no_grad():
+                spoiled.module[0].bias[0] = float("nan")
+
+    def sleep(step):
+        time.sleep(0.5 if rank == 1 and step >= 2 else 0)
+
+    def make(**options):
+        return DistributedDataParallel(net(**options), **send_no_buffers())
+
+    skipping, spoiled = make(), make()
+    run("sound", make())
+    run("skipped", skipping, around=skip)
+    run("nan", spoiled, spoil)
+    run("late", make(), sleep)
+    run("norms", make(norm=True))
+    if rank == 0:
+        (folder / "said.json").write_text(json.dumps(said))
+    end()
+
+
 def send_no_buffers():
     from cnnprobe.ranks.rules.material import send_no_buffers
 
@@ -189,6 +240,7 @@ def unused(folder):
 def killed(folder):
     """Rank 2 is killed in step 3."""
     rank = begin(seconds=10)
+    comparing._BEAT, differing._SILENT = 0.3, 1.5
 
     def kill(step):
         if rank == 2 and step == 3:

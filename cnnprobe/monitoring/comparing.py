@@ -1,0 +1,131 @@
+"""The ranks compared while they train: each puts what it saw of its latest steps into the store of
+the process group, and rank 0 reads it there and says at once what differs.
+
+No collective, and nothing that the loop waits for: a thread on each rank does it, in a hundredth of
+the time. A rank that is dead or slow is left out, and said.
+"""
+
+import math
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from cnnprobe.errors import warn
+from cnnprobe.monitoring.differing import Differences
+from cnnprobe.monitoring.post import Post, Telling
+from cnnprobe.recorder.peers import find_store
+from cnnprobe.records.ledger import Ledger
+from cnnprobe.records.ranks import RankStep
+
+if TYPE_CHECKING:
+    from cnnprobe.monitoring.watch import Watch
+
+_LATEST = 2  # steps that a rank tells again: rank 0 may look late
+_BEAT = 5.0  # seconds after which a rank tells that it still runs
+_POLL = (0.01, 0.5)  # seconds between two looks for a rank that comes late: at first, and at most
+_SHARE = 100  # a pause is as many times the time that was spent
+_GRACE = 5.0  # seconds at the end for the last step of the others
+
+
+class Comparison:
+    """Tells the other ranks of this one, and on rank 0 says what differs."""
+
+    def __init__(self, number: int, place: tuple[str, int]) -> None:
+        """`number` is that of the monitor, `place` the file and line where it was made."""
+        self._name = f"run{number}"
+        self._place = place
+        self._told = Telling()
+        self._steps: deque[RankStep] = deque(maxlen=_LATEST)
+        self._new = threading.Event()
+        self._leaving = threading.Event()
+        self._said: deque[str] = deque()
+        self._work: threading.Thread | None = None
+        self._tries = True
+
+    def wrote(self, watch: "Watch", step: int, *, observed: bool) -> None:  # noqa: ARG002
+        """Tell of an observed step."""
+        self._note(watch)
+        if observed:
+            self._tell(watch.ledger)
+        if self._tries:
+            self._begin(watch)
+
+    def close(self, watch: "Watch") -> None:
+        """Tell of what the last step has made of the parameters, and end."""
+        if self._work is not None:
+            self._tell(watch.ledger, done=True)
+            self._leaving.set()
+            self._new.set()
+            self._work.join(2 * _GRACE)
+        self._note(watch)
+
+    def _begin(self, watch: "Watch") -> None:
+        self._tries = False
+        store, rank = find_store(), watch.ledger.rank
+        if rank is None or rank.of < 2 or store is None:
+            return
+        if not store.has_extended_api():
+            kind = type(store).__name__
+            watch.note(f"the ranks were not compared while they trained: {kind} cannot do it")
+            return
+        differences = Differences(rank, watch.ledger.model) if rank.rank == 0 else None
+        work = (Post(store, self._name, rank), differences)
+        self._work = threading.Thread(target=self._run, args=work, daemon=True)
+        self._work.start()
+
+    def _tell(self, ledger: Ledger, *, done: bool = False) -> None:
+        for step in ledger.rank_steps[-1:]:
+            if not self._steps or self._steps[-1] is not step:
+                self._steps.append(step)
+        self._told = Telling(
+            steps=tuple(self._steps), total=ledger.total, nonfinite=ledger.nonfinite, done=done
+        )
+        self._new.set()
+
+    def _note(self, watch: "Watch") -> None:
+        while self._said:
+            watch.note(self._said.popleft())
+
+    # -- on a thread of its own --------------------------------------------------------------------
+
+    def _run(self, post: Post, differences: Differences | None) -> None:
+        try:
+            self._talk(post, differences)
+        except Exception as error:  # the store is gone with the process that held it
+            if not self._leaving.is_set():
+                kind = type(error).__name__
+                self._said.append(f"the ranks were not compared to the end ({kind}: {error})")
+
+    def _talk(self, post: Post, differences: Differences | None) -> None:
+        told, put, pause, end = None, 0.0, _POLL[0], math.inf
+        while True:
+            begun, is_first = time.thread_time(), told is None
+            self._new.clear()
+            leaving, mine = self._leaving.is_set(), self._told
+            if mine is not told or time.monotonic() - put >= _BEAT:
+                post.put(mine)
+                told, put, pause = mine, time.monotonic(), _POLL[0]
+            for text in differences.follow(post, mine) if differences is not None else ():
+                self._say(text)
+            if leaving:
+                end = min(end, time.monotonic() + _GRACE)
+                if differences is None or differences.is_over or time.monotonic() > end:
+                    break
+                time.sleep(pause)
+            else:
+                is_waiting = differences is not None and differences.is_waiting
+                spent = 0.0 if is_first else time.thread_time() - begun  # all that is done once
+                self._rest(pause if is_waiting else _BEAT, spent)
+            pause = min(2 * pause, _POLL[1])
+        self._said.extend(differences.describe_absent() if differences is not None else ())
+
+    def _rest(self, seconds: float, spent: float) -> None:
+        """Until there is something new, or for these seconds; longer where much time was spent."""
+        earliest = time.monotonic() + _SHARE * spent
+        self._new.wait(seconds)
+        self._leaving.wait(max(0.0, earliest - time.monotonic()))
+
+    def _say(self, text: str) -> None:
+        self._said.append(text)
+        warn(text, place=self._place)

@@ -1,0 +1,190 @@
+"""What differs between the ranks while they train, as rank 0 sees it; by the rules of ranks."""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from cnnprobe.diagnosis import Severity, run_rules
+from cnnprobe.monitoring.post import Hashes, Post, Telling, shorten
+from cnnprobe.ranks import RankRun, Ranks, all_rank_rules, name_ranks
+from cnnprobe.records.history import History, NonFinite
+from cnnprobe.records.ranks import STAGES, RankInfo, RankLog, RankStep
+from cnnprobe.records.trace import Trace
+
+_SILENT = 20.0  # seconds after which a rank that tells nothing any more is left out
+_ABSENT = 2.0  # seconds after which a rank that has told nothing at all is not waited for
+_STUCK = 2.0  # seconds after which a step that a rank has not finished is judged as it stands
+_PENDING = 8  # steps that wait for a rank, before the oldest is given up
+_REMEMBERED = 32  # steps that the rules look at
+_LATE = 0.1  # seconds between the ranks in one stage: worth asking the rule
+_RULES = {
+    "parameters": ("ranks-diverged",),
+    "buffers": ("ranks-diverged", "bn-not-synchronised"),
+    "gradients": ("rank-without-gradient",),
+    "not finite": ("nan-on-one-rank",),
+    "late": ("rank-straggles",),
+}
+"""What one step shows for certain, and the rules that name it. Others need more of the run."""
+
+_Said = dict[int, RankStep]  # of one step, by rank
+
+
+class Differences:
+    """Follows all ranks, step by step."""
+
+    def __init__(self, info: RankInfo, model: str) -> None:
+        self._model = model
+        self._info = info
+        self._infos = {info.rank: info}
+        self._told: dict[int, Telling] = {}
+        self._heard: dict[int, float] = {}  # when each last told something
+        self._silent: set[int] = set()
+        self._own: dict[int, RankStep] = {}  # with a hash of each tensor
+        self._waiting: dict[int, _Said] = {}  # steps that not all ranks have finished
+        self._seen: deque[_Said] = deque(maxlen=_REMEMBERED)
+        self._latest = -1  # step that was looked at
+        self._begun = self._moved = time.monotonic()
+        self._over: set[str] = set()  # rules that have spoken
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a rank has finished a step that another has not."""
+        return bool(self._waiting)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is to be expected from any rank."""
+        told = [self._told.get(rank) for rank in self._list_expected()]
+        is_late = time.monotonic() - self._begun > _ABSENT
+        return all(is_late if each is None else each.done for each in told)
+
+    def follow(self, post: Post, mine: Telling) -> Iterator[str]:
+        """What is new between the ranks, in sentences; each kind once."""
+        self._own |= {step.step: step for step in mine.steps if step.step > self._latest}
+        self._take(self._info.rank, replace(mine, steps=tuple(map(shorten, mine.steps))))
+        for rank, telling in post.look():
+            if rank not in self._infos:
+                self._infos[rank] = post.read_info(rank)
+            self._take(rank, telling)
+        yield from self._find_silent()
+        for number in sorted(self._waiting):
+            if self._waiting[number].keys() >= self._list_expected():
+                yield from self._look_at(number, self._waiting.pop(number), post)
+        for number in sorted(self._waiting)[:-_PENDING]:
+            del self._waiting[number]
+        yield from self._look_at_stuck()
+
+    def describe_absent(self) -> Iterator[str]:
+        """The ranks that have told nothing at all, as where they have no monitor."""
+        absent = sorted(set(range(self._info.of)) - self._told.keys())
+        if absent:
+            yield f"{name_ranks(absent)} told nothing while they trained: no step was compared with theirs"
+
+    def _take(self, rank: int, telling: Telling) -> None:
+        self._told[rank] = telling
+        self._heard[rank] = time.monotonic()
+        self._silent.discard(rank)
+        for step in telling.steps:
+            if step.step > self._latest and rank not in self._waiting.get(step.step, {}):
+                self._waiting.setdefault(step.step, {})[rank] = step
+                self._moved = time.monotonic()
+
+    def _list_expected(self) -> set[int]:
+        return set(range(self._info.of)) - self._silent
+
+    def _find_silent(self) -> Iterator[str]:
+        for rank in sorted(self._list_expected() - {self._info.rank}):
+            if time.monotonic() - self._heard.get(rank, self._begun) < _SILENT:
+                continue
+            self._silent.add(rank)
+            telling = self._told.get(rank)
+            if telling is not None and not telling.done:
+                yield (
+                    f"rank {rank} has told nothing for {_SILENT:.0f} s, and of step "
+                    f"{telling.total - 1} last: it may have ended, or stand still; the others are "
+                    "compared without it"
+                )
+
+    # -- one step ----------------------------------------------------------------------------------
+
+    def _look_at(self, number: int, said: _Said, post: Post) -> Iterator[str]:
+        self._latest = number
+        kinds = set(_find_kinds(said))
+        events = [self._read_event(rank, number) for rank in said]
+        if len({None if event is None else event.what for event in events}) > 1:
+            kinds.add("not finite")
+        rules = {name for kind in kinds for name in _RULES[kind]} - self._over
+        others = [rank for rank in said if rank != self._info.rank]
+        is_needed = rules and not kinds.isdisjoint(("parameters", "buffers"))
+        hashes = post.read_hashes(others) if is_needed else {}
+        own = {each: self._own.pop(each) for each in list(self._own) if each <= number}
+        self._seen.append(_fill(said, own.get(number), hashes))
+        if rules:
+            yield from self._judge(number, rules)
+
+    def _look_at_stuck(self) -> Iterator[str]:
+        """A rank that waits in a reduction to which another does not come cannot say anything."""
+        if not self._waiting or time.monotonic() - self._moved < _STUCK:
+            return
+        number, said = min(self._waiting.items())
+        rules = {"rank-without-gradient"} - self._over
+        if rules and any(step.without_gradient for step in said.values()):
+            self._seen.append(said)
+            yield from self._judge(number, rules)
+            self._seen.pop()
+
+    def _judge(self, number: int, names: set[str]) -> Iterator[str]:
+        rules = [rule for rule in all_rank_rules() if rule.name in names]
+        for finding in run_rules(self._gather(number), rules).findings:
+            if finding.severity >= Severity.WARNING:
+                self._over.add(finding.rule)
+                yield f"step {number}: {finding.rule}: {finding.message}; {finding.fix}"
+
+    def _gather(self, number: int) -> Ranks:
+        """The latest steps, as the rules take them."""
+        runs = []
+        for rank, info in sorted(self._infos.items()):
+            steps = tuple(said[rank] for said in self._seen if rank in said)
+            history = History(
+                model=self._model,
+                total=self._told[rank].total,
+                nonfinite=self._read_event(rank, number),
+            )
+            log = RankLog(info=info, steps=steps)
+            runs.append(RankRun(log=log, trace=Trace(model=self._model), history=history))
+        missing = set(range(self._info.of)) - self._infos.keys()
+        return Ranks(runs=tuple(runs), of=self._info.of, missing=tuple(sorted(missing)))
+
+    def _read_event(self, rank: int, number: int) -> NonFinite | None:
+        """What the rank met until this step: one that is ahead may have met more."""
+        event = self._told[rank].nonfinite
+        return event if event is not None and event.step <= number else None
+
+
+def _find_kinds(said: Mapping[int, RankStep]) -> Iterator[str]:
+    steps = list(said.values())
+    for kind in ("parameters", "buffers"):
+        if len({text for step in steps if (text := getattr(step, kind))}) > 1:
+            yield kind
+    if len({step.without_gradient for step in steps}) > 1:
+        yield "gradients"
+    for stage in STAGES:
+        own = [step.seconds[stage] for step in steps if stage in step.seconds]
+        if stage != "backward" and own and max(own) - min(own) >= _LATE:
+            yield "late"
+
+
+def _fill(said: _Said, own: RankStep | None, hashes: Mapping[int, Hashes]) -> _Said:
+    """A hash of each tensor, in the place of one for all: those of a rank that has the same are
+    known here; of others that were not asked nothing is.
+    """
+    short = None if own is None else shorten(own)
+    filled = {}
+    for rank, step in said.items():
+        parameters, buffers = hashes.get(rank, {}).get(step.step, ("", ""))
+        if own is not None and short is not None:
+            parameters = own.parameters if step.parameters == short.parameters else parameters
+            buffers = own.buffers if step.buffers == short.buffers else buffers
+        filled[rank] = replace(step, parameters=parameters, buffers=buffers)
+    return filled

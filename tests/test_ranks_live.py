@@ -1,0 +1,187 @@
+"""Ranks that are compared while they train: what differs is said at once, by nothing that a rank waits for."""
+
+import json
+import re
+import time
+
+import pytest
+from torch.distributed import HashStore
+
+import cnnprobe
+from cnnprobe.monitoring import differing
+from cnnprobe.monitoring.differing import Differences
+from cnnprobe.monitoring.post import Post, Telling
+from cnnprobe.records.history import NonFinite
+from cnnprobe.records.ranks import RankInfo, RankStep
+from tests.support.ranks import run_ranks
+
+SECONDS = {"data": 0.01, "forward": 0.02, "backward": 0.03}
+INFO = {"parameters": ("0.weight", "0.bias"), "wrapper": "DistributedDataParallel"}
+SAME, OTHER = "0000000a0000000b", "0000000a0000000c"
+
+
+def find(report, name):
+    return [finding for finding in report.findings if finding.rule == name]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("told")
+    for rank, ended in enumerate(run_ranks("told", str(folder), ranks=3)):
+        assert 0 == ended.returncode, (rank, ended.stdout, ended.stderr)
+    return json.loads((folder / "said.json").read_text()), folder
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "message"),
+    [
+        ("skipped", 2, "ranks-diverged: parameter 'module.0.weight' differs between ranks 0, 1 and 2, each from each before step 2; before step 1 it was equal; 3 more parameters differ"),
+        ("nan", 1, "nan-on-one-rank: parameter 'module.0.bias' (Conv2d) has 1 NaN and 0 Inf among 4 values in step 1 on rank 2 alone"),
+        ("late", 4, "rank-straggles: rank 1 "),
+        ("norms", 1, "bn-not-synchronised: 'module.1.running_mean' differs between ranks 0, 1 and 2, each from each before step 1"),
+    ],
+)  # fmt: skip
+def test_what_differs_is_said_within_one_step_and_once(told, name, step, message):
+    said = told[0][name]
+    (text,) = [text for text in said[-1] if message in text]
+    assert text.startswith(f"step {step}: {message}")
+    assert [] == said[step], "before the step was over"
+    assert [text] == [each for each in said[min(step + 2, 5)] if message in each]
+
+
+def test_sound_ranks_say_nothing(told):
+    assert [[]] * 6 == told[0]["sound"]
+
+
+def test_what_was_said_stands_in_the_log(told):
+    said, folder = told
+    notes = cnnprobe.load(folder / "skipped" / "rank0.jsonl").history.notes
+    assert set(said["skipped"][-1]) <= set(notes)
+
+
+def test_a_branch_that_one_rank_does_not_take_is_named_while_the_other_waits(tmp_path):
+    ended = run_ranks("unused", str(tmp_path), ranks=2)
+    assert [0, 0] == [each.returncode for each in ended], [each.stderr for each in ended]
+    message = "'module.extra.weight' got no gradient on rank 1 in step 1"
+    (finding,) = find(cnnprobe.load(tmp_path), "rank-without-gradient")
+    assert "module.extra" == finding.module
+    for text in (finding.message, ended[0].stderr):
+        assert message in text
+        assert "rank 0 did not come to the end of this step" in text
+
+
+def test_a_rank_that_is_killed_leaves_its_log_and_the_report_of_the_others(tmp_path):
+    ended = run_ranks("killed", str(tmp_path), ranks=3)
+    assert [0, 0, -9] == [each.returncode for each in ended], [each.stderr for each in ended]
+    for rank in (0, 1):
+        report = cnnprobe.load(tmp_path / f"merged{rank}.json")
+        assert [0, 1] == [each.rank for each in report.history.ranks]
+        assert any(note.startswith("rank 2 left nothing") for note in report.history.notes)
+    report = cnnprobe.load(tmp_path / "logs")
+    (lost,) = find(report, "rank-lost")
+    assert "rank 2 on" in lost.message
+    assert "ended in step 3" in lost.message
+    assert (0, 1, 2) == report.history.steps
+    said = r"rank 2 has told nothing for 2 s, and of step [012] last: it may have ended, or stand"
+    assert 1 == len(re.findall(said, ended[0].stderr)), ended[0].stderr
+    assert "has told nothing" not in ended[1].stderr
+
+
+# -- by hand, in one process -----------------------------------------------------------------------
+
+
+class Together:
+    """Several ranks that share a store, of which the test says when each tells what."""
+
+    def __init__(self, of):
+        self.store = CountingStore()
+        infos = [RankInfo(rank=rank, of=of, **INFO) for rank in range(of)]
+        self.posts = [Post(self.store, "run0", info) for info in infos]
+        self.differences = Differences(infos[0], "Net")
+
+    def tell(self, rank, number, parameters=SAME, **more):
+        step = RankStep(step=number, seconds=SECONDS, parameters=parameters)
+        mine = Telling(steps=(step,), total=number + 1, **more)
+        self.posts[rank].put(mine)
+        return mine
+
+    def follow(self, mine):
+        return list(self.differences.follow(self.posts[0], mine))
+
+
+class CountingStore:
+    """A store in this process that counts what is asked of it."""
+
+    def __init__(self):
+        self.inner, self.asked, self.sent = HashStore(), 0, 0
+
+    def __getattr__(self, name):
+        def call(*given):
+            self.asked += 1
+            self.sent += len(str(given))
+            return getattr(self.inner, name)(*given)
+
+        return call
+
+
+def test_a_step_is_compared_as_soon_as_all_ranks_have_told_it():
+    together = Together(3)
+    mine = together.tell(0, 0)
+    assert [] == together.follow(mine)
+    together.tell(1, 0)
+    assert [] == together.follow(mine)
+    assert together.differences.is_waiting
+    together.tell(2, 0, OTHER)
+    (text,) = together.follow(mine)
+    assert "parameter '0.bias' differs between ranks 0 and 1 and rank 2 before step 0" in text
+    for rank, parameters in enumerate((SAME, SAME, OTHER)):
+        mine = together.tell(rank, 1, parameters) if rank else together.tell(0, 1)
+    assert [] == together.follow(together.tell(0, 1)), "it was said already"
+    assert not together.differences.is_waiting
+
+
+def test_a_rank_that_is_slow_holds_up_nobody_and_is_left_out_in_the_end(monkeypatch):
+    monkeypatch.setattr(differing, "_SILENT", 0.1)
+    together = Together(3)
+    for rank in range(3):
+        together.tell(rank, 0)
+    together.follow(together.tell(0, 0))
+    time.sleep(0.15)
+    together.tell(1, 1, OTHER)
+    said = together.follow(together.tell(0, 1))
+    assert said[0].startswith(
+        "rank 2 has told nothing for 0 s, and of step 0 last: it may have ended"
+    )
+    assert "'0.bias' differs between rank 0 and rank 1 before step 1; before step 0" in said[1]
+
+
+def test_a_rank_without_a_monitor_is_noted_and_raises_no_alarm(monkeypatch):
+    monkeypatch.setattr(differing, "_SILENT", 0.0)
+    together = Together(2)
+    assert [] == together.follow(together.tell(0, 0))
+    (note,) = together.differences.describe_absent()
+    assert note.startswith("rank 1 told nothing while they trained")
+
+
+def test_what_a_rank_met_in_a_later_step_is_not_held_against_it():
+    together = Together(2)
+    event = NonFinite(step=1, what="parameter", fqn="0.weight", nan=1, count=4)
+    together.tell(1, 0, nonfinite=event)  # it is a step ahead
+    assert [] == together.follow(together.tell(0, 0))
+    together.tell(1, 1, nonfinite=event)
+    assert [] == together.follow(together.tell(0, 1, nonfinite=event)), "all met it"
+
+
+def test_what_is_sent_and_asked_grows_with_the_ranks_and_not_with_their_square():
+    asked, sent = [], []
+    for of in (4, 8, 16):
+        together = Together(of)
+        for number in range(2):
+            together.store.asked = together.store.sent = 0
+            for rank in range(1, of):
+                together.tell(rank, number)
+            assert [] == together.follow(together.tell(0, number))
+        asked.append(together.store.asked)
+        sent.append(together.store.sent)
+    assert [4 + 1, 8 + 1, 16 + 1] == asked  # a rank puts once, rank 0 reads once
+    assert sent[2] - sent[1] == pytest.approx(2 * (sent[1] - sent[0]), rel=0.1)
