@@ -190,6 +190,17 @@ def step(inputs, masks):
 """,
         ("    masks = masks / 255\n",),
     ),
+    "optimizer-setting": (
+        """optimizer = torch.optim.Adam(model.parameters(), lr=0.01, betas=(0.9999999, 0.999))
+
+
+def step(inputs, labels):
+    optimizer.zero_grad()
+    F.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+""",
+        ("lr=0.01, betas=(0.9, 0.999))",),
+    ),
     "functional-dropout": (
         """class Net(nn.Module):
     def __init__(self):
@@ -469,6 +480,35 @@ def step(inputs, labels):
 
 
 LOSSES = {
+    "swapped-arguments": (
+        """y = F.one_hot(torch.arange(12) % 3, 3).float()
+criterion = nn.CrossEntropyLoss()
+
+
+def loss_fn(output, labels):
+    return criterion(labels, output) + 0.01 * output.square().mean()
+""",
+        "    return criterion(output, labels) + 0.01",
+    ),
+    "unsigned-labels": (
+        """model[3] = nn.Linear(8, 1)
+y = (torch.arange(12.0) % 2).view(12, 1)
+
+
+def loss_fn(output, labels):
+    return torch.relu(1 - labels * output).mean()
+""",
+        "    labels = 2 * labels - 1\n    return",
+    ),
+    "loss-activation-mismatch": (
+        """y = torch.log_softmax(torch.randn(12, 3), 1)
+
+
+def loss_fn(output, taught):
+    return F.kl_div(torch.log_softmax(output, 1), taught, reduction="batchmean")
+""",
+        'reduction="batchmean", log_target=True)',
+    ),
     "minimised-likelihood": (
         """y = torch.arange(12) % 3
 

@@ -10,9 +10,11 @@ from cnnprobe.crash.edits.places import (
     get_given,
     is_function,
     open_line,
+    read_called,
     write_operand,
 )
 from cnnprobe.crash.edits.writing import find_definition
+from cnnprobe.records.trace import ModuleCall
 from cnnprobe.remedies.program import (
     UserProgram,
     calls_method,
@@ -42,6 +44,30 @@ def set_argument(source: str, kind: str, name: str, code: str) -> list[TextChang
     names = ["input", name] if is_function(file, call) else [name]
     given = get_given(call, names, name)
     return [_append(file, call, f"{name}={code}") if given is None else file.replace(given, code)]
+
+
+def append_argument(source: str, kind: str, text: str) -> list[TextChange]:
+    """One more argument for the only such call on a line."""
+    file, call = find_called(source, _last(kind))
+    return [_append(file, call, text)]
+
+
+def exchange_first(program: UserProgram, row: ModuleCall) -> list[TextChange]:
+    """The first two arguments of a loss the other way round, on the line that calls it."""
+    file, line = open_line(row.source)
+    names = {_last(row.kind), program.request.names.get("loss_fn", ""), "criterion", "loss_fn"}
+    found = [
+        node
+        for node in ast.walk(file.tree)
+        if isinstance(node, ast.Call)
+        and node.lineno <= line <= (node.end_lineno or node.lineno)
+        and len(node.args) > 1
+        and (read_called(node) in names or isinstance(node.func, ast.Call))
+    ]
+    if len(found) != 1 or any(isinstance(each, ast.Starred) for each in found[0].args):
+        raise UnknownPlaceError
+    first, second = found[0].args[:2]
+    return [file.replace(first, file.source(second)), file.replace(second, file.source(first))]
 
 
 def guard(source: str, kind: str, code: str) -> list[TextChange]:

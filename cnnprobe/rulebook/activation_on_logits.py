@@ -1,14 +1,32 @@
 """An activation between the last layer and a loss of logits."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import FORWARDING, Evidence, Flow, describe, operation, option
-from cnnprobe.diagnosis.evidence.questions import loss_calls, spoken, stat
+from cnnprobe.diagnosis.evidence import (
+    FORWARDING,
+    PROJECTIONS,
+    Evidence,
+    Flow,
+    describe,
+    operation,
+    option,
+)
+from cnnprobe.diagnosis.evidence.questions import (
+    LossCall,
+    is_cosine,
+    loss_calls,
+    spoken,
+    stat,
+    trainable,
+    variable,
+)
 from cnnprobe.records.trace import TensorInfo
 from cnnprobe.rulebook.material import classifying, layers, perceptron
 
+SCALE = 10.0  # of cosines: NormFace finds it between 10 and 30
 BENDING = frozenset(
     {
         "relu",
@@ -62,16 +80,18 @@ def healthy() -> Mapping[str, Any]:
     explains=("loss-not-decreasing", "cannot-overfit", "dead-relu", "zero-grad"),
 )
 def activation_on_logits(evidence: Evidence) -> Iterator[Finding]:
-    """The logits pass through an activation or a dropout before the loss.
+    """The logits pass through an activation, a normalisation or a dropout before the loss.
 
     Why it matters: a dropout sets the score of a class to 0 at random; a ReLU cannot say "unlikely"
-    and stops the gradient of every negative logit; tanh and sigmoid bound how sure the model can
-    be.
-    What to do: remove the activation after the last layer; put a dropout before that layer.
+    and stops the gradient of every negative logit; tanh, sigmoid and a length of 1 bound how sure
+    the model can be.
+    What to do: remove the activation after the last layer; multiply cosines by a scale; put a
+    dropout before that layer.
     Known exceptions: an activation that is pooled or scaled afterwards (SqueezeNet, NiN, 10 * tanh)
     is a design and is not reported.
     Source: the logits of a softmax are unbounded: Goodfellow, Bengio, Courville 2016, "Deep
-    Learning", section 6.2.2.3.
+    Learning", section 6.2.2.3; the scale of cosines: Wang et al. 2017, arXiv:1704.06369,
+    proposition 2.
     """
     for loss in loss_calls(evidence):
         flow, origin = loss.flow, loss.origin
@@ -81,6 +101,9 @@ def activation_on_logits(evidence: Evidence) -> Iterator[Finding]:
             and origin is not None
         ):
             before = flow.data(origin)
+            origin = flow.origin(before, FORWARDING) if before is not None else None
+        elif loss.operation == "binary_cross_entropy" and loss.origin_operation == "sigmoid":
+            before = flow.data(origin) if origin is not None else None
             origin = flow.origin(before, FORWARDING) if before is not None else None
         elif loss.operation not in ("cross_entropy", "binary_cross_entropy_with_logits"):
             continue
@@ -94,6 +117,9 @@ def activation_on_logits(evidence: Evidence) -> Iterator[Finding]:
         if origin is None:
             continue
         kind = operation(flow.calls[origin])
+        if loss.operation == "cross_entropy" and _are_cosines(evidence, flow, origin):
+            yield _to_cosines(evidence, loss, origin)
+            continue
         if kind not in BENDING or (
             loss.operation == "binary_cross_entropy_with_logits"
             and kind in ("sigmoid", "hardsigmoid")
@@ -110,6 +136,34 @@ def activation_on_logits(evidence: Evidence) -> Iterator[Finding]:
             fix=f"remove the {kind} after the last layer of {spoken(evidence, flow.owner(origin))}",
             source=flow.line(origin),
         )
+
+
+def _are_cosines(evidence: Evidence, flow: Flow, origin: int) -> bool:
+    """Whether the logits are the parts of a vector of unit length, or its products with weights of
+    unit length.
+    """
+    call = flow.calls[origin]
+    if operation(call) == "normalize":
+        return True
+    weights = {flow.outer(t).source for i in flow.before(origin) for t in flow.calls[i].inputs}
+    is_product = operation(call) in PROJECTIONS | {"matmul"}
+    return is_product and is_cosine(flow, origin) and bool(weights & set(trainable(evidence)))
+
+
+def _to_cosines(evidence: Evidence, loss: LossCall, origin: int) -> Finding:
+    classes = loss.prediction.shape[1] if len(loss.prediction.shape) > 1 else 1
+    least = math.log(1 + (classes - 1) * math.exp(-2))
+    made = loss.flow.calls[origin].outputs[0]
+    return Finding(
+        module=loss.flow.owner(origin),
+        message=(
+            f"the logits are cosines, the output of {describe(loss.flow.calls[origin])}: values "
+            f"from {stat(made, 'min'):.3g} to {stat(made, 'max'):.3g}, so that the cross entropy "
+            f"of {classes} classes stays above {least:.2g}"
+        ),
+        fix=f"multiply them by a scale, {SCALE:g} to begin with, before {variable(evidence, 'loss_fn')}",
+        source=loss.flow.line(origin),
+    )
 
 
 def _dropout(evidence: Evidence, flow: Flow, logits: TensorInfo | None) -> Finding | None:

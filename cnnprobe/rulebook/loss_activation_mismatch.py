@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence import Evidence, option
 from cnnprobe.diagnosis.evidence.questions import (
     LossCall,
     are_probabilities,
@@ -17,6 +17,7 @@ from cnnprobe.diagnosis.evidence.questions import (
 from cnnprobe.records.trace import TensorInfo
 from cnnprobe.rulebook.material import classifying, images, layers
 
+TINY = 1e-4  # what rounding adds to a log-probability of 0
 MARGIN = 0.05  # of the range: rounding and augmentation may leave a bounded target a little outside
 RANGES = {
     "sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "hardtanh": (-1.0, 1.0), "softsign": (-1.0, 1.0),
@@ -59,6 +60,8 @@ def healthy() -> Mapping[str, Any]:
         "constant-output",
         "zero-grad",
         "negative-loss",
+        "nan-forward",
+        "nan-backward",
     ),
 )
 def loss_activation_mismatch(evidence: Evidence) -> Iterator[Finding]:
@@ -86,7 +89,7 @@ def loss_activation_mismatch(evidence: Evidence) -> Iterator[Finding]:
 def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:
     """What is wrong with the values that the loss gets, and the repair."""
     found = _single_class(loss, given) or _no_logarithm(loss, given)
-    found = found or _several_labels(evidence, loss)
+    found = found or _several_labels(evidence, loss) or _logarithms_as_targets(evidence, loss)
     if found is not None:
         return found
     kind = loss.origin_operation
@@ -120,7 +123,7 @@ def _single_class(loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:
 def _no_logarithm(loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:
     """A loss of log-probabilities gets other values."""
     kind, high = loss.origin_operation, stat(given, "max")
-    if high <= 1e-4:
+    if not high > TINY:
         return None
     if (
         loss.operation == "nll_loss"
@@ -143,6 +146,22 @@ def _no_logarithm(loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:
             "apply log_softmax(x, dim=1) to its first argument",
         )
     return None
+
+
+def _logarithms_as_targets(evidence: Evidence, loss: LossCall) -> tuple[str, str] | None:
+    """kl_div takes the logarithm of its targets, and gets negative ones."""
+    if loss.operation != "kl_div" or option(evidence.trace, loss.call, "log_target", False):
+        return None
+    values = given_values(evidence, loss)
+    low, high = stat(values, "min"), stat(values, "max")
+    if not low < -TINY:
+        return None
+    return (
+        f"kl_div takes probabilities as its targets, but they run from {low:.3g} to {high:.3g}",
+        "log_target=True for log-probabilities"
+        if high <= TINY
+        else "apply softmax(x, dim=1) to its second argument",
+    )
 
 
 def _several_labels(evidence: Evidence, loss: LossCall) -> tuple[str, str] | None:

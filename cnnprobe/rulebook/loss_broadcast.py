@@ -105,7 +105,8 @@ def _finding(
         strict=True,
     )
     together = tuple(max(a, b) for a, b in pairs)
-    name = variable(evidence, "targets")
+    is_given = any(info.shape == target for info in evidence.targets)
+    name = variable(evidence, "targets") if is_given else "target"
     fix = (
         f"{name}.unsqueeze(1)" if len(prediction) == len(target) + 1 else f"{name}.view_as(output)"
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, Flow, sources_read
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, sources_read
 from cnnprobe.diagnosis.evidence.questions import (
     complete,
     optimised,
@@ -91,10 +91,19 @@ def no_grad_params(evidence: Evidence) -> Iterator[Finding]:
                 f"{'is used, but gets' if count == 1 else 'are used, but get'} no gradient in "
                 f"{format_counted(len(evidence.steps), 'step')}"
             ),
-            fix="the loss leaves this output alone: use it, or freeze what makes it"
-            if aside
-            else "remove the detach(), no_grad() or .data between them and the loss",
+            fix=_choose_fix(evidence, flow, module, rows, aside=aside),
         )
+
+
+def _choose_fix(evidence: Evidence, flow: Flow, module: str, rows: set[int], *, aside: bool) -> str:
+    if aside:
+        return "the loss leaves this output alone: use it, or freeze what makes it"
+    after = set().union(*(flow.after(i) for i in rows)) - rows
+    ends = [i for i in after | rows if not flow.readers.get(i)]
+    if ends and all(flow.calls[i].outputs and flow.owner(i) is not None for i in ends):
+        last = describe(flow.calls[max(ends)])
+        return f"use what {last} gives, which nothing reads, or remove {spoken(evidence, module)}"
+    return "remove the detach(), no_grad() or .data between them and the loss"
 
 
 def unreached(evidence: Evidence) -> list[str]:

@@ -117,6 +117,15 @@ def _to_finding(evidence: Evidence, module: str, names: list[str], count: int) -
             ),
             fix=f"set lr of that group; or {spoken(evidence, module)}.requires_grad_(False)",
         )
+    if any(e.kind == "clip" and e.rate == 0 for s in evidence.steps for e in s.events):
+        return Finding(
+            module=module,
+            message=(
+                f"the weights of {spoken(evidence, module)} do not change in "
+                f"{format_counted(count, 'optimizer step')}: the clip leaves 0 of their gradients"
+            ),
+            fix="raise the limit of the clip_grad call, 1.0 to begin with",
+        )
     rates = ", ".join(f"{r:g}" for o in evidence.optimizers for r in o.rates)
     return Finding(
         module=module,

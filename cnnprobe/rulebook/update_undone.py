@@ -10,6 +10,7 @@ from cnnprobe.rulebook.material import perceptron, stepping
 # of an optimizer's change that is left at the end of the step; an average with decay 0.99 leaves
 # 0.01
 UNDONE = 0.05
+FEWEST = 2  # steps
 
 
 def _loop(left: float) -> Mapping[str, Any]:
@@ -48,7 +49,7 @@ def healthy() -> Mapping[str, Any]:
     explains=("loss-not-decreasing", "cannot-overfit", "lr-too-low"),
 )
 def update_undone(evidence: Evidence) -> Iterator[Finding]:
-    """Something writes the old weights back after the optimizer's step.
+    """Something writes the old weights back after the optimizer's step, or before the next forward.
 
     Why it matters: nothing, or next to nothing, is learned.
     What to do: copy the model into its average or its best state, not the other way round; restore
@@ -57,14 +58,27 @@ def update_undone(evidence: Evidence) -> Iterator[Finding]:
     Source: the parameters before each observed step, right after the optimizer's own step, and at
     its end; Zhang et al. 2019, arXiv:1907.08610.
     """
+    if evidence.own_loop and _begins_anew(evidence):
+        yield Finding(
+            module=None,
+            message=(
+                f"the loss and every gradient are the same to the bit in {len(evidence.steps)} "
+                "steps, although the first one changed the weights: something writes the old "
+                "weights back before the next forward"
+            ),
+            fix="load the weights once, before the loop over the batches",
+        )
+        return
     steps = [s for s in evidence.steps if s.stepped and s.changes]
+    if len(steps) > FEWEST:
+        steps = steps[-1:]  # the first ones may still go to the weights that are written
     left = [
         s.changes[name] / moved
         for s in steps
         for name, moved in s.stepped.items()
         if moved > 0 and name in s.changes
     ]
-    if not evidence.own_loop or len(steps) < 2 or not left or max(left) > UNDONE:
+    if not evidence.own_loop or not left or max(left) > UNDONE:
         return
     yield Finding(
         module=None,
@@ -76,4 +90,21 @@ def update_undone(evidence: Evidence) -> Iterator[Finding]:
             "copy the model into its average or its best state, not the other way round, and "
             "restore weights that were swapped for an evaluation"
         ),
+    )
+
+
+def _begins_anew(evidence: Evidence) -> bool:
+    """Whether each step has the loss and the gradients of the first one, which moved the
+    weights.
+    """
+    first, *others = evidence.steps or (None,)
+    if first is None or len(others) < FEWEST or not any(first.changes.values()):
+        return False
+    norms = {name: gradient.norm for name, gradient in first.gradients.items()}
+    return any(norms.values()) and all(
+        step.value is not None
+        and step.value == first.value
+        and any(event.kind == "step" for event in step.events)
+        and norms == {name: gradient.norm for name, gradient in step.gradients.items()}
+        for step in others
     )

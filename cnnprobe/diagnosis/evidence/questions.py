@@ -143,16 +143,21 @@ def given_values(evidence: Evidence, loss: LossCall) -> TensorInfo | None:
     """The target of a loss with its statistics: those of the batch's targets or inputs, where it
     came from outside with their shape.
     """
-    if loss.target is None:
-        return None
-    found = input_stats(loss.flow, loss.target)
+    return None if loss.target is None else find_given(evidence, loss.flow, loss.target)
+
+
+def find_given(evidence: Evidence, flow: Flow, target: TensorInfo) -> TensorInfo | None:
+    """A tensor with its statistics: those of the batch's targets or inputs, where it came from
+    outside with their shape.
+    """
+    found = input_stats(flow, target)
     if found.stats is not None:
         return found
-    first = loss.flow.outer(loss.target)
+    first = flow.outer(target)
     same = [
         info
         for info in (*evidence.targets, *evidence.inputs)
-        if math.prod(info.shape) == math.prod(loss.target.shape) and info.dtype == first.dtype
+        if math.prod(info.shape) == math.prod(target.shape) and info.dtype == first.dtype
     ]
     return same[0] if same and first.source is None else None
 

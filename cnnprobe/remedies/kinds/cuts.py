@@ -33,13 +33,24 @@ SIGNS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
 
 @answers("loss-detached")
 def keep_graph(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """The loss as it came, on the line that wraps it."""
-    if finding.source:
+    """The loss as it came, on the line that wraps it; the model with gradients."""
+    if "outside of torch.no_grad()" in finding.fix:
+        yield Remedy(
+            title=finding.fix,
+            change=_record_forward,
+            shows="the graph of the loss reaches the parameters",
+        )
+        return
+    if finding.source and "no derivative" not in finding.fix:
         yield Remedy(
             title="call backward on the loss as it came, not on what is made of its number",
             change=lambda subject: _keep_graph(subject, finding.source),
             shows="the graph of the loss reaches the parameters",
         )
+
+
+def _record_forward(subject: Subject) -> None:
+    subject.model.__dict__["forward"] = _with_grad(subject.model.forward)
 
 
 def _keep_graph(subject: Subject, source: str) -> None:
@@ -105,6 +116,8 @@ def _pass_beside(sign: float) -> Rewriting:
 @answers("no-grad-path", "no-grad-params")
 def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """Without detach and .data; through comparisons; with gradients where they were off."""
+    if "nothing reads" in finding.fix:
+        return
     shown = "the gradient reaches them"
     place = spoken(evidence, finding.module)
     yield Remedy(

@@ -42,7 +42,8 @@ def clear_gradients(finding: Finding, evidence: Evidence, model: Any) -> Iterato
             shows=f"0 gradients hold those of the step before (as it is, {stale})",
             is_comparable=False,
         )
-        return
+        if len(evidence.optimizers) == 1:
+            return
     yield Remedy(
         title="call zero_grad() of the other optimizers after each optimizer's step",
         change=_clear_others,

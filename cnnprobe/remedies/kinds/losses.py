@@ -12,13 +12,14 @@ from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.questions import LossCall, loss_calls, variable
 from cnnprobe.records.trace import ModuleCall
-from cnnprobe.remedies.call_lines import negate_loss
+from cnnprobe.remedies.call_lines import append_argument, exchange_first, negate_loss
 from cnnprobe.remedies.kinds.calls import instead, pass_on, rows_at
 from cnnprobe.remedies.loop_lines import drop_call
 from cnnprobe.remedies.program import set_option
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import Subject
 from cnnprobe.remedies.writing import Written, write_layer
+from cnnprobe.rulebook.activation_on_logits import SCALE
 
 TINY = 1e-12  # keeps the logarithm of a probability finite
 
@@ -64,6 +65,14 @@ def drop_activation(finding: Finding, evidence: Evidence, model: Any) -> Iterato
     call = found[1] if found is not None else _inner(finding, evidence)
     if call is None:
         return
+    if "are cosines" in finding.message:
+        yield Remedy(
+            title=f"multiply {describe(call)} by {SCALE:g}",
+            change=instead(call, _scale),
+            shows=f"{loss_fn} gets logits that can be large",
+            is_comparable=False,
+        )
+        return
     if operation(call) in ("div", "mul") and finding.rule == "softmax-before-ce":
         yield Remedy(
             title=f"give {loss_fn} the logits: leave the softmax by hand out",
@@ -79,6 +88,10 @@ def drop_activation(finding: Finding, evidence: Evidence, model: Any) -> Iterato
         shows=f"{loss_fn} gets logits",
         is_comparable=False,
     )
+
+
+def _scale(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return SCALE * func(*args, **kwargs)
 
 
 def _inner(finding: Finding, evidence: Evidence) -> ModuleCall | None:
@@ -98,6 +111,9 @@ def match_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
     if found is None:
         return
     loss, call = found
+    if "as its targets" in finding.message:
+        yield from _give_probabilities(loss.call, finding)
+        return
     if loss.operation in ("nll_loss", "kl_div"):
         softmax = operation(call) == "softmax"
         yield Remedy(
@@ -116,6 +132,64 @@ def match_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
         written=_write_drop(call, evidence, model),
         shows="the outputs can reach every target",
     )
+
+
+def _give_probabilities(call: ModuleCall, finding: Finding) -> Iterator[Remedy]:
+    are_logarithms = finding.fix.startswith("log_target")
+    how = _with_log_target if are_logarithms else _of_softmax
+    yield Remedy(
+        title=f"{describe(call)} with {'log_target=True' if are_logarithms else 'softmax(y, dim=1)'}",
+        change=instead(call, how),
+        written=(lambda: append_argument(call.source, call.kind, "log_target=True"))
+        if are_logarithms
+        else None,
+        shows="the targets are probabilities",
+        is_comparable=False,
+    )
+
+
+def _with_log_target(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    return func(*args, **kwargs | {"log_target": True})
+
+
+def _of_softmax(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(args[0], args[1].softmax(1), *args[2:], **kwargs)
+
+
+@answers("swapped-arguments")
+def swap_back(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """First the output, then the targets; of probabilities the logarithm, where logits are
+    expected.
+    """
+    name = variable(evidence, "loss_fn")
+    for loss in loss_calls(evidence):
+        if loss.call.source == finding.source and describe(loss.call) in finding.message:
+            row = loss.flow.origin(loss.target) if loss.target is not None else None
+            if row is not None and operation(loss.flow.calls[row]) == "softmax":
+                yield Remedy(
+                    title=f"{name}(logits, targets), without the softmax",
+                    change=instead(loss.call, _swap_logarithm),
+                    shows="the loss judges the output by the targets",
+                    is_comparable=False,
+                )
+            yield Remedy(
+                title=f"{name}(output, targets) in place of {name}(targets, output)",
+                change=instead(loss.call, _swap),
+                edited=lambda program, call=loss.call: exchange_first(program, call),  # type: ignore[misc]
+                shows="the loss judges the output by the targets",
+                is_comparable=False,
+            )
+            return
+
+
+def _swap_logarithm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(args[1].clamp_min(TINY).log(), args[0], *args[2:], **kwargs)
+
+
+def _swap(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(args[1], args[0], *args[2:], **kwargs)
 
 
 def _several_labels(loss: LossCall, call: ModuleCall) -> Iterator[Remedy]:

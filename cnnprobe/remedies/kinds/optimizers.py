@@ -116,7 +116,8 @@ def _is_shrunk(evidence: Evidence) -> bool:
     """Whether a clipping or a GradScaler makes the gradients small."""
     events = [event for step in evidence.steps for event in step.events]
     return any(
-        e.kind == "scale" or (e.kind == "clip" and e.rate and e.rate < SHRUNK) for e in events
+        e.kind == "scale" or (e.kind == "clip" and e.rate is not None and e.rate < SHRUNK)
+        for e in events
     )
 
 

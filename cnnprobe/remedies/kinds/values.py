@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from cnnprobe.diagnosis import Finding
-from cnnprobe.diagnosis.evidence import Evidence, Flow
-from cnnprobe.diagnosis.evidence.questions import spoken, stat, variable
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
+from cnnprobe.diagnosis.evidence.questions import loss_calls, spoken, stat, variable
 from cnnprobe.remedies.changes import exchange, find_module, initialise, initialise_all
+from cnnprobe.remedies.kinds.calls import instead
 from cnnprobe.remedies.kinds.optimizers import lower_rate
 from cnnprobe.remedies.loop_lines import change_targets_first
 from cnnprobe.remedies.remedy import Remedy, answers
@@ -167,18 +168,31 @@ def _standardise(subject: Subject) -> None:
 def scale_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """Targets in [0, 1]."""
     targets = variable(evidence, "targets")
+    low = min((stat(info, "min") for info in evidence.targets), default=0.0)
+    high = max((stat(info, "max") for info in evidence.targets), default=1.0)
+    code = f"{{y}} / {high:g}"
+    if low != 0 and high > low:  # labels of -1 and 1, of 1 and 2
+        moved = f"({{y}} {'-' if low > 0 else '+'} {abs(low):g})"
+        code = f"{moved} / {high - low:g}" if high - low != 1 else moved[1:-1]
     yield Remedy(
-        title=f"divide {targets} by their greatest value",
-        change=change_targets(lambda t: t / t.max().clamp(min=1.0)),
-        edited=lambda program: change_targets_first(program, _divide_by(evidence)),
+        title=code.format(y=targets),
+        change=change_targets(lambda t: (t - low) / (high - low) if low else t / high),
+        edited=lambda program: change_targets_first(program, code),
         shows="the loss has a lower bound, 0",
         is_comparable=False,
     )
 
 
-def _divide_by(evidence: Evidence) -> str:
-    most = max((stat(info, "max") for info in evidence.targets), default=1.0)
-    return f"{{y}} / {most:g}"
+@answers("unsigned-labels")
+def sign_labels(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """Labels of -1 and 1."""
+    yield Remedy(
+        title=f"2 * {variable(evidence, 'targets')} - 1",
+        change=change_targets(lambda t: 2 * t - 1),
+        edited=lambda program: change_targets_first(program, "2 * {y} - 1"),
+        shows="the loss of every sample depends on the output",
+        is_comparable=False,
+    )
 
 
 def change_targets(how: Callable[[Tensor], Tensor]) -> Callable[[Subject], None]:
@@ -195,9 +209,21 @@ def change_targets(how: Callable[[Tensor], Tensor]) -> Callable[[Subject], None]
 
 @answers("loss-broadcast")
 def match_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """An axis of one more, or less, in the targets."""
+    """An axis of one more, or less, in the targets; what the loop compares with in the shape of
+    the output.
+    """
     targets = variable(evidence, "targets")
     shown = "each prediction is compared with its own target"
+    if f"{targets}." not in finding.fix:
+        for loss in loss_calls(evidence):
+            if loss.call.source == finding.source:
+                yield Remedy(
+                    title=f"target.view_as(output) in {describe(loss.call)}",
+                    change=instead(loss.call, _in_one_shape),
+                    shows=shown,
+                    is_comparable=False,
+                )
+        return
     yield Remedy(
         title=f"{targets}.unsqueeze(1)",
         change=change_targets(lambda t: t.unsqueeze(1)),
@@ -212,3 +238,7 @@ def match_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
         shows=shown,
         is_comparable=False,
     )
+
+
+def _in_one_shape(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(args[0], args[1].view_as(args[0]), *args[2:], **kwargs)
