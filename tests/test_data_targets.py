@@ -14,6 +14,7 @@ from torch.utils.data import (
 )
 
 import cnnprobe
+from cnnprobe.data.pixels import find_wrapped
 
 
 def smooth(*shape):
@@ -226,3 +227,129 @@ def test_validation_that_draws_by_weight_is_found():
     sampler = WeightedRandomSampler(torch.rand(64) + 0.1, 64)
     drawn = load(smooth(64, 3, 8, 9), CLASSES[:64], shuffle=False, sampler=sampler)
     assert ["partial-validation"] == name_findings(load(IMAGES, CLASSES), drawn)
+
+
+# ---------------------------------------------------------------- what lies elsewhere
+
+
+def draw_box(i):
+    """A bright rectangle off the middle of a smooth image, its box and the middle of that."""
+    image = smooth(3, 32, 40 + i)[..., :32] * 0.1
+    x, y = 2 + i % 5, 3 + i % 7
+    image[:, y : y + 8, x : x + 10] += 2
+    return image, torch.tensor([[x, y, x + 10, y + 8]]).float(), (y, x)
+
+
+def test_bright_objects_on_a_dark_ground_do_not_wrap_around():
+    assert not any(find_wrapped(torch.stack([draw_box(i)[0] for i in range(24)])))
+
+
+@pytest.mark.parametrize(("role", "turned"), [("boxes", "boxes"), ("key_points", "key points")])
+def test_images_flipped_without_their_boxes_or_key_points_are_found(role, turned):
+    def make(index, *, both):
+        image, box, _ = draw_box(index)
+        given = box if role == "boxes" else box.reshape(2, 2)
+        if torch.rand(()) < 0.5:
+            image = image.flip(-1)
+            given = torch.stack([32 - given[:, 2], given[:, 1], 32 - given[:, 0], given[:, 3]], 1) if both and role == "boxes" else given  # fmt: skip
+            if both and role != "boxes":
+                given = torch.stack([32 - given[:, 0], given[:, 1]], 1)
+        return {"image": image, role: given}
+
+    for both, expected in ((False, ["augmented-apart"]), (True, [])):
+        data = Made(32, lambda index, both=both: make(index, both=both))
+        report = cnnprobe.inspect_data(DataLoader(data, 8, shuffle=True), pictures=False)
+        found = [f for f in report.findings if f.severity != "info"]
+        assert expected == [f.rule for f in found]
+        assert all(f"leaves its {turned} as they were" in f.message for f in found)
+
+
+def test_key_points_in_the_pixels_of_the_files_are_found():
+    points = torch.rand(32, 5, 2, generator=torch.Generator().manual_seed(0)) * 30
+    images = smooth(32, 3, 32, 32)
+    assert [] == name_findings(load(images, points))
+    assert ["unscaled-boxes"] == name_findings(load(images, points * 8))
+
+
+def draw_mask(index):
+    image, _, (y, x) = draw_box(index)
+    mask = torch.zeros(32, 32, dtype=torch.int64)
+    mask[y : y + 8, x : x + 10] = 1
+    return image, mask
+
+
+@pytest.mark.parametrize(
+    ("turn", "said"),
+    [
+        (lambda mask: mask, None),
+        (lambda mask: mask.flip(0), "flipped top to bottom"),
+        (lambda mask: mask.flip(1), "flipped left to right"),
+        (lambda mask: mask.T, "read with rows and columns exchanged"),
+        (lambda mask: torch.rot90(mask, 1), "turned by 270 degrees"),
+        (lambda mask: torch.rot90(mask, 2), "turned by 180 degrees"),
+    ],
+)
+def test_masks_that_are_turned_are_found(turn, said):
+    samples = [draw_mask(i) for i in range(64)]
+    images, masks = (torch.stack(each) for each in zip(*samples, strict=True))
+    report = cnnprobe.inspect_data(
+        load(images, torch.stack([turn(m) for m in masks])), pictures=False
+    )
+    found = [f.message for f in report.findings if f.rule == "turned-masks"]
+    assert (said is not None) == bool(found)
+    assert all(said in message for message in found)
+
+
+def test_transform_that_is_kept_and_not_called_is_found():
+    from torchvision.transforms import v2
+
+    for called, expected in ((False, ["repeated-random-numbers"]), (True, [])):
+        images = smooth(32, 3, 8, 8)
+        data = Made(32, lambda i: None)
+        data.transform = v2.RandomHorizontalFlip()
+        data.make = lambda i, called=called, data=data, images=images: (data.transform(images[i]) if called else images[i], i % 4)  # fmt: skip
+        assert expected == name_findings(DataLoader(data, 8, shuffle=True))
+
+
+# ---------------------------------------------------------------- training and validation
+
+
+def test_numbers_scaled_in_the_training_alone_are_found():
+    images, values = smooth(64, 3, 8, 8), torch.rand(64, 1)
+    other = smooth(32, 3, 8, 9)[..., :8]
+    assert [] == name_findings(load(images, values), load(other, values[:32] * 3))
+    assert ["splits-differ"] == name_findings(load(images, values), load(other, values[:32] * 100))
+
+
+def test_masks_of_the_validation_with_other_numbers_are_found():
+    images, masks = smooth(32, 3, 32, 32), torch.stack([draw_disc(i) for i in range(32)])
+    other = smooth(32, 3, 32, 33)[..., :32]
+    assert ["unseen-classes"] == name_findings(load(images, masks), load(other, masks * 2))
+    void = masks.clone()
+    void[:, :4] = 255
+    assert [] == name_findings(load(images, masks), load(other, void))
+
+
+def test_mirrored_images_of_the_training_in_the_validation_are_found():
+    images = crop_slides(200, 3)
+    shown = images[images.std((1, 2, 3)) > 0.1]
+    training = load(shown[:60], torch.arange(60) % 2)
+    mirrored = load(shown[:20].flip(-1), torch.arange(20) % 2)
+    assert ["train-validation-leak"] == name_findings(training, mirrored)
+
+
+@pytest.mark.parametrize("exchanged", [(), (2, 5), (0, 1, 2, 3, 4, 5)])
+def test_numbers_of_classes_that_were_exchanged_are_found(exchanged):
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.arange(480) % 6
+    images = 0.3 * torch.randn(480, 1, 12, 12, generator=generator)
+    images[torch.arange(480), 0, 2 * classes] += 1
+    told = classes.clone()
+    for a, b in zip(exchanged, (*exchanged[1:], *exchanged[:1]), strict=True):
+        told[classes == a] = b
+    report = cnnprobe.inspect_data(
+        load(images[:360], classes[:360]), load(images[360:], told[360:]), pictures=False
+    )
+    found = [f.message for f in report.findings if f.rule == "moved-classes"]
+    assert bool(exchanged) == bool(found)
+    assert all(f"of {len(exchanged)} classes" in message for message in found)

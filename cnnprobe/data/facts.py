@@ -221,6 +221,20 @@ class Boxes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """How much better the edges of masks lie on those of the images at other places of the list, or
+    those of masks that are turned.
+    """
+
+    pairs: int  # masks that were looked at
+    shift: int  # of the place whose images fit best; 0: their own
+    turn: str = ""  # "flipped top to bottom": the masks fit their own images so
+    own: float  # edges of the own image under the mask's, over those all over the image; mean
+    best: float  # the same of the images at that place
+    z: float  # by how many standard errors best is above own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Masks:
     """Masks of segmentation beside their images."""
 
@@ -236,17 +250,7 @@ class Masks:
     inside: int = 0
     around: int = 0
     across: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
-    """How much better the edges of masks lie on those of the images at other places of the list."""
-
-    pairs: int  # masks that were looked at
-    shift: int  # of the place whose images fit best; 0: their own
-    own: float  # edges of the own image under the mask's, over those all over the image; mean
-    best: float  # the same of the images at that place
-    z: float  # by how many standard errors best is above own
+    turned: Fit | None = None  # to their images, when they are turned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,7 +270,9 @@ class SampleTrials:
     random: bool | None = None  # the same sample comes out otherwise
     workers_repeat: bool | None = None  # two workers draw the same random numbers
     epochs_repeat: bool | None = None  # two epochs draw the same random numbers
-    apart: str = ""  # "flipped left to right": the image was, its mask was not
+    apart: str = ""  # "left to right": the image was flipped so, its mask was not
+    unmoved: str = "mask"  # or "boxes", "key points": what was not
+    frozen: str = ""  # a transform that draws, and that never changed what came out
     unsharded: bool | None = None  # two workers of a stream give the same samples
     fit: Fit | None = None  # of masks to the images of their neighbours in the data set
 
@@ -356,6 +362,17 @@ class Leak:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """Classes of the validation that a simple model of the training tells by other numbers."""
+
+    labels: tuple[tuple[int, int], ...]  # that of the validation, and the training's for the same
+    images: int  # of these classes in the validation
+    known: float  # share of unseen images of the training that the model tells
+    own: float  # share of those images, as they are labelled
+    exchanged: float  # and after the exchange
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
     """Everything that a rule of the data may look at."""
 
@@ -364,6 +381,7 @@ class Data:
     expected: Expectation = field(default_factory=Expectation)
     leaks: tuple[Leak, ...] = ()
     moved: tuple[tuple[int, str, str], ...] = ()  # label, its class in training and in validation
+    exchange: Exchange | None = None  # of classes without names
 
     @property
     def splits(self) -> Iterator[Split]:

@@ -2,7 +2,7 @@
 neighbours in the list.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,16 @@ from cnnprobe.data.facts import Fit
 
 SIDE = 64  # pixels of the copies that are compared
 FARTHEST = 3  # places in the list
+Outline = tuple[NDArray[Any], NDArray[Any]]  # the edges of an image, and its mask
 FEWEST = 12  # masks with edges, below which nothing is said
+_TURNS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "flipped left to right": np.fliplr,
+    "flipped top to bottom": np.flipud,
+    "turned by 180 degrees": lambda mask: mask[::-1, ::-1],
+    "turned by 90 degrees": np.rot90,
+    "turned by 270 degrees": lambda mask: np.rot90(mask, 3),
+    "with rows and columns exchanged": np.transpose,
+}
 
 
 def find_fit(images: Sequence[Any], masks: Sequence[Any]) -> Fit | None:
@@ -26,38 +35,68 @@ def find_fit(images: Sequence[Any], masks: Sequence[Any]) -> Fit | None:
         masks: theirs, each (H, W) or (1, H, W).
 
     Returns:
-        None where fewer than FEWEST masks have edges.
+        None where fewer than FEWEST masks have edges, or where their own images fit best.
     """
-    pairs = [
-        (_find_edges(image), _find_border(mask))
-        for image, mask in zip(images, masks, strict=False)
-        if isinstance(image, Tensor) and isinstance(mask, Tensor) and image.dim() == 3
-    ]
+    found = [outline(image, mask) for image, mask in zip(images, masks, strict=False)]
+    pairs = [pair for pair in found if pair is not None]
     if len(pairs) < FEWEST or len(pairs) < len(images):
         return None
     shifts = [s for s in range(-FARTHEST, FARTHEST + 1) if s]
     inner = range(FARTHEST, len(pairs) - FARTHEST)
-    kept = [i for i in inner if 0 < pairs[i][1].sum() < SIDE * SIDE]
-    if len(kept) < FEWEST:
+    kept = [i for i in inner if _has_edges(pairs[i])]
+    own = [_measure_fit(*pairs[i]) for i in kept]
+    return _choose(
+        own,
+        {(s, ""): [_measure_fit(pairs[i + s][0], pairs[i][1]) for i in kept] for s in shifts},
+    )
+
+
+def find_turn(pairs: Sequence[Outline]) -> Fit | None:
+    """How the masks are turned when their edges fit those of their own images best; None where
+    fewer than FEWEST have edges, or where they fit best as they are.
+    """
+    kept = [pair for pair in pairs if _has_edges(pair)]
+    own = [_measure_fit(*pair) for pair in kept]
+    turned = {
+        (0, name): [_measure_fit(edges, turn(mask)) for edges, mask in kept]
+        for name, turn in _TURNS.items()
+    }
+    return _choose(own, turned)
+
+
+def outline(image: Any, mask: Any) -> Outline | None:
+    """The edges of an image, (C, H, W), and its mask, in copies of SIDE pixels a side; None of what
+    is none.
+    """
+    if not isinstance(image, Tensor) or not isinstance(mask, Tensor) or image.dim() != 3:
         return None
-    own = np.array([_measure_fit(pairs[i][0], pairs[i][1]) for i in kept])
-    found = [_compare(pairs, kept, own, shift) for shift in shifts]
+    return _find_edges(image.detach().cpu()), _shrink_mask(mask.detach().cpu())
+
+
+def _has_edges(pair: Outline) -> bool:
+    return bool(0 < _find_border(pair[1]).sum() < SIDE * SIDE)
+
+
+def _choose(own: Sequence[float], others: Mapping[tuple[int, str], Sequence[float]]) -> Fit | None:
+    if len(own) < FEWEST:
+        return None
+    found = [_compare(np.array(own), fits, *which) for which, fits in others.items()]
     best = max(found, key=lambda fit: fit.z)
     return best if best.best > best.own else None
 
 
-def _compare(pairs: Sequence[Any], kept: Sequence[int], own: NDArray[Any], shift: int) -> Fit:
-    other = np.array([_measure_fit(pairs[i + shift][0], pairs[i][1]) for i in kept])
-    gain = other - own
-    error = max(float(gain.std(ddof=1)) / len(kept) ** 0.5, 1e-9)
+def _compare(own: NDArray[Any], others: Sequence[float], shift: int, turn: str) -> Fit:
+    gain = np.array(others) - own
+    error = max(float(gain.std(ddof=1)) / len(own) ** 0.5, 1e-9)
     return Fit(
-        pairs=len(kept), shift=shift, own=float(own.mean()), best=float(other.mean()),
-        z=float(gain.mean()) / error,
+        pairs=len(own), shift=shift, turn=turn, own=float(own.mean()),
+        best=float(np.mean(others)), z=float(gain.mean()) / error,
     )  # fmt: skip
 
 
-def _measure_fit(edges: NDArray[Any], border: NDArray[Any]) -> float:
+def _measure_fit(edges: NDArray[Any], mask: NDArray[Any]) -> float:
     """The strength of the edges of an image under the border of a mask, over that all over it."""
+    border = _find_border(mask)
     return float(edges[border].mean() / max(float(edges.mean()), 1e-12))
 
 
@@ -69,11 +108,16 @@ def _find_edges(image: Tensor) -> NDArray[Any]:
     return np.asarray((down.abs() + right.abs()).numpy())
 
 
-def _find_border(mask: Tensor) -> NDArray[Any]:
-    """The pixels of a mask whose lower or right neighbour has another value."""
+def _shrink_mask(mask: Tensor) -> NDArray[Any]:
+    """The first map of a mask, SIDE pixels a side."""
     flat = mask.reshape(-1, *mask.shape[-2:])[:1].float()
     small = interpolate(flat[None], size=(SIDE, SIDE), mode="nearest")[0, 0]
-    border = torch.zeros_like(small, dtype=torch.bool)
-    border[:-1] |= small.diff(dim=0) != 0
-    border[:, :-1] |= small.diff(dim=1) != 0
-    return np.asarray(border.numpy())
+    return np.asarray(small.numpy())
+
+
+def _find_border(mask: NDArray[Any]) -> NDArray[Any]:
+    """The pixels whose lower or right neighbour has another value."""
+    border = np.zeros(mask.shape, dtype=bool)
+    border[:-1] |= mask[1:] != mask[:-1]
+    border[:, :-1] |= mask[:, 1:] != mask[:, :-1]
+    return border

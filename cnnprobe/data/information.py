@@ -7,6 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnprobe.data.facts import Exchange
+
+Sample = tuple[NDArray[np.float32], int]  # the features of an image, and its class
+FEWEST_LABELLED, FEWEST_UNSEEN = 100, 40  # images of the training and of the validation
+LEAST_MOVED = 16  # images of the validation in classes whose numbers are exchanged
 FEWEST = 400  # images, below which nothing is said
 PER_CLASS = 8  # images of a class, on average, below which nothing is said
 MOST = 512  # images that are compared
@@ -19,7 +24,7 @@ COLUMNS = 2000  # classes times shuffles
 SURE = 4.0  # standard deviations above chance, from which on no shuffles are needed
 
 
-def measure_chance(samples: Sequence[tuple[NDArray[np.float32], int]]) -> float | None:
+def measure_chance(samples: Sequence[Sample]) -> float | None:
     """The share of shuffled labels, with the given ones, that two models tell as well as those:
     small where the labels say something.
 
@@ -54,6 +59,56 @@ def measure_chance(samples: Sequence[tuple[NDArray[np.float32], int]]) -> float 
     shuffled = np.stack([y, *(random.permutation(y) for _ in range(count))], axis=1)
     hits = _count_hits([linear, _predict_kernel(x, folds)], shuffled, len(classes))
     return float((hits >= hits[0]).sum() / len(hits))
+
+
+def find_exchange(training: Sequence[Sample], validation: Sequence[Sample]) -> Exchange | None:
+    """Classes of the validation that a model of the training's small copies tells by other numbers;
+    None where there are none, or too few images to say so.
+
+    A linear regression of the indicators of the classes is judged on unseen images of the training,
+    then on those of the validation.
+    """
+    if len({len(f) for f, _ in (*training, *validation)}) != 1 or len(training) < FEWEST_LABELLED:
+        return None
+    random = np.random.default_rng(0)
+    chosen = [training[i] for i in random.permutation(len(training))[:MOST]]
+    classes, y = np.unique([label for _, label in chosen], return_inverse=True)
+    unseen = [(f, np.searchsorted(classes, k)) for f, k in validation if k in classes]
+    if len(classes) < 2 or len(unseen) < FEWEST_UNSEEN or len(y) < PER_CLASS * len(classes):
+        return None
+    x = np.stack([f for f, _ in chosen]).astype(np.float64)
+    mean, std = x.mean(0), np.maximum(x.std(0), 1e-9)
+    x, z = (x - mean) / std, (np.stack([f for f, _ in unseen]) - mean) / std
+    hits = _count_hits([_predict_linear(x, np.arange(len(y)) % FOLDS)], y[:, None], len(classes))
+    if not _is_sure(int(hits[0]), y):
+        return None
+    targets = np.eye(len(classes))[y] - np.bincount(y, minlength=len(classes)) / len(y)
+    guessed = z @ np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ targets)
+    met = np.zeros((len(classes), len(classes)), dtype=np.int64)  # by label, then by guess
+    np.add.at(met, (np.array([label for _, label in unseen]), guessed.argmax(1)), 1)
+    return _name_exchange(met, classes, int(hits[0]) / len(y))
+
+
+def _name_exchange(
+    met: NDArray[np.int64], classes: NDArray[np.int64], known: float
+) -> Exchange | None:
+    """The labels whose images are mostly taken for those of one other class each."""
+    best, counts = met.argmax(1), met.sum(1)
+    moved = np.flatnonzero((counts > 0) & (best != np.arange(len(met))))
+    total = int(counts[moved].sum())
+    if (
+        len(moved) < 2
+        or len(set(best[counts > 0])) < int((counts > 0).sum())
+        or total < LEAST_MOVED
+    ):
+        return None
+    return Exchange(
+        labels=tuple((int(classes[i]), int(classes[best[i]])) for i in moved),
+        images=total,
+        known=known,
+        own=float(met[moved, moved].sum() / total),
+        exchanged=float(met[moved, best[moved]].sum() / total),
+    )
 
 
 def _is_sure(hits: int, y: NDArray[np.int64]) -> bool:

@@ -26,7 +26,7 @@ from cnnprobe.records.words import format_counted
 
 SHOWN = 30  # classes; of more the most frequent and the rarest
 _ROLES = {"class": "class label", "classes": "class labels", "multilabel": "labels, 0 or 1",
-          "value": "values"}  # fmt: skip
+          "value": "values", "points": "key points"}  # fmt: skip
 
 
 def lay_out_data(

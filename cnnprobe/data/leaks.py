@@ -9,6 +9,7 @@ from typing import Protocol
 
 from torch.utils.data import Subset
 
+from cnnprobe.data.copies import SIDE, list_keys
 from cnnprobe.data.datasets import find_file, find_root
 from cnnprobe.data.facts import Leak, SamePicture, Split, Spotted
 from cnnprobe.data.images import NAMED, ImageTally
@@ -145,6 +146,9 @@ def _list_similar(training: ImageTally, validation: ImageTally) -> Sequence[Same
     exact = {id(validation.prints[key]) for key in validation.prints if key in training.prints}
     for key, sketch, spot in validation.album:
         twin = training.album.find(key, sketch)
+        if twin is None:
+            mirrored = sketch.reshape(SIDE, SIDE)[:, ::-1].reshape(1, -1)
+            twin = training.album.find(list_keys(mirrored)[0], mirrored[0])
         if twin is not None and id(spot) not in exact:
             pairs.append(SamePicture(first=twin, second=spot, exact=False))
     return pairs

@@ -11,6 +11,7 @@ from torch.nn.functional import max_pool2d, pad
 
 from cnnprobe.data.columns import BatchColumn
 from cnnprobe.data.facts import Boxes, Masks, Spotted
+from cnnprobe.data.fitting import Outline, find_turn, outline
 from cnnprobe.data.images import NAMED
 from cnnprobe.data.pixels import FILES, open_picture
 
@@ -121,6 +122,7 @@ class MaskTally:
         self._looked = self._classes = self._between = 0
         self._values: list[float] = []
         self._sides: Counter[str] = Counter()
+        self._outlines: list[Outline] = []
 
     def add(self, column: BatchColumn, images: BatchColumn | None, spots: list[Spotted]) -> None:
         """Take in the masks of a batch."""
@@ -135,6 +137,8 @@ class MaskTally:
                 self._unequal += 1
                 if len(self._spotted) < NAMED:
                     self._spotted.append(spot)
+            pair = outline(image, mask) if len(self._outlines) < MASKS else None
+            self._outlines += [] if pair is None else [pair]
             if self._looked < MASKS and mask.dim() in (2, 3) and min(mask.shape[-2:]) > 2:
                 self._look_between(mask.detach())
 
@@ -159,7 +163,7 @@ class MaskTally:
             path=self.path, unequal=self._unequal, ratio=ratio, spotted=tuple(self._spotted),
             classes=self._classes, between=self._between, between_values=tuple(self._values),
             inside=self._sides["inside"], around=self._sides["around"],
-            across=self._sides["across"],
+            across=self._sides["across"], turned=find_turn(self._outlines),
         )  # fmt: skip
 
 

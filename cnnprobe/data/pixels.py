@@ -31,6 +31,7 @@ JUMPS = 0.01  # of all steps; along the edges of photographs it is a few per tho
 SHORTER = 0.7  # their mean the short way round over their mean; a ramp gives 1/2, noise 3/4
 STEP = 40.0  # their mean the short way round; that of noise is 64
 ENDS = 8.0  # levels from an end: drawings and scanned text have most of their pixels there
+MIDDLE = 0.02  # of the pixels are in the middle quarter; with a bright object on dark ground none
 AT_ENDS = 0.2  # of the pixels; of values that wrap around it is 16 in 256
 
 Normalisations = Sequence[tuple[tuple[float, ...], tuple[float, ...]]]
@@ -192,6 +193,7 @@ def find_wrapped(images: Tensor) -> list[bool]:
     shorter = torch.minimum(steps, 256 - steps)
     at_ends = ((levels < ENDS) | (levels > 255 - ENDS)).float().flatten(1).mean(1)
     found = ((steps > JUMP).float().mean(1) > JUMPS) & (at_ends < AT_ENDS)
+    found &= ((levels - 128).abs() < 32).float().flatten(1).mean(1) > MIDDLE
     found &= shorter.mean(1) < torch.minimum(SHORTER * steps.mean(1), torch.tensor(STEP))
     return [bool(each) for each in found.tolist()]
 

@@ -30,6 +30,7 @@ from cnnprobe.data.facts import (
     Spotted,
 )
 from cnnprobe.data.images import NAMED, ImageTally
+from cnnprobe.data.information import find_exchange
 from cnnprobe.data.keeping import kept_generators
 from cnnprobe.data.labels import describe_labels
 from cnnprobe.data.leaks import find_leaks
@@ -120,6 +121,9 @@ def read_data(
         expected=expected or Expectation(),
         leaks=find_leaks(*readings) if len(readings) > 1 else (),
         moved=_find_moved(splits),
+        exchange=find_exchange(*(reading.images.features for reading in readings))
+        if len(readings) > 1
+        else None,
     )
     return data, readings
 
@@ -287,7 +291,7 @@ def _describe(source: Source, tallies: _Tallies, failed: Failed | None) -> Split
     for path, twin in tallies.twins if tallies.samples > 1 else ():
         tallies.parts[twin].same_as = path
     parts = tuple(tally.describe() for tally in tallies.parts.values())
-    masks = [path for path, role in tallies.roles.items() if role == "mask"]
+    placed = {p: role for p, role in tallies.roles.items() if role in ("mask", "boxes", "points")}
     return Split(
         name=source.name,
         loading=describe_loading(source, seconds),
@@ -298,7 +302,7 @@ def _describe(source: Source, tallies: _Tallies, failed: Failed | None) -> Split
         images=_describe_images(source, tallies),
         labels=describe_labels(source, tallies) if tallies.target is not None else None,
         objects=tuple(each.describe() for each in tallies.objects.values()),
-        trials=try_again(source, tallies.main, masks[0] if masks else "", tallies.stream)
+        trials=try_again(source, tallies.main, placed, tallies.stream)
         if tallies.main is not None and failed is None
         else SampleTrials(),
         failed=failed,

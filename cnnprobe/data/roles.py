@@ -20,6 +20,7 @@ _INPUTS = re.compile(r"image|img|pixel|input|picture|photo|^x\d*$|video|audio|sp
 _TARGETS = re.compile(r"label|target|class|categor|digit|^y$")
 _MASKS = re.compile(r"mask|seg|annotation_map")
 _BOXES = re.compile(r"box")
+_POINTS = re.compile(r"key_?p(oin)?ts?|landmark|joint|kpt|^points$|^pts$")
 _TARGET_ROLES = ("class", "classes", "multilabel", "value")
 
 
@@ -143,6 +144,8 @@ def _role_of_tensor(column: BatchColumn, value: Tensor, name: str) -> str:
         return "boxes"
     if type(value).__name__ == "BoundingBoxes":
         return "boxes"
+    if _is_points(value, name):
+        return "points"
     is_map = value.dim() >= 2 and min(value.shape[-2:]) >= LEAST_SIDE
     if is_map:
         return "mask" if type(value).__name__ == "Mask" or _MASKS.search(name) else "image"
@@ -151,6 +154,17 @@ def _role_of_tensor(column: BatchColumn, value: Tensor, name: str) -> str:
     if value.dim() == 1 and not value.dtype.is_floating_point:
         return "classes" if re.search(r"label|class|categor", name) else "other"
     return "other"
+
+
+def _is_points(value: Tensor, name: str) -> bool:
+    """Key points: coordinates by name, or a list of pairs of floats."""
+    if type(value).__name__ == "KeyPoints":
+        return True
+    listed = value.dim() in (2, 3) and value.shape[-1] in (2, 3)
+    if _POINTS.search(name):
+        return listed or (value.dim() == 1 and value.dtype.is_floating_point)
+    pairs = value.dim() == 2 and value.shape[-1] == 2 and len(value) > 1
+    return pairs and value.dtype.is_floating_point
 
 
 def _role_of_vector(values: Tensor) -> str:

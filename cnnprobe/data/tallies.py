@@ -19,7 +19,7 @@ SHAPES = 64  # distinct shapes that are counted
 LOOKED_AT = 65536  # values of a batch that are looked at one by one
 CHANNELS = 16  # more than that are not the colours of an image
 _COUNTED = ("class", "classes", "multilabel", "mask")
-_MEASURED = (*_COUNTED, "image", "value", "boxes")
+_MEASURED = (*_COUNTED, "image", "value", "boxes", "points")
 
 
 class PartTally:

@@ -4,7 +4,7 @@ the same random numbers.
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from cnnprobe.data.columns import join_samples, read_columns
+from cnnprobe.data.datasets import list_transforms
 from cnnprobe.data.facts import SampleTrials, Spotted
 from cnnprobe.data.fitting import find_fit
 from cnnprobe.data.images import is_single
@@ -29,6 +30,11 @@ NEIGHBOURS = 32  # samples side by side in the data set whose masks are laid on 
 SAME = 0.95  # of the other samples of a batch are less alike than the one at the same place
 FEWEST = 8  # samples of a stream that are compared
 PATIENCE = 30.0  # seconds that a worker may take
+FROZEN = 16  # readings of a sample: an even chance leaves it so each time once in 65,000
+LEAST_CHANCE = 0.4  # of a transform that is applied by chance
+_DRAWING = ("RandomHorizontalFlip", "RandomVerticalFlip", "RandomResizedCrop", "RandAugment",
+            "TrivialAugmentWide", "AutoAugment", "RandomErasing")  # fmt: skip
+_UNMOVED = {"mask": "mask", "boxes": "boxes", "points": "key points"}
 _TURNS = {"left to right": (-1,), "top to bottom": (-2,), "by half a turn": (-1, -2)}
 
 
@@ -41,7 +47,7 @@ class SampleStretch:
 
 
 def try_again(
-    source: Source, path: str, mask: str, stream: Sequence[SampleStretch] = ()
+    source: Source, path: str, objects: Mapping[str, str], stream: Sequence[SampleStretch] = ()
 ) -> SampleTrials:
     """What further readings of one or two samples show; nothing where samples cannot be had one by
     one.
@@ -49,7 +55,7 @@ def try_again(
     Args:
         source: where they come from.
         path: of the images in a sample.
-        mask: of the mask; "" where there is none.
+        objects: path to role of what has a place in the image: mask, boxes, points.
         stream: the first batches of a stream, as they were read.
     """
     if isinstance(source.dataset, IterableDataset):
@@ -58,13 +64,21 @@ def try_again(
         return SampleTrials()
     try:
         with kept_generators(source.given), _quiet():
-            random, apart = _read_repeatedly(source, path, mask)
+            random, apart, unmoved = _read_repeatedly(source, path, objects)
             workers, epochs = _try_workers(source, path) if random else (None, None)
+            frozen = "" if random else _find_frozen(source, path)
+            mask = next((p for p, role in objects.items() if role == "mask"), "")
             fit = find_fit(*_read_neighbours(source, path, mask)) if mask else None
     except Exception:  # a trial that the user's code does not allow shows nothing
         return SampleTrials()
     return SampleTrials(
-        random=random, workers_repeat=workers, epochs_repeat=epochs, apart=apart, fit=fit
+        random=random,
+        workers_repeat=workers,
+        epochs_repeat=epochs,
+        apart=apart,
+        unmoved=unmoved,
+        frozen=frozen,
+        fit=fit,
     )
 
 
@@ -93,21 +107,47 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _read_repeatedly(source: Source, path: str, mask: str) -> tuple[bool, str]:
-    """Whether a sample's image changes from reading to reading, and how it turned while its mask
-    did not.
+def _read_repeatedly(
+    source: Source, path: str, objects: Mapping[str, str]
+) -> tuple[bool, str, str]:
+    """Whether a sample's image changes from reading to reading, and how it was flipped while its
+    mask, boxes or key points were not.
     """
     length = len(source.dataset)
-    random, apart = False, ""
+    random, apart, unmoved = False, "", "mask"
     for index in dict.fromkeys((0, length // 2)):
-        dataset = copy_dataset(source.dataset)
-        columns = {
-            c.path: c.values for c in join_samples([dataset[index] for _ in range(READINGS)])
-        }
-        images, masks = columns.get(path, []), columns.get(mask, []) if mask else []
+        columns = _read_often(source, index, READINGS)
+        images = columns.get(path, [])
         random = random or any(not _equal(images[0], other) for other in images[1:])
-        apart = apart or _find_turn(images, masks)
-    return random, apart
+        for place, role in objects.items():
+            if not apart and (turn := _find_turn(images, columns.get(place, []), role)):
+                apart, unmoved = turn, _UNMOVED[role]
+    return random, apart, unmoved
+
+
+def _read_often(source: Source, index: int, times: int) -> dict[str, Any]:
+    dataset = copy_dataset(source.dataset)
+    return {c.path: c.values for c in join_samples([dataset[index] for _ in range(times)])}
+
+
+def _find_frozen(source: Source, path: str) -> str:
+    """A transform that draws with an even chance, though one sample comes out alike in FROZEN
+    readings; "" where there is none.
+    """
+    name = next((n for t in list_transforms(source.dataset) if (n := _name_drawing(t))), "")
+    if not name:
+        return ""
+    for index in dict.fromkeys((0, len(source.dataset) // 2)):
+        images = _read_often(source, index, FROZEN).get(path, [])
+        if any(not _equal(images[0], other) for other in images[1:]) or is_single(images[0]):
+            return ""
+    return name
+
+
+def _name_drawing(transform: Any) -> str:
+    name, p = type(transform).__name__, getattr(transform, "p", None)
+    chance = float(p) if isinstance(p, int | float) else 0.5
+    return name if name in _DRAWING and LEAST_CHANCE <= chance < 1 else ""
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -116,16 +156,30 @@ def _equal(a: Any, b: Any) -> bool:
     return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())  # noqa: PLR0124
 
 
-def _find_turn(images: Any, masks: Any) -> str:
-    """How an image was flipped between two readings in which its mask stayed as it was."""
-    if not len(masks) or not isinstance(masks[0], Tensor):
+def _find_turn(images: Any, objects: Any, role: str) -> str:
+    """How an image was flipped between two readings in which its mask, boxes or points stayed as
+    they were.
+    """
+    if not len(objects) or not isinstance(objects[0], Tensor) or not objects[0].numel():
         return ""
-    for image, mask in zip(images[1:], masks[1:], strict=False):
+    for image, given in zip(images[1:], objects[1:], strict=False):
         for turn, dims in _TURNS.items():
             turned = _equal(image, images[0].flip(dims)) and not _equal(image, images[0])
-            if turned and _equal(mask, masks[0]) and not _equal(mask, masks[0].flip(dims)):
+            if turned and _equal(given, objects[0]) and not _is_symmetric(given, image, dims, role):
                 return turn
     return ""
+
+
+def _is_symmetric(given: Tensor, image: Tensor, dims: tuple[int, ...], role: str) -> bool:
+    """Whether a mask, or boxes in pixels, are the same when they are flipped."""
+    if role == "mask":
+        return _equal(given, given.flip(dims))
+    if role != "boxes":
+        return False
+    sides = [image.shape[-1], image.shape[-2]]
+    flat = given.reshape(-1, 4).double()
+    return all(bool(((flat[:, at] + flat[:, at + 2] - sides[at]).abs() <= 1).all())
+               for at in (-1 - dim for dim in dims))  # fmt: skip
 
 
 def _try_workers(source: Source, path: str) -> tuple[bool | None, bool | None]:

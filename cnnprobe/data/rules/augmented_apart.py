@@ -1,4 +1,4 @@
-"""Images that are flipped without their masks."""
+"""Images that are flipped without their masks, boxes or key points."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,6 +7,12 @@ from cnnprobe.data.facts import Data
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import blobs, images, made
 from cnnprobe.diagnosis import Finding, Severity
+
+_WRAPPED = {
+    "mask": "tv_tensors.Mask(mask)",
+    "boxes": "tv_tensors.BoundingBoxes(boxes, ...)",
+    "key points": "tv_tensors.KeyPoints(points, ...)",
+}
 
 
 def _flipping(both: bool) -> Mapping[str, Any]:
@@ -40,22 +46,21 @@ def healthy() -> Mapping[str, Any]:
     examples=(sick, healthy),
 )
 def augmented_apart(data: Data) -> Iterator[Finding]:
-    """An image is flipped at random, and its mask is not.
+    """An image is flipped at random, and its mask, boxes or key points are not.
 
-    Why it matters: half of the pixels get the class of the opposite side.
+    Why it matters: in half of the samples the targets lie on the opposite side.
     What to do: one transform of torchvision.transforms.v2 for both: transform(image,
-    tv_tensors.Mask(mask)).
+    tv_tensors.Mask(mask)), or tv_tensors.BoundingBoxes(...) and KeyPoints.
     Known exceptions: flips and half turns are tried for; crops and rotations are not.
     Source: torchvision.transforms.v2, "transforms for bounding boxes, masks".
     """
     for split in data.splits:
+        unmoved = split.trials.unmoved
         if split.trials.apart:
             yield Finding(
                 message=(
                     f"the {split.name} data flips an image {split.trials.apart} and leaves its "
-                    "mask as it was"
+                    f"{unmoved} as {'it was' if unmoved == 'mask' else 'they were'}"
                 ),
-                fix=(
-                    "flip both in one call: v2.RandomHorizontalFlip()(image, tv_tensors.Mask(mask))"
-                ),
+                fix=f"flip both in one call: v2.RandomHorizontalFlip()(image, {_WRAPPED[unmoved]})",
             )

@@ -55,7 +55,7 @@ def mispaired_files(data: Data) -> Iterator[Finding]:
     for split in data.splits:
         if split.mispaired is not None:
             yield _by_name(split.name, split.mispaired)
-        elif (fit := split.trials.fit) is not None and _is_shifted(fit):
+        elif (fit := split.trials.fit) is not None and is_better(fit):
             places = "place" if abs(fit.shift) == 1 else "places"
             yield Finding(
                 message=(
@@ -78,5 +78,6 @@ def _by_name(name: str, found: Mispaired) -> Finding:
     )
 
 
-def _is_shifted(fit: Fit) -> bool:
+def is_better(fit: Fit) -> bool:
+    """Whether other images, or masks that are turned, fit better by more than chance."""
     return fit.z > SURE and fit.best > BETTER * fit.own

@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data
+from cnnprobe.data.facts import Data, Exchange
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, made
 from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.records.words import format_counted
+
+KNOWN = 0.6  # of unseen images of the training that the simple model tells
+LOST, FOUND = 0.5, 0.8  # of that, of the validation: as it is labelled, and after the exchange
 
 
 def _folders(names: list[str]) -> Mapping[str, Any]:
@@ -40,7 +43,9 @@ def moved_classes(data: Data) -> Iterator[Finding]:
     Why it matters: right answers count as wrong ones.
     What to do: give both the same folders (an empty one needs ImageFolder(..., allow_empty=True)),
     or one class_to_idx.
-    Known exceptions: data sets that do not name their classes are not compared.
+    Known exceptions: where the data sets do not name their classes it is a warning, and told by a
+    simple model of small copies alone: it must tell 60% of the training, and of the classes that it
+    takes for one another nearly as much after an exchange, and half of that without.
     Source: torchvision.datasets.ImageFolder numbers the folders that it finds, in the order of
     their names.
     """
@@ -54,3 +59,25 @@ def moved_classes(data: Data) -> Iterator[Finding]:
             ),
             fix="give both data sets the same class folders, or the same class_to_idx",
         )
+    elif (found := data.exchange) is not None and _is_plain(found):
+        shown = ", ".join(f"{theirs} for {ours}" for theirs, ours in found.labels[:4])
+        yield Finding(
+            severity=Severity.WARNING,
+            message=(
+                f"a simple model of the training tells {found.own:.0%} of {found.images:,} "
+                f"validation images of {len(found.labels)} classes, and {found.exchanged:.0%} when "
+                f"their numbers are exchanged: the validation has {shown}"
+            ),
+            fix="number the classes of both by one list, such as sorted(set(names))",
+        )
+
+
+def _is_plain(found: Exchange) -> bool:
+    """Whether the model is good enough to be believed, and the exchange makes up for what is
+    missing.
+    """
+    return (
+        found.known >= KNOWN
+        and found.own <= LOST * found.known
+        and found.exchanged >= FOUND * found.known
+    )

@@ -40,7 +40,7 @@ def healthy() -> Mapping[str, Any]:
     examples=(sick, healthy),
 )
 def repeated_random_numbers(data: Data) -> Iterator[Finding]:
-    """Two workers, or two epochs, augment with the same random numbers.
+    """Two workers, or two epochs, augment with the same random numbers, or nothing is augmented.
 
     Why it matters: there is far less variety than there seems to be; each epoch shows the very same
     images again.
@@ -61,6 +61,16 @@ def repeated_random_numbers(data: Data) -> Iterator[Finding]:
                 "so do two epochs"
                 if said
                 else "two epochs augment one sample in the same way, eight times in a row"
+            )
+        if trials.frozen:
+            yield Finding(
+                message=(
+                    f"{split.name}: the transform names {trials.frozen}, and one sample comes out "
+                    "the same in 16 readings"
+                ),
+                fix=(
+                    "call the transform in __getitem__, keep what it returns, and set no seed there"
+                ),
             )
         if said:
             yield Finding(

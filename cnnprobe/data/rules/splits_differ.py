@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data, Part
+from cnnprobe.data.facts import Data, Part, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, loader
 from cnnprobe.diagnosis import Finding, Severity
@@ -13,6 +13,7 @@ RATIO = 2.0  # of the std: that of normalised images is two to four times that o
 # Where one of the two has negative values and the other has none, half of that is enough: [-1, 1]
 # beside [0, 1] is 0.9 std and a factor of 2 apart.
 SIGNED_SHIFT, SIGNED_RATIO = 0.5, 1.5
+VALUES, SCALE = 16, 8.0  # of numbers to be predicted: so many, and so far apart in std
 FEWEST = 1000  # values from which on a bound is believed
 
 
@@ -40,14 +41,15 @@ def healthy() -> Mapping[str, Any]:
     examples=(sick, healthy),
 )
 def splits_differ(data: Data) -> Iterator[Finding]:
-    """Images of the validation lie in another range, or have other channels or types, than those of
-    the training.
+    """Images or numbers of the validation lie in another range, or images have other channels, than
+    those of the training.
 
     Why it matters: the model is judged on inputs that it was not trained on; its accuracy says
     nothing.
     What to do: give both loaders the same ToDtype and Normalize; only augmentations are left out
     for the validation.
-    Known exceptions: means up to 1 std apart and stds up to a factor of 2 apart are no finding.
+    Known exceptions: means up to 1 std apart and stds up to a factor of 2 apart are no finding; of
+    numbers that are asked for, stds up to a factor of 8.
     Source: torchvision's reference training script: presets.py builds both transforms with one mean
     and std.
     """
@@ -64,6 +66,7 @@ def splits_differ(data: Data) -> Iterator[Finding]:
             fix="normalise both by the numbers of the training data",
         )
         return
+    yield from _compare_values(data.training, data.validation)
     for a, b in zip(data.training.of("image"), data.validation.of("image"), strict=False):
         if said := _compare(a, b):
             yield Finding(
@@ -93,3 +96,21 @@ def _compare(a: Part, b: Part) -> str:
     signed = (a.numbers.low < 0) != (b.numbers.low < 0)
     far = abs(m - n) > SIGNED_SHIFT * max(s, t) and not 1 / SIGNED_RATIO <= s / t <= SIGNED_RATIO
     return f"{said}, and negative values in one of them alone" if signed and far else ""
+
+
+def _compare_values(training: Split, validation: Split) -> Iterator[Finding]:
+    """Numbers to be predicted that were scaled in one of the two alone."""
+    theirs = {part.path: part.numbers for part in validation.of("value")}
+    for part in training.of("value"):
+        a, b = part.numbers, theirs.get(part.path)
+        if a is None or b is None or min(a.count, b.count) < VALUES or min(a.std, b.std) <= 0:
+            continue
+        if not 1 / SCALE <= a.std / b.std <= SCALE:
+            yield Finding(
+                message=(
+                    f"the values {part.path}: mean {a.mean:.3g} and std {a.std:.3g} in training, "
+                    f"mean {b.mean:.3g} and std {b.std:.3g} in validation (a factor of more than "
+                    f"{SCALE:g} apart)"
+                ),
+                fix="scale the targets of both by the numbers of the training",
+            )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Boxes, Data
+from cnnprobe.data.facts import Boxes, Data, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import detections
 from cnnprobe.data.words import shape
@@ -15,6 +15,7 @@ MANY = 0.2  # of the boxes are outside
 FEWEST = 5  # boxes
 SHORT = 0.6  # of both sides: boxes that begin at the upper left and never reach farther
 LEFT = 0.1  # of both sides: they begin there
+FAR = 1.5  # of the longer side of the images: key points that reach farther
 ENOUGH = 30  # boxes of which that is said
 CLOSE = 0.2  # of the factor by which the images were resized
 
@@ -39,7 +40,7 @@ def healthy() -> Mapping[str, Any]:
     explains=("impossible-boxes",),
 )  # fmt: skip
 def unscaled_boxes(data: Data) -> Iterator[Finding]:
-    """Boxes have the scale of another size of their images.
+    """Boxes or key points have the scale of another size of their images.
 
     Why it matters: the boxes lie beside their objects, and the detector learns the wrong places.
     What to do: v2.Resize(size)(image, tv_tensors.BoundingBoxes(...)), which scales both.
@@ -48,6 +49,7 @@ def unscaled_boxes(data: Data) -> Iterator[Finding]:
     Source: torchvision.transforms.v2, "transforms for bounding boxes, masks".
     """
     for split in data.splits:
+        yield from _list_points(split)
         for boxes in split.objects:
             if not isinstance(boxes, Boxes) or len(boxes.reach) != 4:
                 continue
@@ -82,3 +84,21 @@ def _too_small(what: str, boxes: Boxes) -> Finding:
         ),
         fix="resize images and boxes in one call of a v2 transform",
     )
+
+
+def _list_points(split: Split) -> Iterator[Finding]:
+    """Key points far outside of images that are all of one size."""
+    image = next(iter(split.of("image")), None)
+    if image is None or len(image.shapes) != 1 or len(image.shapes[0][0]) != 3:
+        return
+    side = max(image.shapes[0][0][-2:])
+    for part in split.of("points"):
+        if part.numbers is not None and part.numbers.high > FAR * side:
+            yield Finding(
+                message=(
+                    f"the key points {part.path} of the {split.name} data reach to "
+                    f"{part.numbers.high:.4g}, images have no more than {side} pixels a side: they "
+                    "were not scaled with them"
+                ),
+                fix="resize images and key points in one call of a v2 transform",
+            )

@@ -12,6 +12,8 @@ from cnnprobe.records.words import format_counted
 
 PER_CLASS = 3  # samples of the training on average, from which on labels are taken for classes
 OPEN = 5  # classes of each, from which on two sets of other classes may be meant so
+VOID = 255
+MASKED = 0.01  # of the pixels of the validation: a class of masks that the training should have
 EXPECTED = 7.0  # samples of a class that should have been read: none by chance once in e**7
 
 
@@ -51,6 +53,8 @@ def unseen_classes(data: Data) -> Iterator[Finding]:
     Source: sklearn.model_selection.train_test_split, parameter stratify.
     """
     known, other = data.training, data.validation
+    if other is not None:
+        yield from _compare_masks(known, other, data.expected.ignored)
     if known.labels is None or other is None or other.labels is None:
         return
     counts, theirs = dict(known.labels.counts), dict(other.labels.counts)
@@ -84,3 +88,25 @@ def _should_be_there(known: Split, share: float) -> bool:
         return False
     total = sum(n for _, n in known.labels.counts)
     return known.labels.complete or (bool(known.loading.shuffled) and total * share > EXPECTED)
+
+
+def _compare_masks(known: Split, other: Split, ignored: int) -> Iterator[Finding]:
+    """Values of masks that those of the training do not have."""
+    masks = {part.path: part for part in known.of("mask")}
+    for part in other.of("mask"):
+        ours = masks.get(part.path)
+        if ours is None or not known.complete or not (part.whole and ours.whole):
+            continue
+        total = sum(n for _, n in part.values)
+        met = {value for value, _ in ours.values} | {ignored, VOID}
+        unseen = [value for value, n in part.values if value not in met and n > MASKED * total]
+        if unseen:
+            shown = ", ".join(f"{value:g}" for value in unseen[:5])
+            yield Finding(
+                message=(
+                    f"the masks {part.path} of the validation hold "
+                    f"{format_counted(len(unseen), 'class', 'classes')} that no mask of the "
+                    f"training has: {shown}"
+                ),
+                fix="number the classes of both in one way",
+            )
