@@ -8,10 +8,10 @@
  * around its own mean, a block whose squares overflow, underflow or hold NaN or Inf value by value in double precision.
  * Never build it with -ffast-math: it counts NaN and Inf, and linking with that flag would flush the denormals of the whole process.
  */
-#include "bit_planes.h"
 #include "gap.h"
 #include "histogram.h"
 #include "moments.h"
+#include "one_hot.h"
 #include "stretches.h"
 #if !defined(_WIN32)
 #include <pthread.h>
@@ -31,9 +31,9 @@ typedef struct {
     void (*gap)(const void *, const void *, int, int64_t, int64_t, const Allowed *, Gap *);
 } Variant;
 
-#define DEFINE_VARIANT(NAME, TARGET, LANES, WIDEN, COUNT)                                                                                    \
+#define DEFINE_VARIANT(NAME, TARGET, LANES, WIDEN, COUNT, FETCHES)                                                                           \
     TARGET static void NAME##_stretch(const void *x, int dtype, int64_t start, int64_t stop, Moments *into, Buckets *buckets) {              \
-        stretch(x, dtype, start, stop, into, buckets, LANES, WIDEN, COUNT);                                                                  \
+        stretch(x, dtype, start, stop, into, buckets, LANES, WIDEN, COUNT, FETCHES);                                                         \
     }                                                                                                                                        \
     TARGET static void NAME##_planes(const void *x, int dtype, const int64_t sizes[3], Moments *moments, Buckets *buckets) {                 \
         planes(x, dtype, sizes, moments, buckets, LANES, WIDEN, COUNT);                                                                      \
@@ -46,7 +46,7 @@ typedef struct {
     }                                                                                                                                        \
     static const Variant NAME = {NAME##_stretch, NAME##_planes, NAME##_pixels, NAME##_gap};
 
-DEFINE_VARIANT(basic, , 16, widen_half, count_by_keys)
+DEFINE_VARIANT(basic, , 16, widen_half, count_by_keys, 0)
 #if defined(__x86_64__)
 __attribute__((target("avx2,fma,f16c"))) static void widen_half_f16c(const uint16_t *h, float *to, int n) {
     int i = 0;
@@ -55,9 +55,9 @@ __attribute__((target("avx2,fma,f16c"))) static void widen_half_f16c(const uint1
     for (; i < n; i++)
         to[i] = from_half(h[i]);
 }
-DEFINE_VARIANT(avx2, __attribute__((target("avx2,fma,f16c"))), 16, widen_half_f16c, count_by_keys)
-DEFINE_VARIANT(avx512, __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"))), 32, widen_half_f16c, count_by_keys)
-DEFINE_VARIANT(avx512_popcnt, WIDE, 32, widen_half_f16c, count_by_planes)
+DEFINE_VARIANT(avx2, __attribute__((target("avx2,fma,f16c"))), 16, widen_half_f16c, count_by_keys, 0)
+DEFINE_VARIANT(avx512, __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"))), 32, widen_half_f16c, count_by_keys, 0)
+DEFINE_VARIANT(avx512_vbmi, WIDE, 32, widen_half_f16c, count_by_bytes, 1)
 #endif
 
 static const Variant *variant(void) {
@@ -67,7 +67,9 @@ static const Variant *variant(void) {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
-        return __builtin_cpu_supports("avx512vpopcntdq") ? &avx512_popcnt : &avx512;
+        return __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bitalg") && __builtin_cpu_supports("gfni")
+                   ? &avx512_vbmi
+                   : &avx512;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return &avx2;
 #endif

@@ -4,7 +4,7 @@
 #include "moments.h"
 
 INLINE void stretch(const void *x, int dtype, int64_t start, int64_t stop, Moments *into, Buckets *buckets, int lanes, Widen *widen,
-                    Count *count) {
+                    Count *count, int fetches) {
     float buffer[BLOCK];
     for (; start < stop; start += BLOCK) {
         int n = (int)(stop - start < BLOCK ? stop - start : BLOCK);
@@ -15,7 +15,7 @@ INLINE void stretch(const void *x, int dtype, int64_t start, int64_t stop, Momen
                 count_doubles(buckets, d, n);
         } else {
             const float *f = as_floats(x, dtype, start, n, buffer, widen);
-            Moments m = take_floats(into, f, n, lanes);
+            Moments m = buckets ? take_floats(into, f, n, lanes, fetches) : take_floats(into, f, n, lanes, 0);
             if (buckets)
                 count_floats(buckets, f, n, &m, count);
         }
@@ -38,7 +38,7 @@ INLINE void planes(const void *x, int dtype, const int64_t sizes[3], Moments *mo
                     count_doubles(buckets, (const double *)x + start, n);
             } else {
                 const float *f = as_floats(x, dtype, start, n, buffer, widen);
-                Moments m = take_floats(into, f, n, lanes);
+                Moments m = take_floats(into, f, n, lanes, 0);
                 if (buckets)
                     count_floats(buckets, f, n, &m, count);
             }
