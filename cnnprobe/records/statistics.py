@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from operator import add
+from itertools import repeat
+from operator import add, attrgetter
 from typing import Any, Final
 
 from cnnprobe.records.trace import Histogram
@@ -58,7 +59,7 @@ class Statistics:
 
     def as_mapping(self) -> dict[str, float | int]:
         """The numbers by name, for `TensorInfo.stats`; histogram and channels are left out."""
-        return {name: getattr(self, name) for name in COLUMNS}
+        return dict(zip(COLUMNS, _read_numbers(self), strict=True))
 
 
 _NUMBERS = [each for each in fields(Statistics) if each.type in {int, float}]
@@ -68,23 +69,40 @@ SUMMED: Final = tuple(each.name for each in _NUMBERS if each.metadata == _SUMMED
 COUNT, MEAN, STD, MIN, MAX, ZEROS, NAN, INF, L2 = map(
     COLUMNS.index, ("count", "mean", "std", "min", "max", "zeros", "nan", "inf", "l2")
 )
-_WHOLE = frozenset(each.name for each in _NUMBERS if each.type is int)
-# The same slots without the frozen class's constructor, which takes four times as long.
-_Draft: Any = type("Statistics", (), {"__slots__": Statistics.__slots__})
+_read_numbers = attrgetter(*COLUMNS)
+_WHOLE = [k for k, each in enumerate(_NUMBERS) if each.type is int]
+
+
+def _draft_of(kind: type) -> Any:
+    """The same slots without the frozen class's constructor, which takes four times as long."""
+    return type(kind.__name__, (), {"__slots__": kind.__slots__})  # type: ignore[attr-defined]
+
+
+_StatisticsDraft, _HistogramDraft = _draft_of(Statistics), _draft_of(Histogram)
 
 
 def read_row(
-    row: Sequence[float],
+    row: list[float],
     *,
     histogram: Histogram | None = None,
     channels: Channels | None = None,
 ) -> Statistics:
-    """The numbers of a row, in the order of COLUMNS, as Statistics."""
-    draft = _Draft()
-    for name, value in zip(COLUMNS, row, strict=True):
-        setattr(draft, name, int(value) if name in _WHOLE else value)
+    """The numbers of a row, in the order of COLUMNS, as Statistics; whole ones become int there."""
+    for k in _WHOLE:
+        row[k] = int(row[k])
+    draft = _StatisticsDraft()
+    for _ in map(setattr, repeat(draft), COLUMNS, row):
+        pass
     draft.histogram, draft.channels = histogram, channels
     draft.__class__ = Statistics
+    return draft  # type: ignore[no-any-return]
+
+
+def make_histogram(lowest: int, negative: Sequence[int], positive: Sequence[int]) -> Histogram:
+    """A Histogram of lists of counts."""
+    draft = _HistogramDraft()
+    draft.lowest, draft.negative, draft.positive = lowest, tuple(negative), tuple(positive)
+    draft.__class__ = Histogram
     return draft  # type: ignore[no-any-return]
 
 

@@ -15,6 +15,7 @@ from cnnprobe.stats.table import RowTable
 
 CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 LARGE = 2**20  # elements from which more than one thread is worth starting
+DONE = 0
 NOT_FINITE = 5  # a row was written, and holds NaN or Inf
 
 _Address = ctypes.c_void_p

@@ -7,11 +7,13 @@ On a device all rows of a page come over in one transfer.
 
 import threading
 
+import torch
 from torch import Tensor
 
 from cnnprobe.records.statistics import Statistics
-from cnnprobe.stats.engine import write
-from cnnprobe.stats.table import RowTable
+from cnnprobe.stats.content import is_observed
+from cnnprobe.stats.native import DONE, LARGE, NOT_FINITE
+from cnnprobe.stats.sheet import SMALL, Cell, RowBuffer, is_plain
 
 ROWS = 64  # a quarter of a megabyte with histograms
 
@@ -19,36 +21,87 @@ ROWS = 64  # a quarter of a megabyte with histograms
 class PageReading:
     """The statistics of one tensor, which are read from their page when they are asked for."""
 
-    __slots__ = ("_found", "_row", "_table")
+    __slots__ = ("_found", "_page")
 
-    def __init__(self, table: RowTable, row: int) -> None:
-        self._table: RowTable | None = table
-        self._row = row
+    def __init__(self, page: "_Page") -> None:
+        self._page: _Page | None = page
         self._found: Statistics | None = None
 
     def get(self) -> Statistics | None:
         """The statistics; None where they are not available."""
-        table = self._table
-        if table is not None:
-            try:
-                self._found = table.read(self._row)
-            except Exception:  # the transfer from a device that failed earlier
-                self._found = None
-            self._table = None
+        if self._page is not None:
+            self._page.settle()
         return self._found
 
+    def settle(self, found: Statistics | None) -> None:
+        """Keep what was read, and let go of the page."""
+        self._found, self._page = found, None
 
-class _Page(threading.local):
-    """What a thread writes to."""
+
+class _Page:
+    """What one thread writes to; its memory is used again when all of it was read."""
+
+    __slots__ = ("_buffer", "_cells", "_lock", "_readings", "_settled")
 
     def __init__(self, *, histogram: bool) -> None:
-        self.histogram = histogram
-        self.begin()
+        self._buffer = RowBuffer(ROWS, histogram=histogram)
+        self._cells: dict[tuple[torch.dtype, bool], Cell] = {}
+        self._lock = threading.Lock()  # another thread may ask for what was measured on this one
+        self._readings: list[PageReading] = []
+        self._settled = 0  # so many of them know their numbers
 
-    def begin(self) -> None:
-        """Take a new page; what was read from the last one may still be looked at elsewhere."""
-        self.table = RowTable(ROWS, histogram=self.histogram)
-        self.readings: list[PageReading] = []
+    def measure(self, tensor: Tensor) -> PageReading:
+        """The next row."""
+        if len(self._readings) == ROWS:
+            self.settle()
+            self._readings, self._settled = [], 0
+            self._buffer.forget()
+        if not self._measure_plain(tensor):
+            self._buffer.record(tensor, _ANY)
+        reading = PageReading(self)
+        self._readings.append(reading)
+        return reading
+
+    def _measure_plain(self, tensor: Tensor) -> bool:
+        """The shortest way, for what nearly all activations are; False if it must be another."""
+        buffer = self._buffer
+        kernel = buffer.kernel
+        try:
+            if kernel is None or is_observed() or not is_plain(tensor):
+                return False
+            count = tensor.numel()
+            kind = tensor.dtype, count > LARGE
+            cell = self._cells.get(kind)
+            if cell is None:
+                cell = self._cells[kind] = Cell(0)
+                cell.prepare(tensor.dtype, buffer.address, threads=None if count > LARGE else 1)
+            record = kernel.record if count < SMALL else kernel.record_freely
+            status = record(tensor.data_ptr(), count, cell.address)
+        except RuntimeError:  # it refuses to tell where its values are
+            return False
+        if status in {DONE, NOT_FINITE}:
+            return True
+        buffer.forget(buffer.next - 1)
+        return False
+
+    def settle(self) -> None:
+        """Read all rows that were written."""
+        with self._lock:
+            readings, first = self._readings, self._settled
+            last = self._settled = len(readings)
+            found = self._buffer.table.read_rows(first, last)
+            for reading, each in zip(readings[first:last], found, strict=True):
+                reading.settle(each)
+
+
+class _Pages(threading.local):
+    """The page of each thread."""
+
+    def __init__(self, *, histogram: bool) -> None:
+        self.page = _Page(histogram=histogram)
+
+
+_ANY = Cell(0)
 
 
 class Pages:
@@ -62,19 +115,12 @@ class Pages:
     """
 
     def __init__(self, *, histogram: bool) -> None:
-        self._page = _Page(histogram=histogram)
+        self._pages = _Pages(histogram=histogram)
 
     def measure(self, tensor: Tensor) -> PageReading:
-        """Read the tensor's values now; never raises, and changes nothing of it."""
-        page = self._page
-        table, readings = page.table, page.readings
-        # what NumPy or another library wrote into the tensor since would go unnoticed
-        table.last = None
-        write(tensor, table, len(readings))
-        reading = PageReading(table, len(readings))
-        readings.append(reading)
-        if len(readings) == ROWS:
-            page.begin()
-            for each in readings:
-                each.get()
-        return reading
+        """Read the tensor's values now; never raises, and changes nothing of it.
+
+        Also what was measured just before is read again: what NumPy or another library wrote into
+        it since would go unnoticed.
+        """
+        return self._pages.page.measure(tensor)

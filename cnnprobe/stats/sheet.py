@@ -33,10 +33,10 @@ class Cell:
         self.shape: torch.Size | None = None  # of the plan
         self.plan: RowPlan | None = None  # where channels are asked for
 
-    def prepare(self, dtype: torch.dtype, sheet: int) -> None:
-        """Tell the kernel of another dtype."""
+    def prepare(self, dtype: torch.dtype, sheet: int, *, threads: int | None = None) -> None:
+        """Tell the kernel of another dtype, and of how many threads it may use: as torch does."""
         self._memory[0], self._memory[2] = sheet, native.CODES[dtype]
-        self._memory[3] = torch.get_num_threads()
+        self._memory[3] = torch.get_num_threads() if threads is None else threads
         self.dtype = dtype
 
 

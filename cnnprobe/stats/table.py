@@ -2,6 +2,7 @@
 objects of them.
 """
 
+import contextlib
 import weakref
 from collections.abc import Sequence
 
@@ -10,7 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnnprobe.records.statistics import BUCKETS, COLUMNS, LOWEST, Channels, Statistics, read_row
+from cnnprobe.records.statistics import (
+    BUCKETS,
+    COLUMNS,
+    LOWEST,
+    Channels,
+    Statistics,
+    make_histogram,
+    read_row,
+)
 from cnnprobe.records.trace import Histogram
 from cnnprobe.stats import moments
 from cnnprobe.stats.transfer import Sent
@@ -189,13 +198,24 @@ class RowTable:
         """The statistics in `row`; None where it was not written or they were not available."""
         if self.pending:
             self.fetch()
-        if self.values[row, WRITTEN] == 0:
-            return None
-        return read_row(
-            self.values[row, :WRITTEN].tolist(),
-            histogram=self._read_histogram(row),
-            channels=self._read_channels(row),
-        )
+        return self._read_rows(row, row + 1)[0]
+
+    def read_rows(self, first: int, last: int) -> list[Statistics | None]:
+        """Those of all rows from `first` to before `last`; never raises."""
+        if self.pending:
+            with contextlib.suppress(Exception):  # a transfer that failed leaves its rows unwritten
+                self.fetch()
+        return self._read_rows(first, last)
+
+    def _read_rows(self, first: int, last: int) -> list[Statistics | None]:
+        rows = self.values[first:last, : WRITTEN + 1].tolist()
+        histograms = self._read_histograms(first, last)
+        return [
+            read_row(row, histogram=histogram, channels=self._read_channels(first + k))
+            if row.pop()
+            else None
+            for k, (row, histogram) in enumerate(zip(rows, histograms, strict=True))
+        ]
 
     def _store(self, row: int, measured: MeasuredRows) -> None:
         self.values[row, :WRITTEN] = measured.row.numpy()
@@ -205,21 +225,24 @@ class RowTable:
         if self.channels is not None:
             self.channels[row] = None if measured.channels is None else measured.channels.numpy()
 
-    def _read_histogram(self, row: int) -> Histogram | None:
-        if self.histograms is None:
-            return None
-        counts = self.histograms[row]
-        positive, negative = counts[:BUCKETS], counts[256 : 256 + BUCKETS]
-        filled = (positive | negative).tobytes()  # its ends are empty, and soon told from bytes
-        start = (len(filled) - len(filled.lstrip(b"\0"))) // counts.itemsize
-        stop = -(-len(filled.rstrip(b"\0")) // counts.itemsize)
-        if stop == 0:
-            return Histogram()
-        return Histogram(
-            lowest=LOWEST + start,
-            negative=tuple(negative[start:stop].tolist()),
-            positive=tuple(positive[start:stop].tolist()),
-        )
+    def _read_histograms(self, first: int, last: int) -> Sequence[Histogram | None]:
+        if self.histograms is None or first == last:
+            return [None] * (last - first)
+        counts = self.histograms[first:last]
+        negative, positive = counts[:, 256 : 256 + BUCKETS], counts[:, :BUCKETS]
+        filled = (negative | positive) != 0
+        starts = filled.argmax(axis=1)
+        stops = BUCKETS - filled[:, ::-1].argmax(axis=1)
+        stops[~filled.any(axis=1)] = 0  # no bucket is filled
+        # from one end to the other of all: one list for each sign, of which rows take their part
+        least, most = int(starts.min()), int(stops.max())
+        parts = (negative[:, least:most].tolist(), positive[:, least:most].tolist())
+        return [
+            make_histogram(LOWEST + start, *(part[start - least : stop - least] for part in both))
+            if stop
+            else Histogram()
+            for start, stop, *both in zip(starts.tolist(), stops.tolist(), *parts, strict=True)
+        ]
 
     def _read_channels(self, row: int) -> Channels | None:
         values = None if self.channels is None else self.channels[row]
