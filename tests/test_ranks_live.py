@@ -1,8 +1,10 @@
 """Ranks that are compared while they train: what differs is said at once, by nothing that a rank waits for."""
 
 import json
+import random
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from torch.distributed import HashStore
@@ -10,6 +12,7 @@ from torch.distributed import HashStore
 import cnnprobe
 from cnnprobe.monitoring import differing
 from cnnprobe.monitoring.differing import Differences
+from cnnprobe.monitoring.exchange import share
 from cnnprobe.monitoring.post import Post, Telling
 from cnnprobe.records.history import NonFinite
 from cnnprobe.records.ranks import RankInfo, RankStep
@@ -33,20 +36,20 @@ def told(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("name", "step", "message"),
+    ("name", "steps", "message"),
     [
-        ("skipped", 2, "ranks-diverged: parameter 'module.0.weight' differs between ranks 0, 1 and 2, each from each before step 2; before step 1 it was equal; 3 more parameters differ"),
-        ("nan", 1, "nan-on-one-rank: parameter 'module.0.bias' (Conv2d) has 1 NaN and 0 Inf among 4 values in step 1 on rank 2 alone"),
-        ("late", 4, "rank-straggles: rank 1 "),
-        ("norms", 1, "bn-not-synchronised: 'module.1.running_mean' differs between ranks 0, 1 and 2, each from each before step 1"),
+        ("skipped", [2], "ranks-diverged: parameter 'module.0.weight' differs between ranks 0, 1 and 2, each from each before step 2; before step 1 it was equal; 3 more parameters differ"),
+        ("nan", [1], "nan-on-one-rank: parameter 'module.0.bias' (Conv2d) has 1 NaN and 0 Inf among 4 values in step 1 on rank 2 alone"),
+        ("late", [3, 4], "rank-straggles: rank 1 "),
+        ("norms", [1], "bn-not-synchronised: 'module.1.running_mean' differs between ranks 0, 1 and 2, each from each before step 1"),
     ],
 )  # fmt: skip
-def test_what_differs_is_said_within_one_step_and_once(told, name, step, message):
+def test_what_differs_is_said_within_one_step_and_once(told, name, steps, message):
     said = told[0][name]
     (text,) = [text for text in said[-1] if message in text]
-    assert text.startswith(f"step {step}: {message}")
-    assert [] == said[step], "before the step was over"
-    assert [text] == [each for each in said[min(step + 2, 5)] if message in each]
+    (step,) = [step for step in steps if text.startswith(f"step {step}: {message}")]
+    assert text not in said[step], "before the step was over"
+    assert text in said[min(step + 2, 5)]
 
 
 def test_sound_ranks_say_nothing(told):
@@ -109,17 +112,25 @@ class Together:
         return list(self.differences.follow(self.posts[0], mine))
 
 
+def measure(value):
+    """The bytes in what is sent or read."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    return sum(map(measure, value)) if isinstance(value, list) else 0
+
+
 class CountingStore:
     """A store in this process that counts what is asked of it."""
 
     def __init__(self):
-        self.inner, self.asked, self.sent = HashStore(), 0, 0
+        self.inner, self.calls = HashStore(), []
 
     def __getattr__(self, name):
         def call(*given):
-            self.asked += 1
-            self.sent += len(str(given))
-            return getattr(self.inner, name)(*given)
+            found = getattr(self.inner, name)(*given)
+            values = [*given[1:], found] if name != "check" else []
+            self.calls.append((name, sum(map(measure, values))))
+            return found
 
         return call
 
@@ -172,16 +183,68 @@ def test_what_a_rank_met_in_a_later_step_is_not_held_against_it():
     assert [] == together.follow(together.tell(0, 1, nonfinite=event)), "all met it"
 
 
+# -- the report of all -----------------------------------------------------------------------------
+
+
+def meet(store, of, *, absent=(), seconds=5.0):
+    """What each rank gets where all of them share the number that they have; a thread each."""
+
+    def make(rank):
+        return random.Random(rank).randbytes(1000)
+
+    def take_part(rank):
+        found = share(store, "one", make(rank), combine, who=(rank, of), seconds=seconds)
+        return found.removesuffix(make(-1))
+
+    def combine(found):
+        assert all(data == make(rank) for rank, data in found.items())
+        return bytes(found) + make(-1)
+
+    ranks = [rank for rank in range(of) if rank not in absent]
+    with ThreadPoolExecutor(of) as pool:
+        return list(pool.map(take_part, ranks))
+
+
+def test_each_rank_has_the_same_answer_of_all():
+    assert [bytes([0, 1, 2, 3, 4])] * 5 == meet(HashStore(), 5)
+
+
+def test_a_rank_that_does_not_come_is_left_out_after_the_time():
+    begun = time.monotonic()
+    assert [bytes([0, 2])] * 2 == meet(HashStore(), 3, absent=[1], seconds=0.3)
+    assert 0.3 <= time.monotonic() - begun < 3
+
+
+def test_where_the_reader_has_gone_each_reads_for_itself():
+    store = HashStore()
+    store.set("cnnprobe/one/reader", "2")  # and then it was killed
+    assert [bytes([0, 1])] * 2 == meet(store, 3, absent=[2], seconds=0.2)
+
+
+def test_what_the_report_of_all_moves_grows_with_the_ranks_and_not_with_their_square():
+    moved = []
+    for of in (4, 8, 16):
+        store = CountingStore()
+        meet(store, of)
+        names = [name for name, _ in store.calls if name in ("get", "set")]
+        # Each rank puts its bytes and reads the answer, one reads the bytes of all, each in two
+        # keys; and each asks once how many are here.
+        assert 2 * (of + 1) + 1 == names.count("set")
+        assert 2 * (of - 1) * 2 + (of - 1) + 1 == names.count("get")
+        moved.append(sum(size for name, size in store.calls if name in ("get", "set")))
+    assert moved[2] - moved[1] == pytest.approx(2 * (moved[1] - moved[0]), rel=0.1)
+
+
 def test_what_is_sent_and_asked_grows_with_the_ranks_and_not_with_their_square():
     asked, sent = [], []
     for of in (4, 8, 16):
         together = Together(of)
         for number in range(2):
-            together.store.asked = together.store.sent = 0
+            together.store.calls.clear()
             for rank in range(1, of):
                 together.tell(rank, number)
             assert [] == together.follow(together.tell(0, number))
-        asked.append(together.store.asked)
-        sent.append(together.store.sent)
+        asked.append(len(together.store.calls))
+        sent.append(sum(size for _, size in together.store.calls))
     assert [4 + 1, 8 + 1, 16 + 1] == asked  # a rank puts once, rank 0 reads once
     assert sent[2] - sent[1] == pytest.approx(2 * (sent[1] - sent[0]), rel=0.1)

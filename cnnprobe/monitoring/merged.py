@@ -1,13 +1,14 @@
 """The report of all ranks, made while they run."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cnnprobe.errors import ProbeError
-from cnnprobe.monitoring.exchange import exchange
+from cnnprobe.monitoring.exchange import share
 from cnnprobe.monitoring.judging import judge
-from cnnprobe.ranks import RankRun, join
+from cnnprobe.ranks import Joined, RankRun, join
 from cnnprobe.recorder.peers import find_store
 from cnnprobe.records import reading, schema
 from cnnprobe.records.ranks import RankLog
@@ -32,8 +33,19 @@ def merge_ranks(watch: "Watch", log: RankLog, name: str, seconds: float) -> Repo
         )
     history = replace(watch.history, rank=None)
     run = RankRun(log=log, trace=watch.trace, history=history, findings=judge(watch).findings)
-    data = json.dumps(schema.to_plain(run), allow_nan=False).encode()
-    found = exchange(store, name, data, rank=log.info.rank, of=log.info.of, seconds=seconds)
-    runs = [reading.read_plain(RankRun, json.loads(each)) for each in found.values()]
-    joined = join(runs)
+    answer = share(
+        store,
+        name,
+        json.dumps(schema.to_plain(run), allow_nan=False).encode(),
+        _join,
+        who=(log.info.rank, log.info.of),
+        seconds=seconds,
+    )
+    joined = reading.read_plain(Joined, json.loads(answer))
     return Report(trace=joined.trace, findings=joined.findings, history=joined.history)
+
+
+def _join(found: Mapping[int, bytes]) -> bytes:
+    """The runs of all ranks as one."""
+    runs = [reading.read_plain(RankRun, json.loads(each)) for each in found.values()]
+    return json.dumps(schema.to_plain(join(runs)), allow_nan=False).encode()
