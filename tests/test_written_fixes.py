@@ -565,3 +565,103 @@ def test_loss_of_torch_has_no_line_of_the_users(tmp_path, monkeypatch):
     rules, patch = run(tmp_path)
     assert "loss-broadcast" in rules
     assert "" == patch
+
+
+TURNS = """G, D = nn.Linear(4, 6), nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+model = nn.ModuleDict({"G": G, "D": D})
+makes = torch.optim.Adam(G.parameters(), lr=1e-3)
+judges = torch.optim.Adam(D.parameters(), 1e-3, betas=(0.5, 0.999))
+
+
+def step(inputs, labels):
+    fake = G(inputs[:, :4])
+    FIRST
+    (F.softplus(D(fake)).mean() + F.softplus(-D(inputs)).mean()).backward()
+    judges.step()
+    SECOND
+    F.softplus(-D(G(inputs[:, 2:]))).mean().backward()
+    makes.step()
+"""
+TAKING_TURNS = {
+    "an optimizer that is never cleared": (
+        {"FIRST": "judges.zero_grad()", "SECOND": "last = fake"},
+        "no-zero-grad",
+        ("    judges.step()\n    makes.zero_grad()\n    last = fake",),
+    ),
+    "gradients of the other's loss": (
+        {
+            "RATE": "1e-3",
+            "FIRST": "makes.zero_grad()\n    judges.zero_grad()",
+            "SECOND": "last = fake",
+        },
+        "no-zero-grad",
+        ("    judges.step()\n    makes.zero_grad()\n    last = fake",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAKING_TURNS)
+def test_fix_is_written_where_two_optimizers_take_turns(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parts, rule, expected = TAKING_TURNS[name]
+    body = TURNS
+    for part, text in parts.items():
+        body = body.replace(part, text)
+    tail = "report = cnnprobe.diagnose(model, x, y, optimizer=makes, train_step=step)\n"
+    (tmp_path / "program.py").write_text(HEAD + body + "\n" + tail, encoding="utf-8")
+    rules, patch = run(tmp_path)
+    assert rule in rules
+    after = apply(tmp_path, patch)
+    for text in expected:
+        assert text in after
+    assert rule not in run(tmp_path)[0]
+
+
+TWO = """first = torch.optim.SGD(model[0].parameters(), lr=0.1)
+second = torch.optim.SGD(model[3].parameters(), lr=0.1)
+
+
+def step(inputs, labels):
+    first.zero_grad()
+    second.zero_grad()
+    F.cross_entropy(model(inputs), labels).backward()
+    first.step()
+    second.step()
+
+report = cnnprobe.diagnose(model, x, y, optimizer=first, train_step=step)
+"""
+
+
+def test_step_of_the_optimizer_that_never_steps_is_added_after_the_last_backward(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    body = TWO.replace("    second.step()\n", "")
+    (tmp_path / "program.py").write_text(HEAD + body, encoding="utf-8")
+    rules, patch = run(tmp_path)
+    assert "idle-optimizer" in rules
+    assert ".backward()\n    second.step()\n    first.step()\n" in apply(tmp_path, patch)
+    assert "idle-optimizer" not in run(tmp_path)[0]
+
+
+def test_rates_of_two_optimizers_are_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    body = TWO.replace("lr=0.1", "lr=1e-10")
+    (tmp_path / "program.py").write_text(HEAD + body, encoding="utf-8")
+    rules, patch = run(tmp_path)
+    assert "lr-too-low" in rules
+    after = apply(tmp_path, patch)
+    assert "1e-10" not in after
+    assert "lr-too-low" not in run(tmp_path)[0]
+
+
+def test_settings_are_written_to_the_optimizer_that_has_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    body = TWO.replace("model[3].parameters(), lr=0.1", "model[3].parameters(), 0.1, momentum=1.0")
+    (tmp_path / "program.py").write_text(HEAD + body, encoding="utf-8")
+    rules, patch = run(tmp_path)
+    assert "optimizer-setting" in rules
+    after = apply(tmp_path, patch)
+    assert "model[0].parameters(), lr=0.1)\nsecond" in after
+    assert "model[3].parameters(), 0.1, momentum=0.9)" in after
+    assert "optimizer-setting" not in run(tmp_path)[0]

@@ -14,6 +14,7 @@ from cnnprobe.remedies.program import (
     insert_before,
     insert_first,
     list_blocks,
+    list_statements,
     name_in_step,
     read_step,
     remove,
@@ -30,14 +31,43 @@ def _name_optimizer(program: UserProgram) -> str:
     return name_in_step(program, program.optimizers[0][1])
 
 
+def _name_lacking(program: UserProgram, function: ast.FunctionDef, method: str) -> list[str]:
+    """The optimizers of which the step never calls a method; the only one in any case."""
+    names = [name_in_step(program, optimizer) for _, optimizer in program.optimizers]
+    found = [n for n in names if not list_statements(function, calls_method(method, n))]
+    if not found and len(names) != 1:
+        raise UnknownPlaceError
+    return found or names
+
+
 def add_zero_grad(program: UserProgram) -> list[TextChange]:
-    """zero_grad before backward; at the beginning where backward stands in a loop."""
+    """zero_grad before backward; at the beginning where backward stands in a loop, or there are
+    several.
+    """
     file, function = read_step(program)
-    text = f"{_name_optimizer(program)}.zero_grad()"
-    block, statement = find_statement(function, calls_method("backward"))
-    if block is function.body:
-        return [insert_before(file, statement, text)]
-    return [insert_first(file, function, text)]
+    names = _name_lacking(program, function, "zero_grad")
+    texts = [f"{name}.zero_grad()" for name in names]
+    found = list_statements(function, calls_method("backward"))
+    if len(found) == 1 and found[0][0] is function.body:
+        return [insert_before(file, found[0][1], *texts)]
+    return [insert_first(file, function, *texts)]
+
+
+def add_zero_grad_after_others(program: UserProgram, used: str) -> list[TextChange]:
+    """zero_grad of an optimizer after each step of the others."""
+    file, function = read_step(program)
+    names = {name: name_in_step(program, optimizer) for name, optimizer in program.optimizers}
+    if used not in names:
+        raise UnknownPlaceError
+    return [
+        insert_after(
+            file,
+            find_statement(function, calls_method("step", name))[1],
+            f"{names[used]}.zero_grad()",
+        )
+        for known, name in names.items()
+        if known != used
+    ]
 
 
 def move_zero_grad(program: UserProgram) -> list[TextChange]:
@@ -56,8 +86,11 @@ def _before_backward(file: File, function: ast.FunctionDef, text: str) -> list[T
 def add_step(program: UserProgram) -> list[TextChange]:
     """The optimizer's step after backward."""
     file, function = read_step(program)
-    _, statement = find_statement(function, calls_method("backward"))
-    return [insert_after(file, statement, f"{_name_optimizer(program)}.step()")]
+    found = list_statements(function, calls_method("backward"))
+    names = _name_lacking(program, function, "step")
+    if not found or (len(found) > 1 and len(program.optimizers) == 1):
+        raise UnknownPlaceError
+    return [insert_after(file, found[-1][1], *(f"{name}.step()" for name in names))]
 
 
 def add_train(program: UserProgram) -> list[TextChange]:
@@ -71,7 +104,11 @@ def move_clip(program: UserProgram) -> list[TextChange]:
     """The clip to right before the optimizer's step, in the same block."""
     file, function = read_step(program)
     block, clip = _find_clip(function)
-    other, step = find_statement(function, calls_method("step", _name_optimizer(program)))
+    names = [name_in_step(program, optimizer) for _, optimizer in program.optimizers]
+    found = [each for n in names for each in list_statements(function, calls_method("step", n))]
+    if len(found) != len(names) or not names:
+        raise UnknownPlaceError
+    other, step = min(found, key=lambda each: each[1].lineno)
     start, end = file.span(clip)
     if other is not block:
         raise UnknownPlaceError

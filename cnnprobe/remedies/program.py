@@ -109,15 +109,23 @@ def find_statement(
     function: ast.FunctionDef, is_wanted: Callable[[ast.Call], bool]
 ) -> tuple[Block, ast.stmt]:
     """The only simple statement with such a call, and the block that it stands in."""
+    found = list_statements(function, is_wanted)
+    if len(found) != 1:
+        raise UnknownPlaceError
+    return found[0]
+
+
+def list_statements(
+    function: ast.FunctionDef, is_wanted: Callable[[ast.Call], bool]
+) -> list[tuple[Block, ast.stmt]]:
+    """The simple statements with such a call, in their order, and the blocks that they stand in."""
     found = [
         (block, statement)
         for block in list_blocks(function)
         for statement in block
         if not hasattr(statement, "body") and any(map(is_wanted, _list_calls(statement)))
     ]
-    if len(found) != 1:
-        raise UnknownPlaceError
-    return found[0]
+    return sorted(found, key=lambda each: each[1].lineno)
 
 
 def _list_calls(node: ast.AST) -> list[ast.Call]:
@@ -148,26 +156,26 @@ def _read_indent(file: File, statement: ast.stmt) -> str:
     return indent
 
 
-def insert_before(file: File, statement: ast.stmt, text: str) -> TextChange:
-    """A statement before another."""
+def insert_before(file: File, statement: ast.stmt, *texts: str) -> TextChange:
+    """Statements before another."""
     start, indent = file.span(statement)[0], _read_indent(file, statement)
-    return TextChange(file.path, start, start, f"{text}\n{indent}")
+    return TextChange(file.path, start, start, "".join(f"{text}\n{indent}" for text in texts))
 
 
-def insert_after(file: File, statement: ast.stmt, text: str) -> TextChange:
-    """A statement after another."""
+def insert_after(file: File, statement: ast.stmt, *texts: str) -> TextChange:
+    """Statements after another."""
     indent = _read_indent(file, statement)
     end = _find_end(file, statement)
-    return TextChange(file.path, end, end, f"\n{indent}{text}")
+    return TextChange(file.path, end, end, "".join(f"\n{indent}{text}" for text in texts))
 
 
-def insert_first(file: File, function: ast.FunctionDef, text: str) -> TextChange:
-    """A statement before all others of a function but its docstring."""
+def insert_first(file: File, function: ast.FunctionDef, *texts: str) -> TextChange:
+    """Statements before all others of a function but its docstring."""
     first = function.body[0]
     has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
     if len(function.body) == has_docstring:
         raise UnknownPlaceError
-    return insert_before(file, function.body[has_docstring], text)
+    return insert_before(file, function.body[has_docstring], *texts)
 
 
 def remove(file: File, block: Block, statement: ast.stmt) -> TextChange:

@@ -9,13 +9,14 @@ from torch import nn
 
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence
-from cnnprobe.diagnosis.evidence.questions import spoken, variable
+from cnnprobe.diagnosis.evidence.questions import is_idle, spoken, variable
 from cnnprobe.remedies.changes import initialise_all
 from cnnprobe.remedies.loop_lines import (
     add_step,
     add_train,
     add_unscale,
     add_zero_grad,
+    add_zero_grad_after_others,
     drop_inner_zero_grad,
     move_clip,
     move_schedule,
@@ -44,9 +45,11 @@ def clear_gradients(finding: Finding, evidence: Evidence, model: Any) -> Iterato
         )
         if len(evidence.optimizers) == 1:
             return
+    used = next((step.mixed[0] for step in evidence.steps if step.mixed), "")
     yield Remedy(
         title="call zero_grad() of the other optimizers after each optimizer's step",
         change=_clear_others,
+        edited=lambda program: add_zero_grad_after_others(program, used),
         shows="0 gradients are of another optimizer's loss",
         is_comparable=False,
     )
@@ -115,7 +118,7 @@ def step_last(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Reme
         return
     yield Remedy(
         title=f"call {name}.step() after loss.backward()",
-        change=_step_last,
+        change=lambda subject: _step_last(subject, evidence),
         edited=add_step,
         shows="the weights change in each step",
     )
@@ -146,9 +149,13 @@ class _Once:
         self.is_done = True
 
 
-def _step_last(subject: Subject) -> None:
+def _step_last(subject: Subject, evidence: Evidence) -> None:
+    """The step of each optimizer that makes none."""
+    idle = {info.name for info in evidence.optimizers if is_idle(evidence, info)}
+    chosen = [o for name, o in subject.around.optimizers.values() if name in idle]
+
     def step() -> None:
-        for optimizer in subject.optimizers:
+        for optimizer in chosen:
             optimizer.step()
 
     subject.after_each_step(step)

@@ -231,7 +231,12 @@ def turn_sign(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Reme
         yield Remedy(
             title=f"build {variable(evidence, 'optimizer')} without maximize=True",
             change=_minimise,
-            edited=lambda program: set_option(program, "maximize", value=False),
+            edited=lambda program: [
+                change
+                for info in evidence.optimizers
+                if info.maximize
+                for change in set_option(program, "maximize", value=False, of=info.name)
+            ],
             shows="the optimizer makes the error smaller",
             is_comparable=False,
         )

@@ -45,19 +45,27 @@ def scale_rates(factor: float) -> Callable[[Subject], None]:
 
 def _rates(evidence: Evidence, factors: tuple[float, ...]) -> Iterator[Remedy]:
     highest = max((rate for o in evidence.optimizers for rate in o.rates), default=math.nan)
-    name = evidence.optimizers[0].name if evidence.optimizers else "optimizer"
+    name = next((o.name for o in evidence.optimizers if highest in o.rates), "optimizer")
+    others = ", and the others alike" if len(evidence.optimizers) > 1 else ""
     for factor in factors:
         if evidence.optimizers and highest > 0:
             yield Remedy(
-                title=f"lr={highest * factor:.2g} in {name} in place of {highest:.2g}",
+                title=f"lr={highest * factor:.2g} in {name} in place of {highest:.2g}{others}",
                 change=scale_rates(factor),
-                edited=_write_rate(float(f"{highest * factor:.2g}")),
+                edited=_write_rates(evidence, factor),
                 by_loss=True,
             )
 
 
-def _write_rate(rate: float) -> Callable[[UserProgram], list[TextChange]]:
-    return lambda program: set_option(program, "lr", rate)
+def _write_rates(evidence: Evidence, factor: float) -> Callable[[UserProgram], list[TextChange]]:
+    """The rate of every optimizer times a factor; the usual one where it is 0."""
+    rates = {o.name: max(o.rates, default=0.0) for o in evidence.optimizers}
+    wanted = {n: float(f"{rate * factor:.2g}") or USUAL_RATE for n, rate in rates.items()}
+
+    def write(program: UserProgram) -> list[TextChange]:
+        return [c for n, rate in wanted.items() for c in set_option(program, "lr", rate, of=n)]
+
+    return write
 
 
 @answers("lr-too-high", "divergence")
@@ -150,7 +158,7 @@ def set_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remed
         yield Remedy(
             title=f"lr={USUAL_RATE:g} in {name} in place of 0",
             change=lambda subject: _set_rates(subject, USUAL_RATE),
-            edited=_write_rate(USUAL_RATE),
+            edited=_write_rates(evidence, 1.0),
             shows="the weights change in each step",
         )
 
@@ -290,7 +298,12 @@ def lower_decay(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
     yield Remedy(
         title=f"weight_decay={usual:g} in {variable(evidence, 'optimizer')}",
         change=lambda subject: _set_decay(subject, usual),
-        edited=lambda program: set_option(program, "weight_decay", usual),
+        edited=lambda program: [
+            change
+            for info in evidence.optimizers
+            if info.weight_decay > usual
+            for change in set_option(program, "weight_decay", usual, of=info.name)
+        ],
         shows="the weights follow the gradient of the loss",
     )
 
