@@ -10,7 +10,10 @@ import pytest
 import torch
 from test_stats_engines import DATA, as_dict, assert_agrees, oracle, oracle_histogram
 
-from cnnprobe.stats import RowTable, engine, summarise, write
+from cnnprobe.stats import RowTable, engine, sheet, summarise, write
+from cnnprobe.stats.pages import ROWS, Pages
+from cnnprobe.stats.table import MeasuredRows
+from tests.support.devices import refuse_to_wait
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
@@ -68,10 +71,27 @@ def test_channels_of_a_cuda_tensor_equal_those_on_the_cpu(cuda_engine):
 def test_writing_waits_for_nothing(cuda_engine):
     table, x = RowTable(3, histogram=True), torch.randn(100_000, device="cuda")
     write(x, table, 0)  # the kernel is compiled
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with refuse_to_wait():
         for row, tensor in enumerate((x, x.half(), x[::2])):
             write(tensor, table, row)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert [100_000, 100_000, 50_000] == [table.read(row).count for row in range(3)]
+
+
+def test_rows_that_are_left_on_a_device_come_over_when_they_are_asked_for(monkeypatch):
+    def write_there(tensor, table, row):
+        """As on a device: the moments of two parts, to be merged when they are fetched."""
+        halves = [[h.numel(), h.numel(), h.mean(), ((h - h.mean()) ** 2).sum(), (h * h).sum(),
+                   h.min(), h.max(), 0, 0] for h in tensor.double().chunk(2)]  # fmt: skip
+        table.hold_parts(row, MeasuredRows(torch.tensor(halves, dtype=torch.float64)))
+
+    monkeypatch.setattr(sheet, "write", write_there)
+    monkeypatch.setattr(sheet.native, "load_kernel", lambda: None)
+    pages = Pages(histogram=False)
+    tensors = [torch.arange(8.0) + k for k in range(3 * ROWS // 2)]
+    readings = [pages.measure(t) for t in tensors]
+    latest = readings[-1].get()
+    assert latest.mean == tensors[-1].mean()
+    for tensor, reading in zip(tensors, readings, strict=True):
+        found = reading.get()
+        assert (8, tensor.mean(), tensor.max()) == (found.count, found.mean, found.max)
+        assert pytest.approx(tensor.std(correction=0)) == found.std

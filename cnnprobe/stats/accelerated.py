@@ -6,6 +6,7 @@ device; they are merged when the table is fetched. So a tensor takes one launch,
 and no second kernel.
 """
 
+import functools
 from contextlib import nullcontext
 
 import torch
@@ -14,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cnnprobe.stats.moments import PARTS
-from cnnprobe.stats.table import SIGNED, MeasuredRows, RowTable
+from cnnprobe.stats.table import SIGNED, MeasuredRows, RowTable, find_stream
 
 BLOCK = 1024  # elements at a time: eight a thread
 WARPS = 4
@@ -86,15 +87,13 @@ def write(tensor: Tensor, table: RowTable, row: int) -> bool:
     count = tensor.numel()
     if tensor.dtype not in DTYPES or count == 0 or table.channels is not None:
         return False
-    parts = table.parts(tensor.device, _count_programs(tensor.device))[row]
-    programs = parts.shape[0]
+    device = tensor.device
+    programs = _count_programs(device)
+    parts = table.parts(device, programs)[row]
     share = -(-count // (programs * BLOCK)) * BLOCK
-    histogram = (
-        torch.zeros(SIGNED, dtype=torch.int64, device=tensor.device)
-        if table.histograms is not None
-        else None
-    )
-    with torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext():
+    histogram = None if table.histograms is None else table.counts(device, row)
+    away = tensor.is_cuda and device.index != torch.cuda.current_device()
+    with torch.cuda.device(device) if away else nullcontext():
         _measure[(programs,)](
             tensor,
             parts,
@@ -106,10 +105,12 @@ def write(tensor: Tensor, table: RowTable, row: int) -> bool:
             SLOTS=SIGNED,
             num_warps=WARPS,
         )
-    table.hold_parts(row, MeasuredRows(parts, histogram))
+    stream = (device.index, find_stream(device.index)) if tensor.is_cuda else None
+    table.hold_parts(row, MeasuredRows(parts, histogram), stream)
     return True
 
 
+@functools.cache
 def _count_programs(device: torch.device) -> int:
     if device.type != "cuda":  # Triton's interpreter
         return 4

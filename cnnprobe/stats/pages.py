@@ -2,7 +2,7 @@
 
 Between two layers the processor's caches are full of activations, and each line of Python is
 fetched from memory anew: what can wait until many tensors were measured takes a fifth of the time.
-On a device all rows of a page come over in one transfer.
+On a device all rows of a page come over in one transfer, on its way while the forward goes on.
 """
 
 import threading
@@ -29,9 +29,13 @@ class PageReading:
 
     def get(self) -> Statistics | None:
         """The statistics; None where they are not available."""
-        if self._page is not None:
+        while self._page is not None:  # another thread may have moved it meanwhile
             self._page.settle()
         return self._found
+
+    def move(self, page: "_Page") -> None:
+        """Be read from another page."""
+        self._page = page
 
     def settle(self, found: Statistics | None) -> None:
         """Keep what was read, and let go of the page."""
@@ -53,9 +57,12 @@ class _Page:
     def measure(self, tensor: Tensor) -> PageReading:
         """The next row."""
         if len(self._readings) == ROWS:
-            self.settle()
-            self._readings, self._settled = [], 0
-            self._buffer.forget()
+            if self._buffer.table.pending:
+                self._leave_on_device()
+            else:
+                self.settle()
+                self._readings, self._settled = [], 0
+                self._buffer.forget()
         if not self._measure_plain(tensor):
             self._buffer.record(tensor, _ANY)
         reading = PageReading(self)
@@ -83,6 +90,18 @@ class _Page:
             return True
         buffer.forget(buffer.next - 1)
         return False
+
+    def _leave_on_device(self) -> None:
+        """Send the rows on their way and take other memory: only who asks for them waits."""
+        left = _Page(histogram=self._buffer.table.histograms is not None)
+        with self._lock:
+            left._buffer, self._buffer = self._buffer, left._buffer
+            left._readings, left._settled = self._readings, self._settled
+            for reading in left._readings[left._settled :]:
+                reading.move(left)
+            self._readings, self._settled = [], 0
+            self._cells.clear()  # they point at the memory that is left
+            left._buffer.table.dispatch()
 
     def settle(self) -> None:
         """Read all rows that were written."""

@@ -57,11 +57,13 @@ class Transfer:
     def __init__(self, rows: Sequence[int], parts: Sequence[MeasuredRows]) -> None:
         self.rows = rows
         self._parts = parts
-        self._tensors = [
-            t for part in parts for t in (part.row, part.histogram, part.channels) if t is not None
-        ]
-        wide = torch.float32 if self._tensors[0].device.type == "mps" else torch.float64
-        self._sent = Sent(torch.cat([t.reshape(-1).to(wide) for t in self._tensors]))
+        numbers = [t for part in parts for t in (part.row, part.channels) if t is not None]
+        counts = [part.histogram for part in parts if part.histogram is not None]
+        self._tensors = numbers + counts
+        wide = torch.float32 if numbers[0].device.type == "mps" else torch.float64
+        # one conversion for all of a kind, as each is a launch on the device
+        kinds = [torch.cat([t.reshape(-1) for t in kind]) for kind in (numbers, counts) if kind]
+        self._sent = Sent(torch.cat([kind.to(wide) for kind in kinds]))
 
     def is_there(self) -> bool:
         """Whether reading it would not wait."""
@@ -70,23 +72,14 @@ class Transfer:
     def read(self) -> list[MeasuredRows]:
         """The same parts on the CPU."""
         host = self._sent.read().double()
-        moved = iter(
-            [
-                piece.view(t.shape)
-                for piece, t in zip(
-                    torch.split(host, [t.numel() for t in self._tensors]),
-                    self._tensors,
-                    strict=True,
-                )
-            ]
-        )
+        pieces = torch.split(host, [t.numel() for t in self._tensors])
+        moved = iter([piece.view(t.shape) for piece, t in zip(pieces, self._tensors, strict=True)])
+        rows = [
+            (next(moved), None if part.channels is None else next(moved)) for part in self._parts
+        ]
         return [
-            MeasuredRows(
-                next(moved),
-                None if part.histogram is None else next(moved).long(),
-                None if part.channels is None else next(moved),
-            )
-            for part in self._parts
+            MeasuredRows(row, None if part.histogram is None else next(moved).long(), channels)
+            for (row, channels), part in zip(rows, self._parts, strict=True)
         ]
 
 
@@ -113,6 +106,10 @@ class RowTable:
         self.last: Written | None = None
         self.rows = rows
         self._parts: dict[tuple[torch.device, int], Tensor] = {}
+        self._counts: dict[torch.device, Tensor] = {}
+        self._counted: set[int] = set()  # rows of _counts that are no longer 0
+        self._streams: set[tuple[int, int]] = set()  # of CUDA, on which pending rows were written
+        self._sent: list[Transfer] = []
         self._address = self.values.ctypes.data
         self._histogram_address = None if self.histograms is None else self.histograms.ctypes.data
 
@@ -154,9 +151,29 @@ class RowTable:
             )
         return self._parts[key]
 
-    def hold_parts(self, row: int, measured: MeasuredRows) -> None:
-        """Keep the moments of parts until they are fetched, on whatever device they are."""
+    def counts(self, device: torch.device, row: int) -> Tensor:
+        """Memory on `device` for the histogram of a row: shape (512,), all 0."""
+        if device not in self._counts:
+            self._counts[device] = torch.zeros(self.rows, SIGNED, dtype=torch.int64, device=device)
+        counts = self._counts[device][row]
+        if row in self._counted:
+            counts.zero_()
+        self._counted.add(row)
+        return counts
+
+    def hold_parts(
+        self, row: int, measured: MeasuredRows, stream: tuple[int, int] | None = None
+    ) -> None:
+        """Keep the moments of parts until they are fetched, on whatever device they are.
+
+        Args:
+            row: where they belong.
+            measured: the parts.
+            stream: the index of a CUDA device and the stream on which they are written.
+        """
         self.pending[row] = measured
+        if stream is not None:
+            self._streams.add(stream)
 
     def hold(self, row: int, measured: MeasuredRows) -> None:
         """Keep what was measured in `row`: at once if it is on the CPU, else until it is
@@ -171,9 +188,21 @@ class RowTable:
         """Bring over what is still on other devices: one transfer, and one synchronisation, for
         each device.
         """
-        for transfer in self.send(settled=False):
+        self.dispatch()
+        sent, self._sent = self._sent, []
+        for transfer in sent:
             for row, measured in zip(transfer.rows, transfer.read(), strict=True):
                 self._store(row, measured)
+
+    def dispatch(self) -> None:
+        """Send what is on other devices on its way, and let go of the memory there; waits only
+        where rows were written on several streams.
+        """
+        current = {(index, find_stream(index)) for index, _ in self._streams}
+        self._sent += self.send(settled=current == self._streams)
+        self._parts.clear()
+        self._counts.clear()
+        self._counted.clear()
 
     def send(self, *, settled: bool) -> list[Transfer]:
         """Send what is on other devices on its way, one transfer a device; the table no longer
@@ -192,17 +221,22 @@ class RowTable:
                     rows, _merge_parts([self.pending.pop(row) for row in rows], settled=settled)
                 )
             )
+        self._streams.clear()
+        if self._counted:
+            self._counted.clear()
+            for counts in self._counts.values():
+                counts.zero_()  # what was sent is a copy
         return transfers
 
     def read(self, row: int) -> Statistics | None:
         """The statistics in `row`; None where it was not written or they were not available."""
-        if self.pending:
+        if self.pending or self._sent:
             self.fetch()
         return self._read_rows(row, row + 1)[0]
 
     def read_rows(self, first: int, last: int) -> list[Statistics | None]:
         """Those of all rows from `first` to before `last`; never raises."""
-        if self.pending:
+        if self.pending or self._sent:
             with contextlib.suppress(Exception):  # a transfer that failed leaves its rows unwritten
                 self.fetch()
         return self._read_rows(first, last)
@@ -256,6 +290,11 @@ class RowTable:
             zeros=tuple(map(int, zeros)),
             nonfinite=tuple(map(int, nonfinite)),
         )
+
+
+def find_stream(index: int) -> int:
+    """The stream that is current on a CUDA device, as a number."""
+    return torch.cuda.current_stream(index).cuda_stream
 
 
 def _merge_parts(measured: list[MeasuredRows], *, settled: bool) -> list[MeasuredRows]:

@@ -1,7 +1,14 @@
 """Tensors on their way from a device: sent without waiting, read when they have arrived."""
 
+import contextlib
+import ctypes
+import threading
+
 import torch
 from torch import Tensor
+
+_LOCK = threading.Lock()
+_FREE: list[Tensor] = []  # page-locked memory that no transfer uses
 
 
 class Sent:
@@ -13,8 +20,10 @@ class Sent:
             self._host = tensor.detach().cpu()
             return
         with torch.cuda.device(tensor.device):
-            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            self._host.copy_(tensor.detach(), non_blocking=True)
+            self._buffer = _take_buffer(tensor.nbytes)
+            whole = self._buffer[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            self._host = whole
+            whole.copy_(tensor.detach(), non_blocking=True)
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
 
@@ -27,4 +36,33 @@ class Sent:
         if self._event is not None:
             self._event.synchronize()
             self._event = None
+            self._host = self._host.clone()
+            _give_back(self._buffer)
         return self._host
+
+    def __del__(self) -> None:
+        event = getattr(self, "_event", None)  # None where it was read, or could not be made
+        with contextlib.suppress(Exception):  # a device that is lost
+            if event is not None and event.query():
+                _give_back(self._buffer)
+
+
+def _take_buffer(nbytes: int) -> Tensor:
+    """Page-locked memory of at least so many bytes.
+
+    It is kept for the next transfer and never freed: freeing it asks the device, and where that is
+    lost torch ends the process.
+    """
+    with _LOCK:
+        fitting = [i for i, each in enumerate(_FREE) if each.nbytes >= nbytes]
+        if fitting:
+            return _FREE.pop(min(fitting, key=lambda i: _FREE[i].nbytes))
+    size = 1 << max(12, (nbytes - 1).bit_length())
+    buffer = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(buffer))
+    return buffer
+
+
+def _give_back(buffer: Tensor) -> None:
+    with _LOCK:
+        _FREE.append(buffer)
