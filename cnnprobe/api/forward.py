@@ -11,6 +11,7 @@ from cnnprobe.errors import UnknownNameError
 from cnnprobe.graph import Graph
 from cnnprobe.recorder import Observation, Recording, observe
 from cnnprobe.recorder.autograd import made_by, walk
+from cnnprobe.recorder.devices import read_index_ranges
 from cnnprobe.recorder.inventory import check_model
 from cnnprobe.recorder.peers import meet_peers, needs_all_ranks
 from cnnprobe.recorder.shapes import observe_shapes
@@ -54,8 +55,10 @@ def probe(model: nn.Module, *args: Any, shapes_only: bool = False, **kwargs: Any
     >>> report.ok, report.trace[""].outputs[0].shape, report.trace[""].macs
     (True, (3, 2), 24)
     """
+    ranges: tuple[tuple[str, int, int], ...] = ()
     if not shapes_only:
         meet_peers(model, "cnnprobe.probe")
+        ranges = read_index_ranges((("input", args), ("input", dict(kwargs))))
     try:
         look = observe_shapes if shapes_only else observe
         observation = look(model, args, kwargs)
@@ -73,6 +76,7 @@ def probe(model: nn.Module, *args: Any, shapes_only: bool = False, **kwargs: Any
                 trace=observation.trace,
                 args=args,
                 kwargs=kwargs,
+                ranges=ranges,
             )
         )
     report = Report(

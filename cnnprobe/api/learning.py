@@ -33,6 +33,7 @@ from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.errors import TargetError, UsageError
 from cnnprobe.ranks import RankRule, all_rank_rules
 from cnnprobe.recorder import sources
+from cnnprobe.recorder.devices import is_device_lost, read_index_ranges
 from cnnprobe.recorder.inventory import check_model
 from cnnprobe.recorder.preservation import own_passes
 from cnnprobe.records.explanation import Explanation
@@ -120,14 +121,20 @@ def diagnose(
     roles = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loss_fn": loss_fn, "inputs": inputs, "targets": targets}  # fmt: skip
     asking = _find_asking(sys._getframe(1))
     known = _load_rules(rules)
-    crashes = _Crashes(known.causes)
+    crashes = _Crashes(known.causes, read_index_ranges((("input", inputs), ("targets", targets))))
     given = Request(
         model=model, inputs=inputs, targets=targets, loss_fn=loss_fn, optimizer=optimizer, train_step=train_step, scheduler=scheduler,
         steps=steps, names=_names_of(roles, asking), caller=asking.f_code.co_filename, when_raised=lambda raised: crashes.explain(raised, given),
     )  # fmt: skip
     begun = time.monotonic()
     with own_passes():
-        evidence, error = observe_training(given)
+        try:
+            evidence, error = observe_training(given)
+        except Exception as raised:
+            if (report := crashes.report_lost(raised)) is None:
+                raise
+            keep_report(model, report)
+            return report
     suppressed = {**ignored_by_classes(model.named_modules()), **(ignore or {})}
     outcome = run_rules(evidence, known.training, ignore=suppressed)
     with own_passes():
@@ -208,8 +215,9 @@ def _put_crash_first(
 class _Crashes:
     """What raised while the steps were observed, each explained while its frames are alive."""
 
-    def __init__(self, causes: tuple[Cause, ...]) -> None:
+    def __init__(self, causes: tuple[Cause, ...], ranges: tuple[tuple[str, int, int], ...]) -> None:
         self._causes = causes
+        self._ranges = ranges
         self._seen: list[tuple[Trace | None, Explanation | None]] = []
 
     def explain(self, raised: Raised, given: Request) -> None:
@@ -217,13 +225,27 @@ class _Crashes:
         crash = Crash(
             error=raised.error, model=given.model, trace=raised.trace or NOTHING_SEEN, args=raised.args,
             kwargs=raised.kwargs, output=raised.output, loss_fn=given.loss_fn, targets=given.targets,
-            optimizer=given.optimizer, causes=self._causes,
+            optimizer=given.optimizer, causes=self._causes, ranges=self._ranges,
         )  # fmt: skip
         failure, explanation = failure_and_explanation(crash)
         trace = raised.trace
         if failure is not None and trace is not None:
             trace = replace(trace, failure=failure)
         self._seen.append((trace, explanation))
+
+    def report_lost(self, raised: Exception) -> Report | None:
+        """The report of a training that ended with the device; None where that is still there."""
+        if not is_device_lost():
+            return None
+        trace, explanation = self._seen[0] if self._seen else (None, None)
+        crashed = (
+            ()
+            if trace is None or trace.failure is None
+            else (to_finding(trace.failure, explanation),)
+        )
+        return Report(
+            trace=trace or NOTHING_SEEN, findings=crashed, explanation=explanation, error=raised
+        )
 
     def choose(self, evidence: Evidence) -> tuple[Trace, Explanation | None]:
         """The trace that shows the failure, and why it failed."""

@@ -136,6 +136,7 @@ class Cause:
     family: str = ""  # the wider name under which it was known before
     prior: int = 0  # of two suspects of one weight, that of the greater prior goes first
     explains: tuple[str, ...] = ()  # rules that find what follows from it
+    decides: bool = False  # where it suspects something, no other cause is asked, nothing is tried
     examples: tuple[Example, ...] = ()
 
     @property
@@ -163,6 +164,7 @@ def cause(
     family: str = "",
     prior: int = 0,
     explains: tuple[str, ...] = (),
+    decides: bool = False,
 ) -> Callable[[Find], Cause]:
     """Make a Cause of a function that takes a Crash and yields Suspects.
 
@@ -192,6 +194,7 @@ def cause(
             prior=prior,
             explains=explains,
             examples=given,
+            decides=decides,
         )
 
     return decorate

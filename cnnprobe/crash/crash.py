@@ -57,6 +57,7 @@ class Crash:
     loss_fn: Any = None
     targets: Any = None
     optimizer: Any = None
+    ranges: tuple[tuple[str, int, int], ...] = ()  # of the indices that were given on a GPU
     causes: tuple[Any, ...] = ()  # causes of the user's own, beside those that are built in
     line: LoopLine | None = None  # of a line of the loop, which is explained as a forward
     trials: "Trials | None" = field(default=None, repr=False)  # set by the engine

@@ -27,6 +27,9 @@ def explain_crash(crash: Crash) -> Explanation:
     """The explanation of a crash of any stage."""
     crash.trials = trials = Trials(crash)
     suspects = find_suspects(crash)
+    if (first := suspects[0]).cause is not None and first.cause.decides:
+        untried = tuple(_leave_untried(crash, each) for each in first.candidates)
+        return _to_explanation(crash, first, untried, ())
     attempts = list(_try_candidates(crash, trials, suspects))
     if trials.copy is not None and trials.left > 0 and not any(a.is_plausible for a in attempts):
         with crash.tolerate():
@@ -57,9 +60,11 @@ def find_suspects(crash: Crash) -> list[Suspect]:
     """Everything that the recorded facts point to, the best founded first."""
     forward = crash.stage == "forward"
     found: list[tuple[int, Suspect]] = []
-    for cause in (*all_causes(), *crash.causes):
+    for cause in sorted((*all_causes(), *crash.causes), key=lambda each: not each.decides):
         if crash.stage in cause.stages or ("around" in cause.stages and not forward):
             found += [(cause.prior, one) for one in _ask(crash, cause)]
+            if found and cause.decides:
+                break
     return [one for _, one in sorted(found, key=lambda pair: (-pair[1].weight, -pair[0]))]
 
 

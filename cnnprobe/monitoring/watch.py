@@ -24,6 +24,7 @@ from cnnprobe.monitoring.settings import Settings
 from cnnprobe.monitoring.states import States
 from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.recorder import observable
+from cnnprobe.recorder.devices import outliving_devices
 from cnnprobe.recorder.inventory import CONTAINERS, class_of, named_modules
 from cnnprobe.recorder.peers import find_rank, is_split
 from cnnprobe.recorder.values import leaves
@@ -155,7 +156,7 @@ class Watch(Events):
         try:
             if self.loop.backward and not self.optimizers:
                 self.loop.finish()
-            self.settle()
+            self._settle_last()
             if self.rank is not None and self.step:
                 after = self.rank.conclude(self.step).read(None, scaled=False)
                 self.ledger.rank_steps.append(after)
@@ -319,6 +320,14 @@ class Watch(Events):
             for listener in tuple(self.listeners):
                 with self._outliving(listener):
                     listener.wrote(self, draft.step, observed=draft.taken is not None)
+
+    def _settle_last(self) -> None:
+        is_read = False
+        with outliving_devices():
+            self.settle()
+            is_read = True
+        if not is_read:
+            self.note("the last steps were not read: a kernel failed on the GPU")
 
     @contextlib.contextmanager
     def _outliving(self, listener: Listener) -> Iterator[None]:

@@ -20,6 +20,7 @@ from torch import nn
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder.assembly import assemble, no_collection
 from cnnprobe.recorder.copying import copy_lazy
+from cnnprobe.recorder.devices import outliving_devices, wait_for_devices
 from cnnprobe.recorder.execution import (
     describe_exported,
     describe_sealed,
@@ -296,6 +297,7 @@ def observe(
         try:
             with recording:
                 output = model(*args, **kwargs)
+                wait_for_devices((args, kwargs, output))
         except Exception as raised:  # the forward's own: it is what the report is about
             error = raised
         except BaseException as interrupt:
@@ -336,7 +338,9 @@ def preserved(
     try:
         yield guard, notes
     finally:
-        lost = guard.restore()
+        lost: list[torch.Tensor] = []
+        with outliving_devices():
+            lost = guard.restore()
         state.restore()
         if lost:
             notes.append(

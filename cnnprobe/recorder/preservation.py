@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from cnnprobe.recorder.devices import outliving_devices
 from cnnprobe.recorder.inventory import named_modules
 
 _CONTAINERS = (dict, list, set)
@@ -146,7 +147,8 @@ class ModuleState:
             attributes.restore(module)
         for module, mode in self._modes:
             module.training = mode
-        self._restore_buffers()
+        with outliving_devices():
+            self._restore_buffers()
         for parameter, requires_grad, grad in self._flags:
             if parameter.grad is not grad:
                 parameter.grad = grad
@@ -241,7 +243,9 @@ def preserved_generators() -> Iterator[None]:
     """
     cpu = torch.get_rng_state()
     devices = [module for module in _device_modules() if module.is_initialized()]
-    states = [module.get_rng_state_all() for module in devices]
+    states: list[Any] = []
+    with outliving_devices():
+        states = [module.get_rng_state_all() for module in devices]
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     numpy = sys.modules.get("numpy")
     python_state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
@@ -249,8 +253,9 @@ def preserved_generators() -> Iterator[None]:
         yield
     finally:
         torch.set_rng_state(cpu)
-        for module, state in zip(devices, states, strict=True):
-            module.set_rng_state_all(state)
+        for module, state in zip(devices, states, strict=False):  # none of a lost one
+            with outliving_devices():
+                module.set_rng_state_all(state)
         if mps is not None:
             torch.mps.set_rng_state(mps)
         random.setstate(python_state)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from cnnprobe.recorder.devices import outliving_devices
 from cnnprobe.recorder.inventory import has_values
 from cnnprobe.recorder.preservation import (
     ModuleState,
@@ -245,7 +246,8 @@ def kept(surroundings: Surroundings, tensors: Iterable[Tensor]) -> Iterator[list
         try:
             yield states
         finally:
-            restore(states)
+            with outliving_devices():
+                restore(states)
 
 
 class _Variables:

@@ -22,6 +22,7 @@ from cnnprobe.diagnosis.evidence import (
 from cnnprobe.diagnosis.evidence.pace import relative_changes
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import Recording
+from cnnprobe.recorder.devices import is_device_lost
 from cnnprobe.recorder.inventory import check_model, class_of, is_lazy
 from cnnprobe.recorder.peers import needs_all_ranks
 from cnnprobe.recorder.values import describe_tensor, leaves
@@ -62,7 +63,13 @@ def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
         )
     check_values(request)
     with keep_request(request) as (around, states):
-        return _Observation(request, around, states).run()
+        observation = _Observation(request, around, states)
+        try:
+            return observation.run()
+        except Exception as error:
+            if is_device_lost():  # what a kernel did shows only where the device is waited for
+                request.when_raised(Raised(error=error, trace=observation.latest))
+            raise
 
 
 def make_step(request: Request, around: Surroundings) -> Callable[[], Any]:
@@ -86,12 +93,14 @@ class _Observation:
         self.names = names_of(self.model, self.hidden)
         self.error: BaseException | None = None
         self.output: Any = None
+        self.latest: Trace | None = None  # of a forward
         self.given = ""  # which part of the output the loss was given
 
     def run(self) -> tuple[Evidence, BaseException | None]:
         request = self.request
         values = values_of(self.model)
         evaluation, probes = run_probes(self.model, request.inputs, request.targets, self.names)
+        self.latest = evaluation.trace
         evaluated = self.loss_of(evaluation.output) if evaluation.error is None else None
         restore(self.states)
         steps = self.steps(request.steps) if self.trains() else ()
