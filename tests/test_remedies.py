@@ -16,7 +16,7 @@ from torch import nn
 
 import cnnprobe
 from cnnprobe.cli import main
-from cnnprobe.cli.fixing import write_fixes
+from cnnprobe.cli.fixing import Fix, write_fixes
 from cnnprobe.diagnosis import Finding, Tried, Verdict
 from cnnprobe.remedies import progress
 from cnnprobe.remedies.losses import compare_losses
@@ -339,8 +339,7 @@ def find_patched(path):
         f"--- a/{path.name}\n+++ b/{path.name}\n@@ -10,1 +10,1 @@\n"
         "-        self.out = nn.Softmax(dim=1)\n+        self.out = nn.Identity()\n"
     )
-    tried = Tried(title="", verdict=Verdict.PROVEN, patch=patch)
-    return Finding(message="", fix="", rule="softmax-before-ce", tried=tried)
+    return Fix("softmax-before-ce", "no softmax", patch)
 
 
 def test_file_that_has_changed_since_it_was_imported_is_not_written(sick_file, capsys):

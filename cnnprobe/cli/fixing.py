@@ -1,5 +1,5 @@
-"""Writes fixes into the user's files: `cnnprobe diagnose --fix`. Never an installed package's,
-never a file that has changed since.
+"""Writes fixes into the user's files: `cnnprobe diagnose --fix` and `cnnprobe probe --fix`. Never an
+installed package's, never a file that has changed since.
 """
 
 import linecache
@@ -7,11 +7,12 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from cnnprobe.cli.program import tell
 from cnnprobe.diagnosis import Finding, Tried, Verdict
+from cnnprobe.records.explanation import Explanation, Repair
 
 _INSTALLED = {"site-packages", "dist-packages"}
 
@@ -28,9 +29,24 @@ class Hunk:
     new: str
 
 
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """What is written: what it mends, what is changed, and the unified diff."""
+
+    name: str  # of the rule or the cause
+    title: str
+    patch: str
+
+
+def choose_repair(explanation: Explanation | None) -> Repair | None:
+    """The best repair of a crash whose line is known and that gives what is wanted."""
+    repairs = explanation.repairs if explanation is not None else ()
+    return next((r for r in repairs if r.patch and r.works and r.plausible), None)
+
+
 def choose_fixes(
     findings: Iterable[Finding], *, unsafe: bool, together: Tried | None = None
-) -> list[Finding]:
+) -> list[Fix]:
     """The findings whose fix can be written: the proven ones, with `unsafe` the others too; as one
     where a patch makes all of them together.
     """
@@ -38,9 +54,9 @@ def choose_fixes(
     proven = [f for f in findings if f.tried is not None and f.tried.verdict is Verdict.PROVEN]
     if not unsafe and together is not None and together.patch:
         names = ", ".join(dict.fromkeys(finding.rule for finding in proven))
-        return [replace(proven[0], rule=names, tried=together)]
+        return [Fix(names, together.title, together.patch)]
     return [
-        finding
+        Fix(finding.rule, finding.tried.title, finding.tried.patch)
         for finding in findings
         if finding.tried is not None
         and finding.tried.patch
@@ -48,26 +64,25 @@ def choose_fixes(
     ]
 
 
-def write_fixes(findings: Iterable[Finding], imported: float) -> list[Path]:
+def write_fixes(fixes: Iterable[Fix], imported: float) -> list[Path]:
     """Make the fixes, each as a whole or not at all; the files that were written.
 
     Args:
-        findings: with the patches of their fixes.
+        fixes: with their patches.
         imported: the time before which a file has to have been last written, in seconds.
     """
     written: dict[Path, None] = {}
-    for finding in findings:
-        tried = finding.tried
-        hunks = read_hunks(tried.patch) if tried is not None else []
+    for fix in fixes:
+        hunks = read_hunks(fix.patch)
         why = refuse(hunks, imported, written)
         texts = None if why else _apply(hunks)
         if texts is None:
-            tell(f"note: {finding.rule} was not fixed: {why or 'the lines are not as they were'}")
+            tell(f"note: {fix.name} was not fixed: {why or 'the lines are not as they were'}")
             continue
         for path, text in texts.items():
             _replace(path, text)
             written[path] = None
-            tell(f"fixed {finding.rule} in {os.path.relpath(path)}: {tried.title if tried else ''}")
+            tell(f"fixed {fix.name} in {os.path.relpath(path)}: {fix.title}")
     return list(written)
 
 

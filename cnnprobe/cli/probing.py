@@ -1,5 +1,6 @@
 """`cnnprobe probe`: one forward pass, and what every layer did in it."""
 
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="If the model crashes: print the repair as a diff for `patch -p1`.",
 )
+@click.option("--fix", is_flag=True, help="If the model crashes: write the repair into your file.")
 @click.option(
     "--shapes-only",
     is_flag=True,
@@ -86,6 +88,7 @@ def probe_command(
     explain_shapes: bool,
     second_opinion: bool,
     patch: bool,
+    fix: bool,
     shapes_only: bool,
     min_input: bool,
     fail_on: tuple[str, ...],
@@ -108,12 +111,17 @@ def probe_command(
             fix="use one of them",
         )
     check_file(wished)
+    begun = time.time()
     with send_prints_to_stderr():
         loaded = load(model, given, without_values=shapes_only)
         if min_input:
             least = _find_least(loaded)
         else:
             report = _probe(loaded, model, shapes_only=shapes_only)
+            if fix and _fix(report, begun):
+                loaded = load(model, given, without_values=shapes_only)
+                report = _probe(loaded, model, shapes_only=shapes_only)
+                patch = patch and report.trace.failure is not None
     if min_input:
         write(least, wished)
         return
@@ -163,17 +171,28 @@ def _find_least(loaded: Loaded) -> str:
     return " x ".join(map(str, found)) + note
 
 
+def _fix(report: "Report", begun: float) -> bool:
+    """Whether the repair of a crash was written into the user's file; it is then imported again."""
+    from cnnprobe.cli.fixing import Fix, choose_repair, forget, write_fixes
+
+    repair, explanation = choose_repair(report.explanation), report.explanation
+    if repair is None or explanation is None:
+        found = "no repair is known as a change of your files"
+        tell(f"note: {found if report.trace.failure else 'nothing to fix: the forward passes'}")
+        return False
+    written = write_fixes([Fix(explanation.diagnosis, repair.title, repair.patch)], begun)
+    forget(written)
+    return bool(written)
+
+
 def _find_patch(report: "Report") -> str:
     """The diff of the best repair whose line is known; which one it is goes to stderr."""
-    explanation = report.explanation
-    repairs = (
-        [repair for repair in explanation.repairs if repair.patch and repair.plausible]
-        if explanation is not None
-        else []
-    )
-    if repairs:
-        click.echo(f"{repairs[0].title}; {repairs[0].tried}", err=True)
-        return repairs[0].patch
+    from cnnprobe.cli.fixing import choose_repair
+
+    explanation, repair = report.explanation, choose_repair(report.explanation)
+    if repair is not None:
+        click.echo(f"{repair.title}; {repair.tried}", err=True)
+        return repair.patch
     if report.trace.failure is None:
         raise TargetError(
             "there is nothing to repair: the forward pass succeeds",

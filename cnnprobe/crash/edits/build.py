@@ -16,7 +16,7 @@ from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError, open_file
 from cnnprobe.crash.edits.inputs import ChangeInput, ChangeName, ChangeTensor
 from cnnprobe.crash.edits.layers import Insert, Reconfigure
-from cnnprobe.crash.edits.places import check_names, open_line, write_operand
+from cnnprobe.crash.edits.places import open_line, spell_code, write_operand
 from cnnprobe.crash.facts.frames import find_assigned_value, find_frames
 from cnnprobe.crash.facts.joins import find_parts
 from cnnprobe.crash.facts.words import quote, shorten
@@ -59,9 +59,9 @@ def adapt_call(
     def write() -> list[TextChange]:
         if node is None:
             raise UnknownPlaceError
-        check_names(crash, crash.owner, code)
+        spelled = spell_code(crash, crash.owner, code)
         file, _ = open_line(source)
-        return [file.replace(node, code.format(x=write_operand(file, node, code)))]
+        return [file.replace(node, spelled.format(x=write_operand(file, node, spelled)))]
 
     is_named = position and isinstance(node, ast.Name | ast.Attribute)
     shown = code.format(x=ast.unparse(node) if is_named and node is not None else "x")

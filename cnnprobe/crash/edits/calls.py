@@ -19,6 +19,7 @@ from cnnprobe.crash.edits.places import (
     list_calls_on,
     open_line,
     read_called,
+    spell_code,
     take_only,
     write_argument,
     write_operand,
@@ -51,9 +52,8 @@ class Adapt(Edit):
 
     def locate(self, crash: Crash, edits: Sequence[Edit]) -> list[TextChange]:  # noqa: ARG002
         owner, file, call = find_call(crash, self.module or "")
-        check_names(crash, owner, self.code)
-        code = self.code.format(x=write_operand(file, call.args[0], self.code))
-        return [file.replace(call.args[0], code)]
+        code = spell_code(crash, owner, self.code)
+        return [file.replace(call.args[0], code.format(x=write_operand(file, call.args[0], code)))]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from cnnprobe.crash.edits.build import change_tensor, spell_path
 from cnnprobe.crash.edits.calls import RewriteCall, rewrite_call
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
-from cnnprobe.crash.edits.places import check_names, open_line, write_operand
+from cnnprobe.crash.edits.places import open_line, spell_code, write_operand
 from cnnprobe.crash.facts.joins import Cat, describe_output, find_parts
 from cnnprobe.crash.model_copy import ModelCopy
 from cnnprobe.crash.suspect import POSSIBLE, STRONG, USUAL, Candidates, propose
@@ -64,8 +64,8 @@ def change_part(
         node = find_parts(crash, call).get(part.path)
         if node is None or isinstance(getattr(node, "ctx", None), ast.Store):  # x += ...
             raise UnknownPlaceError
-        check_names(crash, owner, code)
-        return [file.replace(node, code.format(x=write_operand(file, node, code)))]
+        spelled = spell_code(crash, owner, code)
+        return [file.replace(node, spelled.format(x=write_operand(file, node, spelled)))]
 
     default = "y" if re.search(r"\bx\b", code.replace("{x}", "")) else "x"
     shown = code.format(x=spell_part(crash, call, part) or default)

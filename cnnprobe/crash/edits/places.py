@@ -5,8 +5,11 @@ Everything here raises UnknownPlaceError where the place is not known for certai
 
 import ast
 import inspect
+import re
 import sys
 from collections.abc import Iterator
+
+from torch import Tensor
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError, open_file
@@ -181,6 +184,20 @@ def check_names(crash: Crash, owner: str, code: str) -> None:
     for word in ("torch", "F", "nn"):
         if f"{word}." in code.replace("{x}", "") and code.startswith(word) and word not in names:
             raise UnknownPlaceError
+
+
+def spell_code(crash: Crash, owner: str, code: str) -> str:
+    """Code for the file of a module: a function of torch's as the method of that name, where the
+    file has not imported torch.
+    """
+    try:
+        check_names(crash, owner, code)
+    except UnknownPlaceError:
+        found = re.fullmatch(r"torch\.(\w+)\(\{x\}(?:, (.*))?\)", code)
+        if found is None or not hasattr(Tensor, found[1]):
+            raise
+        return f"{{x}}.{found[1]}({found[2] or ''})"
+    return code
 
 
 def write_operand(file: File, node: ast.expr, code: str) -> str:
