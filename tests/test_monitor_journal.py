@@ -1,13 +1,17 @@
 """Where a monitor writes its history: a file that a killed run leaves readable, TensorBoard, the terminal."""
 
+import base64
 import io
 import json
+import math
 import os
 import signal
 import sys
 import textwrap
 import types
+import zlib
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,6 +20,7 @@ import cnnprobe
 from cnnprobe.errors import ProbeError, TargetError
 from cnnprobe.monitoring.line import TerminalLine, line
 from cnnprobe.records import schema
+from cnnprobe.records.packing import pack_rows
 from tests.support.loops import Root, run, small
 from tests.support.python import run_python
 
@@ -30,6 +35,83 @@ def test_a_journal_is_read_back_as_the_history_it_is(tmp_path):
     assert monitor.findings == report.findings
     lines = (tmp_path / "run.jsonl").read_text().splitlines()
     assert all(json.loads(line, parse_constant=pytest.fail) for line in lines)
+
+
+def rewrite(path, change):
+    """The log with each line changed, in place."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(change(line)) + "\n" for line in lines))
+
+
+def write_as_before(line):
+    """A line as logs had it before their numbers were packed: a row of digits for each slot."""
+    if "packed" not in line:
+        return {key: value for key, value in line.items() if key != "columns"}
+    data = np.frombuffer(zlib.decompress(base64.b64decode(line.pop("packed"))), "<f8")
+    rows = data.reshape(10, -1).T
+    line["rows"] = [
+        [slot, *(None if math.isnan(v) else schema.to_plain(v) for v in row.tolist())]
+        for slot, row in enumerate(rows)
+        if not np.isnan(row[0]) or not np.isnan(row[8])
+    ]
+    names = ("lowest", "negative", "positive")
+    line["histograms"] = [
+        [slot, dict(zip(names, parts, strict=True))] for slot, *parts in line["histograms"]
+    ]
+    return line
+
+
+def test_a_log_of_digits_is_read_as_the_same_run(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Root(), nn.Linear(8, 5))
+    monitor = run(model, steps=5, every=2, histograms=True, log=tmp_path / "run.jsonl")
+    size = (tmp_path / "run.jsonl").stat().st_size
+    rewrite(tmp_path / "run.jsonl", write_as_before)
+    assert '"rows"' in (tmp_path / "run.jsonl").read_text()
+    assert monitor.history == cnnprobe.load(tmp_path / "run.jsonl").history
+    assert size < (tmp_path / "run.jsonl").stat().st_size
+
+
+def test_columns_that_are_not_known_are_passed_over_and_those_that_lack_are_nan(tmp_path):
+    monitor = run(small(), steps=2, log=tmp_path / "run.jsonl")
+    names = {"mean": "median"}
+
+    def rename(line):
+        named = [names.get(name, name) for name in line.get("columns", [])]
+        return line | ({"columns": named} if named else {})
+
+    rewrite(tmp_path / "run.jsonl", rename)
+    read, known = cnnprobe.load(tmp_path / "run.jsonl").history.of("1"), monitor.history.of("1")
+    assert known["max"] == read["max"]
+    assert all(map(math.isnan, read["mean"]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda text: text[:-8], lambda text: "!" + text[1:], lambda _: pack_rows(np.ones((99, 10)))],
+)
+def test_packed_numbers_that_were_changed_are_refused_with_their_line(tmp_path, change):
+    run(small(), steps=2, log=tmp_path / "run.jsonl")
+
+    def damage(line):
+        return line | ({"packed": change(line["packed"])} if line.get("step") == 1 else {})
+
+    rewrite(tmp_path / "run.jsonl", damage)
+    with pytest.raises(ProbeError, match=r"line \d+ of the journal is damaged"):
+        cnnprobe.load(tmp_path / "run.jsonl")
+
+
+def test_a_step_of_seven_layers_takes_less_than_two_kilobytes(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 5, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(320, 5),
+    )  # fmt: skip
+    run(model, steps=20, log=tmp_path / "run.jsonl")
+    lines = (tmp_path / "run.jsonl").read_text().splitlines()
+    steps = [line for line in lines if '"packed"' in line]
+    assert 20 == len(steps)
+    assert max(map(len, steps)) < 2000
 
 
 KILLED = """

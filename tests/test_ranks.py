@@ -303,7 +303,7 @@ def test_the_sound_twin_has_no_finding(faults):
 def test_logs_of_a_training_that_still_runs_are_merged_without_a_lost_rank(faults, tmp_path):
     for log in (faults / "skipped").iterdir():
         lines = log.read_text().splitlines(keepends=True)
-        over = next(i for i, line in enumerate(lines) if '"step": 2,' in line and "curves" in line)
+        over = next(i for i, line in enumerate(lines) if '"step":2,' in line and "curves" in line)
         (tmp_path / log.name).write_text("".join(lines[: over + 2]))
     report = cnnprobe.load(tmp_path)
     assert {"ranks-diverged"} <= {finding.rule for finding in report.findings}

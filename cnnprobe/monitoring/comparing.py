@@ -91,6 +91,8 @@ class Comparison:
 
     def _run(self, post: Post, differences: Differences | None) -> None:
         try:
+            if differences is not None:
+                differences.prepare()
             self._talk(post, differences)
         except Exception as error:  # the store is gone with the process that held it
             if not self._leaving.is_set():

@@ -59,6 +59,11 @@ class Differences:
         is_late = time.monotonic() - self._begun > _ABSENT
         return all(is_late if each is None else each.done for each in told)
 
+    @staticmethod
+    def prepare() -> None:
+        """What is done once, and takes the longest."""
+        all_rank_rules()
+
     def follow(self, post: Post, mine: Telling) -> Iterator[str]:
         """What is new between the ranks, in sentences; each kind once."""
         self._own |= {step.step: step for step in mine.steps if step.step > self._latest}

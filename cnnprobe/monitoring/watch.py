@@ -299,7 +299,7 @@ class Watch(Events):
             )
 
     def _curves(self, seconds: float) -> dict[str, float]:
-        curves = {"seconds": seconds} if seconds else {}
+        curves = {"seconds": round(seconds, 7)} if seconds else {}
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 rate = group.get("lr")

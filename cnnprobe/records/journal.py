@@ -21,8 +21,14 @@ from cnnprobe.records import reading, schema
 from cnnprobe.records.averages import Stretch
 from cnnprobe.records.history import DeadChannels, History, LivingGraph, NonFinite
 from cnnprobe.records.ledger import COLUMNS, Ledger, Rows, Slot
+from cnnprobe.records.packing import (
+    pack_histograms,
+    pack_rows,
+    unpack_histogram,
+    unpack_rows,
+    write_briefly,
+)
 from cnnprobe.records.ranks import RankInfo, RankStep, keep_step
-from cnnprobe.records.statistics import COUNT, L2
 from cnnprobe.records.trace import Histogram, Trace
 
 KIND = "Journal"
@@ -79,7 +85,7 @@ class Journal:
         if self._file is None:
             return False
         if not self._size:
-            text = schema.to_text(KIND, {"model": self._model}) + text
+            text = self._begin() + text
         data = text.encode("ascii", "backslashreplace")
         try:
             _write_whole(self._file, data)
@@ -91,6 +97,9 @@ class Journal:
             return False
         self._size += len(data)
         return True
+
+    def _begin(self) -> str:
+        return schema.to_text(KIND, {"model": self._model, "columns": COLUMNS})
 
     def _give_up(self, error: Exception) -> None:
         """Say once that something was not written; what comes later is tried all the same."""
@@ -168,7 +177,7 @@ class Journal:
 
     def _repeat(self, ledger: Ledger) -> Iterator[str]:
         """The run so far: what was said of the whole, and each step that is still known."""
-        yield schema.to_text(KIND, {"model": self._model})
+        yield self._begin()
         for name, value in self._said.items():
             if name != "rank_step":
                 yield _write_line({name: value})
@@ -201,23 +210,17 @@ def _write_whole(file: IO[bytes], data: bytes) -> None:
 
 
 def _write_line(what: Mapping[str, Any]) -> str:
-    plain = {key: value if key == "rows" else schema.to_plain(value) for key, value in what.items()}
-    return json.dumps(plain, allow_nan=False) + "\n"
+    plain = {key: _make_plain(value) for key, value in what.items()}
+    return json.dumps(plain, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def _make_plain(value: Any) -> Any:
+    return write_briefly(value) if isinstance(value, RankStep) else schema.to_plain(value)
 
 
 def _describe_rows(rows: Rows, histograms: Mapping[int, Histogram]) -> dict[str, Any]:
-    seen = np.flatnonzero(~np.isnan(rows[:, (COUNT, L2)]).all(1))
-    plain = [
-        [k, *map(_write_value, values)]
-        for k, values in zip(seen.tolist(), rows[seen].tolist(), strict=True)
-    ]
-    return {"rows": plain} | (
-        {"histograms": [[k, h] for k, h in histograms.items()]} if histograms else {}
-    )
-
-
-def _write_value(value: float) -> Any:
-    return value if math.isfinite(value) else None if math.isnan(value) else schema.to_plain(value)
+    found: dict[str, Any] = {"packed": pack_rows(rows)}
+    return found | ({"histograms": pack_histograms(histograms)} if histograms else {})
 
 
 # ---------------------------------------------------------------- reading
@@ -258,8 +261,9 @@ def open_journal(path: str | os.PathLike[str]) -> "Reading":
 
 def _read_lines(file: IO[bytes], where: str) -> "Reading":
     first = file.readline()
-    model = str(schema.parse(first.decode(), expected=KIND, where=where).get("model", ""))
-    book = Reading(Ledger(model=model), Trace(model=model), size=len(first))
+    head = schema.parse(first.decode(), expected=KIND, where=where)
+    model, columns = str(head.get("model", "")), tuple(head.get("columns", COLUMNS))
+    book = Reading(Ledger(model=model), Trace(model=model), columns, size=len(first))
     for number, line in enumerate(file, start=2):
         try:
             said = json.loads(line.decode()) if line.strip() else {}
@@ -296,6 +300,7 @@ class Reading:
 
     ledger: Ledger
     trace: Trace
+    columns: tuple[str, ...] = COLUMNS  # of the packed numbers
     findings: Any = field(default_factory=list)
     ended: bool = False
     size: int = 0  # bytes of whole lines
@@ -347,13 +352,20 @@ class Reading:
         ledger.total = max(ledger.total, step + 1)
         for name, value in said["curves"].items():
             ledger.put(name, step, reading.read_plain(float, value))
-        if "rows" not in said:
-            return
+        spreads = dict(unpack_histogram(each) for each in said.get("histograms", ()))
+        if "packed" in said:
+            most = len(ledger.slots)
+            ledger.append(step, unpack_rows(said["packed"], self.columns, most=most), spreads)
+        elif "rows" in said:
+            self._take_rows(said, spreads)
+
+    def _take_rows(self, said: Mapping[str, Any], spreads: Mapping[int, Histogram]) -> None:
+        """The numbers of a step in figures, as older logs have them."""
+        step, ledger = int(said["step"]), self.ledger
         slots = [int(slot) for slot, *_ in said["rows"]]
         rows = np.array(
             [[_read_number(v) for v in numbers] for _, *numbers in said["rows"]]
         ).reshape(-1, len(COLUMNS))
-        spreads = {int(k): reading.read_plain(Histogram, h) for k, h in said.get("histograms", ())}
         if said.get("again"):
             whole = np.full((len(ledger.slots), len(COLUMNS)), np.nan)
             whole[slots] = rows

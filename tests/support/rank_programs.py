@@ -171,7 +171,7 @@ def told(folder):
             warnings.simplefilter("always")
             with cnnprobe.monitor(model, optimizer, log=folder / name):
                 for step in range(5):
-                    time.sleep(0.2)
+                    time.sleep(0.3)
                     said[name].append([str(each.message) for each in seen])
                     before(step)
                     x, y = batch(rank, step)
