@@ -21,13 +21,40 @@ from reference_models import CNNModel, SimpleCNN
 
 
 class Windows(nn.Module):
-    """Pads its map up to whole windows of 7 and cuts it into them, as Swin does."""
+    """Pads its map up to whole windows and cuts it into them, as Swin does."""
+
+    def __init__(self, size=7):
+        super().__init__()
+        self.size = size
+
+    def forward(self, x):
+        k, (h, w) = self.size, x.shape[2:]
+        x = F.pad(x, (0, -w % k, 0, -h % k))
+        n, c, h, w = x.shape
+        return x.view(n, c, h // k, k, w // k, k).permute(0, 2, 4, 1, 3, 5).reshape(-1, c, k, k)
+
+
+class Shifted(nn.Module):
+    """Shifts its map, padded up to windows of 7, where it has more than one."""
 
     def forward(self, x):
         h, w = x.shape[2:]
         x = F.pad(x, (0, -w % 7, 0, -h % 7))
-        n, c, h, w = x.shape
-        return x.view(n, c, h // 7, 7, w // 7, 7).permute(0, 2, 4, 1, 3, 5).reshape(-1, c, 7, 7)
+        x = torch.roll(x, (3, 3), (2, 3)) if max(h, w) > 7 else x
+        return x[:, :, :h, :w].relu()
+
+
+class Whole(nn.Module):
+    """Pads its input up to a multiple, runs, and cuts the padding off again."""
+
+    def __init__(self, model, multiple):
+        super().__init__()
+        self.model, self.multiple = model, multiple
+
+    def forward(self, x):
+        h, w = x.shape[2:]
+        x = self.model(F.pad(x, (0, -w % self.multiple, 0, -h % self.multiple)))
+        return x[:, :, :h, :w]
 
 
 class Tokens(nn.Module):
@@ -117,6 +144,9 @@ CASES = {
     ),
     "windows": (lambda: nn.Sequential(conv(4, stride=4), Windows()), IMAGE),
     "windows of a small map": (lambda: nn.Sequential(conv(8, stride=32), Windows()), (1, 3, 64, 64)),
+    "windows of 8": (lambda: nn.Sequential(conv(16, stride=16), Windows(8)), (1, 3, 224, 224)),
+    "padded U-Net": (lambda: Whole(UNet(), 8), IMAGE),
+    "padded patches": (lambda: Whole(nn.Sequential(conv(14, stride=14)), 14), IMAGE),
     "tokens": (Tokens, IMAGE),
     "sum of two sizes": (Coordinates, IMAGE),
     "up, then down": (Detail, IMAGE),
@@ -172,8 +202,24 @@ def test_formulas_are_those_of_hand_arithmetic():
     # (H - 8) // 32 + 1 rows, padded up to a multiple of 7, in windows of 7
     rows, columns = (f"ceil(({name} - 7)/224)" for name in "HW")
     assert f"(N*{rows}*{columns}, 4, 7, 7)" == found["1"]
+    # floor(H/16) rows, padded up to a multiple of 8
+    found = find("windows of 8")[1]
+    assert "(N*ceil((H - 15)/128)*ceil((W - 15)/128), 4, 8, 8)" == found["1"]
+    found = find("padded U-Net")[1]
+    assert "(N, 8, ceil(H/8), ceil(W/8))" == found["model.middle"]
     found = cnnprobe.shapes(Tokens(), torch.zeros(1, 3, 32, 32))
     assert "(N, floor(H/4)*floor(W/4) + 1, 8)" == found[""]
+
+
+def test_path_that_is_taken_at_small_sizes_alone_has_formulas():
+    model = nn.Sequential(conv(8, stride=8), Shifted()).eval()
+    found = cnnprobe.shapes(model, torch.zeros(IMAGE))
+    assert all(dim is not None for row in found.data.rows for o in row.outputs for dim in o)
+    assert "floor(H/8)" in found["1"]
+    # one window of 7 up to 63 pixels
+    for h, w in ((8, 63), (63, 8), (30, 55), (17, 17)):
+        wrong, known = count_wrong(model, found, {"N": 2, "H": h, "W": w})
+        assert ([], True) == (wrong, known > 0)
 
 
 def test_layers_before_the_one_that_asks_for_one_size_have_formulas():

@@ -13,6 +13,7 @@ from cnnprobe.records.sizes import Dim, Form, Product, evaluate_form
 # A divisor is a product of strides; 128 is more than any classification network has.
 LARGEST_DIVISOR = 128
 _LARGEST_TIMES = 4  # of a rounded form, where only few sizes are legal and the slope is not known
+_MOST_FORMS = 64  # that all give what was seen at a few sizes; more sizes tell them apart
 _RECENT = 12  # forms of each symbol that are tried in products, the latest first
 
 Sizes = Mapping[str, int]
@@ -138,32 +139,48 @@ def _fit_sum(
 
 
 def _fit_one(name: str, seen: Sequence[tuple[Sizes, int]]) -> tuple[Form, ...]:
-    """The forms of one symbol and of the least divisor that give every value, the simplest first."""
+    """The forms of one symbol that give every value, the simplest first; of the least divisor where
+    the sizes are near each other.
+    """
     points: dict[int, int] = {}
     for sizes, value in seen:
         if points.setdefault(sizes[name], value) != value:
             return ()  # it follows from something else, too
     if len(points) < 2:
         return ()
-    for times, divisor in _list_slopes(points):
+    if max(points) - min(points) > LARGEST_DIVISOR:
+        slopes = _list_far_slopes(points)
+        found = (form for slope in slopes for form in _fit_shift(name, *slope, points))
+        return tuple(itertools.islice(found, _MOST_FORMS))
+    for times, divisor in _list_near_slopes(points):
         if forms := tuple(_fit_shift(name, times, divisor, points)):
             return forms
     return ()
 
 
-def _list_slopes(points: Mapping[int, int]) -> Iterator[tuple[int, int]]:
-    """Numerators and divisors that come into question, the simplest first."""
-    low, high = min(points), max(points)
-    if high - low > LARGEST_DIVISOR:  # so far apart that the rounding does not count
-        slope = Fraction(points[high] - points[low], high - low).limit_denominator(LARGEST_DIVISOR)
-        if slope:
-            for k in range(1, LARGEST_DIVISOR // slope.denominator + 1):
-                yield slope.numerator * k, slope.denominator * k
-        return
-    for divisor in range(1, high - low + 2):
+def _list_near_slopes(points: Mapping[int, int]) -> Iterator[tuple[int, int]]:
+    """Numerators and divisors, the simplest first; of sizes so near that the slope is not known."""
+    for divisor in range(1, max(points) - min(points) + 2):
         for times in range(1, _LARGEST_TIMES + 1):
             if math.gcd(times, divisor) == 1:
                 yield times, divisor
+
+
+def _list_far_slopes(points: Mapping[int, int]) -> Iterator[tuple[int, int]]:
+    """Numerators and divisors that the sizes furthest from each other leave open: padded up to
+    multiples of 8, 14 is 16 and 434 is 440.
+
+    >>> (8, 8) in _list_far_slopes({14: 16, 434: 440}), next(_list_far_slopes({0: 0, 640: 40}))
+    (True, (1, 16))
+    """
+    low, high = min(points), max(points)
+    run, rise = high - low, points[high] - points[low]
+    sign = 1 if rise > 0 else -1
+    for times in range(1, LARGEST_DIVISOR + 1):
+        for divisor in range(1, LARGEST_DIVISOR + 1):
+            # each of the two is rounded by less than a whole step
+            if abs(abs(rise) * divisor - times * run) <= times * (divisor - 1):
+                yield sign * times, divisor
 
 
 def _fit_shift(name: str, times: int, divisor: int, points: Mapping[int, int]) -> Iterator[Form]:

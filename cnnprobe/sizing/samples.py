@@ -113,6 +113,29 @@ def take_samples(
         yield sampler.see(tuple(g + k * s for g, s in zip(given, steps, strict=True)))
 
 
+def take_smaller(
+    sampler: Sampler, axes: Sequence[SizeAxis], bounds: Sequence[Bounds]
+) -> Iterator[Seen]:
+    """Sizes below the given ones, each alone and all together: where a forward takes another path
+    at larger ones, as a window that is as large as the map is not shifted.
+    """
+    given = tuple(axis.given for axis in axes)
+    moving = [i for i, axis in enumerate(axes) if axis.name != "N"]
+    for eighths in range(7, 0, -1):
+        smaller = tuple(
+            _shrink(axis.given, eighths, bound) if i in moving else axis.given
+            for i, (axis, bound) in enumerate(zip(axes, bounds, strict=True))
+        )
+        alone = [(*given[:i], smaller[i], *given[i + 1 :]) for i in moving if eighths % 2 == 0]
+        for sizes in dict.fromkeys((smaller, *alone)):
+            yield sampler.see(sizes)
+
+
+def _shrink(size: int, eighths: int, bound: Bounds) -> int:
+    steps = (size * eighths // 8 - bound.least) // bound.step
+    return bound.least + bound.step * max(steps, 0)
+
+
 def _choose_step(axis: SizeAxis, bound: Bounds) -> int:
     """The distance of neighbouring samples; 0 leaves the axis as it is."""
     if axis.name == "N":

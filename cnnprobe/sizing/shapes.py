@@ -29,6 +29,7 @@ from cnnprobe.sizing.samples import (
     choose_telling,
     find_sample_period,
     take_samples,
+    take_smaller,
 )
 
 _ROUNDS = 8  # of further samples, while more than one formula gives what was seen
@@ -84,6 +85,8 @@ def _derive(runs: Runs, notes: list[str]) -> SizedShapes:
     sampler = Sampler(runs, axes)
     numbers = sampler.number(base.trace)
     samples = list(take_samples(sampler, axes, bounds))
+    if any(seen.strayed for seen in samples):
+        samples += take_smaller(sampler, axes, bounds)
     fitter = make_fitter(axes, numbers, samples)
     for _ in range(_ROUNDS):
         if not (telling := set(choose_telling(axes, bounds, fitter.doubts))):
