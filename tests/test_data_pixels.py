@@ -341,3 +341,12 @@ def test_alpha_channel_that_says_nothing_is_info():
     images[:, 3] = 1
     report = cnnprobe.inspect_data(load(images), pictures=False)
     assert ["info"] == [f.severity for f in report.findings if f.rule == "dead-channel"]
+
+
+def test_images_that_differ_in_a_few_pixels_are_no_duplicates():
+    ground = torch.rand(1, 224, 224, generator=torch.Generator().manual_seed(0))
+    parts = ground.repeat(32, 1, 1, 1)
+    for i, part in enumerate(parts):
+        part[:, 10 + 6 * i, 100:103] = 0  # a scratch
+    assert [] == name_findings(load(parts))
+    assert ["duplicate-images"] == name_findings(load(ground.repeat(32, 1, 1, 1)))

@@ -3,6 +3,7 @@
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -64,6 +65,7 @@ def inspect_data(
     files = [pathlib.Path(each) for each in given if not isinstance(each, DataRule)]
     own = [each for each in given if isinstance(each, DataRule)]
     limits = Limits(samples=samples, seconds=seconds)
+    limits = limits if pictures else replace(limits, drawn=0)
     inspection = explain_failures(read(loader, validation, limits=limits, tell=tell), model)
     return judge(
         inspection,

@@ -23,7 +23,6 @@ ALIKE_MEAN = 0.008
 ALIKE_MOST = 0.06
 FEATURES = 1024  # small copies that are kept with their labels
 CANDIDATES = 64  # earlier pictures that one is compared with
-THUMBNAILS = 48  # images that are kept to be drawn
 # Of an image: crops of slides and of scans are filled by their ground, so or wholly; digits and
 # clothes on black are up to 0.86.
 GROUNDS = (0.92, 0.75)
@@ -73,9 +72,12 @@ class Album:
 
 
 class ImageTally:
-    """Single images that are suspicious, and the fingerprints of all."""
+    """Single images that are suspicious, and the fingerprints of all; so many are kept to be
+    drawn.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, drawn: int = 48) -> None:
+        self._drawn = drawn
         self.prints: dict[bytes, Spotted] = {}
         self.album = Album()
         self.thumbnails: list[Thumbnail] = []
@@ -127,7 +129,9 @@ class ImageTally:
         """Keep a small copy, of each class about as many: a rarer class takes the place of a
         frequent one.
         """
-        if len(self.thumbnails) >= THUMBNAILS:
+        if not self._drawn:
+            return
+        if len(self.thumbnails) >= self._drawn:
             label, most = self._per_class.most_common(1)[0]
             if most - 1 <= self._per_class[spot.label]:
                 return
@@ -158,7 +162,8 @@ class ImageTally:
         self._counts[kind] += 1
         if len(self._found[kind]) < NAMED:
             self._found[kind].append(what)
-            self.suspects.append(Thumbnail(shrink(image), spot))
+            if self._drawn:
+                self.suspects.append(Thumbnail(shrink(image), spot))
 
     def describe(self, **more: Any) -> Images:
         """What was met, as plain data."""

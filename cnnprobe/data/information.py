@@ -5,6 +5,7 @@ better than shuffled labels.
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cnnprobe.data.facts import Exchange
@@ -83,7 +84,8 @@ def find_exchange(training: Sequence[Sample], validation: Sequence[Sample]) -> E
     if not _is_sure(int(hits[0]), y):
         return None
     targets = np.eye(len(classes))[y] - np.bincount(y, minlength=len(classes)) / len(y)
-    guessed = z @ np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ targets)
+    gram = _multiply(x.T, x) + RIDGE * np.eye(x.shape[1])
+    guessed = _multiply(z, _solve(gram, _multiply(x.T, targets)))
     met = np.zeros((len(classes), len(classes)), dtype=np.int64)  # by label, then by guess
     np.add.at(met, (np.array([label for _, label in unseen]), guessed.argmax(1)), 1)
     return _name_exchange(met, classes, int(hits[0]) / len(y))
@@ -121,21 +123,33 @@ def _predict_linear(x: NDArray[np.float64], folds: NDArray[np.int64]) -> NDArray
     found = np.zeros((len(x), len(x)))
     for fold in range(FOLDS):
         seen, unseen = x[folds != fold], x[folds == fold]
-        gram = seen.T @ seen + RIDGE * np.eye(x.shape[1])
-        found[np.ix_(folds == fold, folds != fold)] = unseen @ np.linalg.solve(gram, seen.T)
+        gram = _multiply(seen.T, seen) + RIDGE * np.eye(x.shape[1])
+        found[np.ix_(folds == fold, folds != fold)] = _multiply(
+            unseen, _solve(gram, np.ascontiguousarray(seen.T))
+        )
     return found
 
 
 def _predict_kernel(x: NDArray[np.float64], folds: NDArray[np.int64]) -> NDArray[np.float64]:
     squares = (x**2).sum(1)
-    apart = np.maximum(squares[:, None] + squares - 2 * x @ x.T, 0)
+    apart = np.maximum(squares[:, None] + squares - 2 * _multiply(x, x.T), 0)
     kernel: NDArray[np.float64] = np.exp(-apart / max(float(np.median(apart)), 1e-9))
     found = np.zeros_like(kernel)
     for fold in range(FOLDS):
         seen, unseen = folds != fold, folds == fold
         gram = kernel[np.ix_(seen, seen)] + NOISE * np.eye(int(seen.sum()))
-        found[np.ix_(unseen, seen)] = np.linalg.solve(gram, kernel[np.ix_(seen, unseen)]).T
+        found[np.ix_(unseen, seen)] = _solve(gram, kernel[np.ix_(seen, unseen)]).T
     return found
+
+
+def _solve(matrix: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By torch, which keeps to its number of threads, as NumPy does not."""
+    return np.asarray(torch.linalg.solve(*map(torch.from_numpy, (matrix, right))).numpy())
+
+
+def _multiply(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    a, b = (np.ascontiguousarray(each) for each in (a, b))
+    return np.asarray((torch.from_numpy(a) @ torch.from_numpy(b)).numpy())
 
 
 def _count_hits(
@@ -148,6 +162,6 @@ def _count_hits(
     flat = indicators.reshape(len(labels), -1)
     hits = np.zeros(labels.shape[1], dtype=np.int64)
     for predict in predictions:
-        guessed = (predict @ flat).reshape(len(labels), -1, classes)
+        guessed = _multiply(predict, flat).reshape(len(labels), -1, classes)
         hits += (guessed.argmax(2) == labels).sum(0)
     return hits

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from cnnprobe.data.facts import Colours, Pixels, Range, Spotted
 
-LOOKED_AT = 24  # images whose pixels are compared with their neighbours
-PER_BATCH = 3  # of them
+LOOKED_AT = 16  # images whose pixels are compared with their neighbours
+PER_BATCH = 2  # of them
 LEAST_SIDE = 8  # pixels
 COLOURED = 1024  # images whose channels are compared
 NAMED = 8

@@ -47,7 +47,7 @@ from cnnprobe.data.source import (
     spread,
 )
 from cnnprobe.data.tallies import PartTally, number_of
-from cnnprobe.data.trials import STREAMED, SampleStretch, try_again, try_blanks
+from cnnprobe.data.trials import STREAMED, SampleStretch, confirm_pairs, try_again, try_blanks
 
 KEPT = 4  # images of the first batch, for a forward pass
 RETRIED = 64  # samples that are read one by one where the loader raised
@@ -141,23 +141,24 @@ def _read_split(source: Source, limits: Limits, tell: Tell | None) -> LoaderRead
     failed = cause = None
     try:
         for batch in read_batches(source, limits):
-            tallies = tallies or _start(batch)
+            tallies = tallies or _start(batch, limits)
             _measure(tallies, batch, source)
             if tell is not None:
                 tell(source.name, tallies.samples)
     except LoaderError as error:
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        failed, tallies = _read_singly(source, cause, tallies)
+        failed, tallies = _read_singly(source, cause, tallies, limits)
     tallies = tallies or _Tallies({}, {})
     split = _describe(source, tallies, failed)
     return LoaderReading(split, source, tallies.images, tallies.inputs, cause)
 
 
-def _start(batch: Batch) -> _Tallies:
+def _start(batch: Batch, limits: Limits) -> _Tallies:
     last = find_channels_last(batch.columns)
     columns = [move_channels(c) if c.path in last else c for c in batch.columns]
     roles = assign_roles(columns)
     tallies = _Tallies(roles, {path: PartTally(path, role) for path, role in roles.items()})
+    tallies.images = ImageTally(limits.drawn)
     tallies.last = tuple(path for path in last if roles[path] in ("image", "mask"))
     for path in tallies.last:
         tallies.parts[path].channels_last = True
@@ -253,7 +254,7 @@ def _spot(
 
 
 def _read_singly(
-    source: Source, error: Exception, tallies: _Tallies | None
+    source: Source, error: Exception, tallies: _Tallies | None, limits: Limits
 ) -> tuple[Failed, _Tallies | None]:
     """What raised, and samples that are read one by one to see which of them do."""
     collating = any("collate" in frame.name for frame in traceback.extract_tb(error.__traceback__))
@@ -279,7 +280,7 @@ def _read_singly(
     if good:
         batch = Batch(join_samples(good), indices, 0.0)
         # The paths of single samples are those of a batch; what was read before is read again.
-        tallies = _start(batch)
+        tallies = _start(batch, limits)
         _measure(tallies, batch, source)
         tallies.compared = tallies.uniform = 0
     return failed, tallies
@@ -322,7 +323,11 @@ def _describe_images(source: Source, tallies: _Tallies) -> Images:
     found = tallies.images.describe(
         normalisations=steps, scaled=scaled, pixels=tallies.images.pixels.describe(steps)
     )
-    if not found.constants or tallies.main is None:
+    if tallies.main is None:
+        return found
+    if found.duplicates and not confirm_pairs(source, tallies.main, found.duplicates):
+        found = replace(found, duplicates=(), repeated=0, similar=0, contradicting=0)
+    if not found.constants:
         return found
     tried, unsteady = try_blanks(source, tallies.main, found.constant)
     return replace(found, blanks=replace(found.blanks, tried=tried, unsteady=unsteady))

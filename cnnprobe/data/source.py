@@ -39,6 +39,7 @@ class Limits:
 
     samples: int | None = 1024
     seconds: float | None = 10.0
+    drawn: int = 48  # images that are kept to be drawn
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from cnnprobe.data.columns import join_samples, read_columns
 from cnnprobe.data.datasets import list_transforms
-from cnnprobe.data.facts import SampleTrials, Spotted
+from cnnprobe.data.facts import SamePicture, SampleTrials, Spotted
 from cnnprobe.data.fitting import find_fit
 from cnnprobe.data.images import is_single
 from cnnprobe.data.keeping import copy_dataset, copy_loader, kept_generators
@@ -98,6 +98,27 @@ def try_blanks(source: Source, path: str, spots: Sequence[Spotted]) -> tuple[int
             unsteady += any(not is_single(image) for image in images)
             tried += 1
     return tried, unsteady
+
+
+def confirm_pairs(
+    source: Source, path: str, pairs: Sequence[SamePicture]
+) -> tuple[SamePicture, ...]:
+    """The pairs without those whose images differ when they are read again as a whole: small copies
+    leave out what is smaller than their pixels.
+    """
+    return tuple(pair for pair in pairs if not pair.exact or _agree(source, path, pair))
+
+
+def _agree(source: Source, path: str, pair: SamePicture) -> bool:
+    places = pair.first.index, pair.second.index
+    if None in places or not source.is_indexed:
+        return True
+    with contextlib.suppress(Exception), kept_generators(source.given), _quiet():
+        dataset = copy_dataset(source.dataset)
+        samples = join_samples([dataset[place] for place in places])
+        images = next(c.values for c in samples if c.path == path)
+        return _equal(images[0], images[1])
+    return True
 
 
 @contextlib.contextmanager
