@@ -1,4 +1,6 @@
-"""CIFAR-10 in small: any 32x32 images written in its file format, and torchvision's own CIFAR10 to read them."""
+"""CIFAR-10 in small: any 32x32 images written in its file format, and torchvision's own CIFAR10 to
+read them.
+"""
 
 import pickle
 from collections.abc import Sequence
@@ -9,14 +11,15 @@ from torchvision.datasets import CIFAR10
 
 
 class UncheckedCIFAR10(CIFAR10):
-    """torchvision's CIFAR10 without the checksums of the real files, for what `write_cifar10` wrote.
+    """torchvision's CIFAR10 without the checksums of the real files, for what `write_cifar10`
+    wrote.
 
     Reading a pickle runs code: use it for your own files only.
 
     Source: `torchvision/datasets/cifar.py`, where an md5 of None asks for the file alone.
     """
 
-    train_list = [[name, None] for name, _ in CIFAR10.train_list]  # noqa: RUF012 - as in torchvision
+    train_list = [[name, None] for name, _ in CIFAR10.train_list]  # noqa: RUF012
     test_list = [[name, None] for name, _ in CIFAR10.test_list]  # noqa: RUF012
     meta = {**CIFAR10.meta, "md5": None}  # noqa: RUF012
 
@@ -24,7 +27,8 @@ class UncheckedCIFAR10(CIFAR10):
 def write_cifar10(
     root: str | Path, images: np.ndarray, labels: Sequence[int], classes: Sequence[str]
 ) -> Path:
-    """The folder `root/cifar-10-batches-py`, with the images dealt out to the five training batches and the test batch.
+    """The folder `root/cifar-10-batches-py`, with the images dealt out to the five training batches
+    and the test batch.
 
     Args:
         root: what to give to `UncheckedCIFAR10`.
@@ -32,7 +36,8 @@ def write_cifar10(
         labels: N indices into `classes`.
         classes: names.
 
-    Source: the layout in "python version" of A. Krizhevsky's CIFAR-10 page: rows of 3072 bytes, all red ones first.
+    Source: the layout in "python version" of A. Krizhevsky's CIFAR-10 page: rows of 3072 bytes, all
+    red ones first.
     """
     folder = Path(root) / CIFAR10.base_folder
     folder.mkdir(parents=True, exist_ok=True)

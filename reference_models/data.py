@@ -1,8 +1,8 @@
-"""Images for the reference models: torchvision's data sets and offline ones, chosen classes of them, and their loaders."""
+"""Images for the reference models: torchvision's data sets and offline ones, chosen classes of
+them, and their loaders.
+"""
 
-import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 from urllib.error import URLError
@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
 from torchvision.datasets.utils import check_integrity
 from torchvision.transforms import v2
 
-from cnnprobe.errors import TargetError, UnknownNameError, UsageError, suggest
+from cnnprobe.errors import TargetError, UsageError
 from reference_models.photos import offline_photos
+from reference_models.subsets import ArrayImages, ClassSubset, Splits, class_subset
 
 __all__ = [
     "ArrayImages",
@@ -42,135 +43,9 @@ VALIDATION = (
 )  # names of a validation folder, the first that is there counts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Splits:
-    """A data set in two parts, each with `classes` and `targets` as torchvision's data sets have them."""
-
-    name: str
-    train: Any
-    val: Any
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names in the order of their labels."""
-        return tuple(self.train.classes)
-
-
-class ClassSubset(Dataset[tuple[Any, int]]):
-    """Some images of a data set under new labels; has `classes`, `class_to_idx` and `targets` as the data set has."""
-
-    def __init__(
-        self, dataset: Any, indices: Sequence[int], targets: Sequence[int], classes: Sequence[str]
-    ) -> None:
-        self.dataset = dataset
-        self.indices = list(indices)
-        self.targets = list(targets)
-        self.classes = list(classes)
-        self.class_to_idx = {name: label for label, name in enumerate(classes)}
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        # The data set's own label is dropped, not mapped: a target_transform may have changed it.
-        image, _ = self.dataset[self.indices[index]]
-        return image, self.targets[index]
-
-
-class ArrayImages(Dataset[tuple[Any, int]]):
-    """Images that are in memory: uint8, shape (N, H, W, 3), with their labels, read as torchvision's CIFAR10 reads."""
-
-    def __init__(
-        self,
-        images: np.ndarray,
-        targets: Sequence[int],
-        classes: Sequence[str],
-        *,
-        transform: Any = None,
-    ) -> None:
-        self.images = images
-        self.targets = [int(target) for target in targets]
-        self.classes = list(classes)
-        self.class_to_idx = {name: label for label, name in enumerate(classes)}
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = Image.fromarray(self.images[index])
-        return (self.transform(image) if self.transform else image), self.targets[index]
-
-
-def class_subset(dataset: Any, classes: Sequence[str | int]) -> ClassSubset:
-    """The images of `classes` alone, labelled 0 to k-1 in the order in which the classes are given.
-
-    Args:
-        dataset: CIFAR10, CIFAR100, ImageFolder, another `class_subset`: anything with `classes` and `targets`. It is not changed.
-        classes: names or indices, mixed as you like.
-
-    Raises:
-        UnknownNameError: a class that the data set has not; the message names the nearest.
-        UsageError: no class, or one twice.
-
-    Source: the idiom of `torch.utils.data.Subset` with a `target_transform`, without changing the data set.
-
-    >>> pets = ArrayImages(np.zeros((4, 32, 32, 3), dtype=np.uint8), [0, 1, 2, 0], ["cat", "cow", "dog"])
-    >>> chosen = class_subset(pets, ["dog", "cat"])
-    >>> chosen.classes, chosen.indices, chosen.targets
-    (['dog', 'cat'], [0, 2, 3], [1, 0, 1])
-    """
-    if not hasattr(dataset, "classes") or not hasattr(dataset, "targets"):
-        raise UsageError(
-            f"{type(dataset).__name__} has no `classes` and `targets` to choose by",
-            where="class_subset(dataset, classes)",
-            fix="give CIFAR10, CIFAR100, ImageFolder or a data set with these two attributes",
-        )
-    known = list(dataset.classes)
-    chosen = [_class_index(name, known) for name in classes]
-    if not chosen:
-        raise UsageError(
-            "no class was chosen", where="class_subset(dataset, classes)", fix=suggest("", known)
-        )
-    for index in chosen:
-        if chosen.count(index) > 1:
-            raise UsageError(
-                f"class {known[index]!r} is chosen twice",
-                where=f"classes {list(classes)}",
-                fix="name each class once",
-            )
-    label = {old: new for new, old in enumerate(chosen)}
-    old_labels = [int(target) for target in dataset.targets]
-    indices = [i for i, old in enumerate(old_labels) if old in label]
-    return ClassSubset(
-        dataset,
-        indices,
-        [label[old_labels[i]] for i in indices],
-        [known[index] for index in chosen],
-    )
-
-
-def _class_index(name: str | int, known: list[str]) -> int:
-    if isinstance(name, str):
-        if name not in known:
-            raise UnknownNameError(
-                f"no class named {name!r}",
-                where=f"data set of {len(known)} classes",
-                fix=suggest(name, known),
-            )
-        return known.index(name)
-    index = operator.index(name)
-    if isinstance(name, bool) or not 0 <= index < len(known):
-        raise UnknownNameError(
-            f"no class with the index {name}",
-            where=f"data set of {len(known)} classes",
-            fix=f"the indices are 0 to {len(known) - 1}",
-        )
-    return index
-
-
 def image_transform(*, resize: bool = False) -> v2.Compose:
-    """From a PIL image to a float32 tensor in [-1, 1], shape (3, H, W); with `resize`, (3, 32, 32) of any image.
+    """From a PIL image to a float32 tensor in [-1, 1], shape (3, H, W); with `resize`, (3, 32, 32)
+    of any image.
 
     Source: mean and standard deviation 0.5 as in PyTorch's tutorial "Training a classifier".
     """
@@ -186,19 +61,23 @@ def image_transform(*, resize: bool = False) -> v2.Compose:
 
 
 def photos(root: str | Path) -> Splits:
-    """The offline photo crops as two ImageFolders: 8 classes of 192 + 48 images; needs scikit-image on the first call."""
+    """The offline photo crops as two ImageFolders: 8 classes of 192 + 48 images; needs scikit-image
+    on the first call.
+    """
     return _folders(offline_photos(root), name="photos")
 
 
 def digits() -> Splits:
     """scikit-learn's 1,797 handwritten digits, made 32x32 and three channels: classes "0" to "9".
 
-    The last fifth is for validation, unshuffled: the set is ordered by writer, so its writers are new to the model.
+    The last fifth is for validation, unshuffled: the set is ordered by writer, so its writers are
+        new to the model.
 
     Raises:
         TargetError: scikit-learn is missing.
 
-    Source: `sklearn.datasets.load_digits` (UCI "Optical Recognition of Handwritten Digits"), 8x8 pixels of 0 to 16.
+    Source: `sklearn.datasets.load_digits` (UCI "Optical Recognition of Handwritten Digits"), 8x8
+    pixels of 0 to 16.
     """
     try:
         from sklearn.datasets import load_digits
@@ -223,12 +102,15 @@ def digits() -> Splits:
 def splits_from(directory: str | Path, *, download: str | None = None) -> Splits:
     """The user's own data: CIFAR-10, CIFAR-100 or an image folder, whichever lies in `directory`.
 
-    An image folder has one folder of images per class, or `train/` and `val/` (or `test/`) of these. Without `val/` the
-    last fifth of each class, in order of the file names, is for validation. Images of other sizes are made 32x32.
+    An image folder has one folder of images per class, or `train/` and `val/` (or `test/`) of
+    these. Without `val/` the last fifth of each class, in order of the file names, is for
+    validation. Images of other sizes are made 32x32.
 
     Args:
-        directory: holds `cifar-10-batches-py/`, `cifar-100-python/` or the folders; also one of these two itself.
-        download: "cifar10" or "cifar100" lets torchvision fetch (or unpack) that set into `directory` first.
+        directory: holds `cifar-10-batches-py/`, `cifar-100-python/` or the folders; also one of
+            these two itself.
+        download: "cifar10" or "cifar100" lets torchvision fetch (or unpack) that set into
+            `directory` first.
 
     Raises:
         TargetError: nothing usable is there, a file is missing or damaged, or the download failed.
@@ -272,7 +154,8 @@ def _download(kind: type[CIFAR10], root: Path) -> None:
         raise TargetError(
             f"{kind.__name__} could not be downloaded: {reason}",
             where=kind.url,
-            fix=f"put {kind.filename} into {root} yourself, or leave --data out to use the offline photos",
+            fix=f"put {kind.filename} into {root} yourself, "
+            "or leave --data out to use the offline photos",
         ) from error
 
 
@@ -316,7 +199,10 @@ def _folders(root: Path, *, name: str) -> Splits:
 
 
 def _folder(root: Path) -> _Folder:
-    layout = "one folder of images per class, or train/ and val/ of these, or cifar-10-batches-py/ or cifar-100-python/"
+    layout = (
+        "one folder of images per class, or train/ and val/ of these, or "
+        "cifar-10-batches-py/ or cifar-100-python/"
+    )
     try:
         dataset = _Folder(root, transform=image_transform(resize=True), loader=_open_image)
     except (FileNotFoundError, PermissionError) as error:
@@ -357,7 +243,9 @@ def _split_by_class(dataset: _Folder, *, name: str) -> Splits:
 def loaders(
     splits: Splits, *, classes: Sequence[str | int], batch_size: int, seed: int
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Loaders of (images, labels) of the chosen classes: the training images shuffled by `seed`, the validation ones in order."""
+    """Loaders of (images, labels) of the chosen classes: the training images shuffled by `seed`,
+    the validation ones in order.
+    """
     train = DataLoader(
         class_subset(splits.train, classes),
         batch_size=batch_size,
@@ -370,9 +258,11 @@ def loaders(
 def real_batch(
     root: str | Path, n: int = 8, classes: Sequence[str | int] | None = None, *, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """`n` offline validation images, shape (n, 3, 32, 32), float32 in [-1, 1], and their labels, shape (n,), int64.
+    """`n` offline validation images, shape (n, 3, 32, 32), float32 in [-1, 1], and their labels,
+    shape (n,), int64.
 
-    Drawn by `seed`, so that the same call gives the same batch; the images are made in `root` on the first call.
+    Drawn by `seed`, so that the same call gives the same batch; the images are made in `root` on
+    the first call.
 
     Args:
         root: as for `offline_photos`.

@@ -1,6 +1,7 @@
 """Shows cnnprobe on SimpleCNN and real images, offline: `python -m reference_models.demo [FOLDER]`.
 
-Makes the images once, probes the model on a batch of them, saves the report, and trains for one short epoch under `cnnprobe.record`.
+Makes the images once, probes the model on a batch of them, saves the report, and trains for one
+short epoch under `cnnprobe.record`.
 """
 
 import sys
@@ -19,7 +20,7 @@ IMAGES = 512  # of the training set: one short epoch
 
 
 def main() -> int:
-    """Run the demonstration; data and reports go into the folder that is named, or the current one."""
+    """Run the demonstration; data and reports go into the folder that is named, or this one."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
     torch.manual_seed(0)
     images, _ = real_batch(folder / "data", n=8)
@@ -38,12 +39,14 @@ def main() -> int:
     with cnnprobe.record(model) as recording:
         loss, accuracy = train_epoch(model, some, nn.CrossEntropyLoss(), adam(model))
     print(
-        f"{recording.forwards} forward passes, mean loss {loss:.3f}, accuracy while it learnt {accuracy:.1%} (chance: {1 / len(splits.classes):.1%})"
+        f"{recording.forwards} forward passes, mean loss {loss:.3f}, "
+        f"accuracy while it learnt {accuracy:.1%} (chance: {1 / len(splits.classes):.1%})"
     )
     for name, when in (("first", recording.traces[0]), ("last", recording.traces[-1])):
         stats = when["fc1"].outputs[0].stats or {}
         print(
-            f"fc1 in the {name} pass: mean {stats['mean']:+.4f}, standard deviation {stats['std']:.4f}"
+            f"fc1 in the {name} pass: mean {stats['mean']:+.4f}, "
+            f"standard deviation {stats['std']:.4f}"
         )
     return 0
 

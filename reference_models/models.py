@@ -1,4 +1,6 @@
-"""SimpleCNN, spelled out layer by layer, and CNNModel, its refactoring into blocks: as first written and repaired."""
+"""SimpleCNN, spelled out layer by layer, and CNNModel, its refactoring into blocks: as first
+written and repaired.
+"""
 
 from typing import Any
 
@@ -7,14 +9,17 @@ from torch import Tensor, nn
 
 
 class SimpleCNN(nn.Module):
-    """Class scores, shape (N, `num_of_output_classes`), of 32x32 colour images, shape (N, 3, 32, 32).
+    """Class scores, shape (N, `num_of_output_classes`), of 32x32 colour images, shape (N, 3, 32,
+    32).
 
-    Three times convolution (3x3, padding 1), ReLU and 2x2 max pooling, 3 -> 32 -> 64 -> 128 channels and
-    32 -> 16 -> 8 -> 4 pixels, then two fully connected layers. 1,147,466 parameters for 10 classes.
+    Three times convolution (3x3, padding 1), ReLU and 2x2 max pooling, 3 -> 32 -> 64 -> 128
+    channels and 32 -> 16 -> 8 -> 4 pixels, then two fully connected layers. 1,147,466 parameters
+    for 10 classes.
 
-    Source: the plain network that CIFAR-10 tutorials train (PyTorch, "Training a classifier", its `Net`), with VGG's
-    3x3 convolutions of padding 1 and channels that double (Simonyan and Zisserman 2015, section 2.1, arXiv:1409.1556)
-    and dropout 0.5 before the last layer (Srivastava et al. 2014, section A.4, JMLR 15:1929-1958).
+    Source: the plain network that CIFAR-10 tutorials train (PyTorch, "Training a classifier", its
+    `Net`), with VGG's 3x3 convolutions of padding 1 and channels that double (Simonyan and
+    Zisserman 2015, section 2.1, arXiv:1409.1556) and dropout 0.5 before the last layer (Srivastava
+    et al. 2014, section A.4, JMLR 15:1929-1958).
 
     >>> sum(p.numel() for p in SimpleCNN(10).parameters())
     1147466
@@ -41,7 +46,9 @@ class SimpleCNN(nn.Module):
         self.fc2 = nn.Linear(512, num_of_output_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores (logits), shape (N, `num_of_output_classes`), of images `x`, shape (N, 3, 32, 32)."""
+        """Class scores (logits), shape (N, `num_of_output_classes`), of images `x`, shape (N, 3,
+        32, 32).
+        """
         x = self.pool1(self.relu1(self.conv1(x)))
         x = self.pool2(self.relu2(self.conv2(x)))
         x = self.pool3(self.relu3(self.conv3(x)))
@@ -53,10 +60,11 @@ class SimpleCNN(nn.Module):
 
 
 class ConvLayer(nn.Module):
-    """`channel_out` feature maps of half the height and width: one stage of `SimpleCNN` as a block of its own.
+    """`channel_out` feature maps of half the height and width: one stage of `SimpleCNN` as a block
+    of its own.
 
-    Source: "VGG block", stages of convolution, ReLU and 2x2 max pooling (Simonyan and Zisserman 2015, section 2.1,
-    arXiv:1409.1556), here with one convolution each.
+    Source: "VGG block", stages of convolution, ReLU and 2x2 max pooling (Simonyan and Zisserman
+    2015, section 2.1, arXiv:1409.1556), here with one convolution each.
 
     >>> ConvLayer(3, 32)(torch.zeros(1, 3, 32, 32)).shape
     torch.Size([1, 32, 16, 16])
@@ -77,11 +85,13 @@ class ConvLayer(nn.Module):
 
 
 class CNNModel(nn.Module):
-    """Class scores, shape (N, `num_of_output_classes`), of images (N, 3, 32, 32): `SimpleCNN` written as blocks.
+    """Class scores, shape (N, `num_of_output_classes`), of images (N, 3, 32, 32): `SimpleCNN`
+    written as blocks.
 
     The same 1,147,466 parameters for 10 classes, and with the same weights the same numbers.
 
-    Source: `SimpleCNN`, refactored into the `features` and `classifier` of torchvision's `vgg.py` and `alexnet.py`.
+    Source: `SimpleCNN`, refactored into the `features` and `classifier` of torchvision's `vgg.py`
+    and `alexnet.py`.
 
     >>> sum(p.numel() for p in CNNModel().parameters())
     1147466
@@ -98,7 +108,9 @@ class CNNModel(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores (logits), shape (N, `num_of_output_classes`), of images `x`, shape (N, 3, 32, 32)."""
+        """Class scores (logits), shape (N, `num_of_output_classes`), of images `x`, shape (N, 3,
+        32, 32).
+        """
         x = self.features(x)
         x = torch.flatten(x, 1)
         logits: Tensor = self.classifier(x)
@@ -106,12 +118,15 @@ class CNNModel(nn.Module):
 
 
 class CNNModelAsWritten(nn.Module):
-    """`CNNModel` as it was first written: its forward forgets the flatten, so that `classifier` raises RuntimeError.
+    """`CNNModel` as it was first written: its forward forgets the flatten, so that `classifier`
+    raises RuntimeError.
 
-    It is kept broken on purpose. The parameters are right, the state_dict fits `CNNModel`, printing it shows nothing
-    wrong; only running it says "mat1 and mat2 shapes cannot be multiplied", and not where.
+    It is kept broken on purpose. The parameters are right, the state_dict fits `CNNModel`, printing
+    it shows nothing wrong; only running it says "mat1 and mat2 shapes cannot be multiplied", and
+    not where.
 
-    Source: `SimpleCNN`, refactored as in `CNNModel`; `nn.Flatten` was left behind because it has no parameters.
+    Source: `SimpleCNN`, refactored as in `CNNModel`; `nn.Flatten` was left behind because it has no
+    parameters.
 
     >>> CNNModelAsWritten()(torch.zeros(2, 3, 32, 32))  # doctest: +ELLIPSIS
     Traceback (most recent call last):

@@ -1,4 +1,6 @@
-"""32x32 colour images that need no download: crops of scikit-image's photos, written once as an image folder."""
+"""32x32 colour images that need no download: crops of scikit-image's photos, written once as an
+image folder.
+"""
 
 import tempfile
 from collections.abc import Iterator
@@ -9,8 +11,10 @@ from PIL import Image
 
 from cnnprobe.errors import TargetError
 
-# Photos inside scikit-image's own wheel, as functions of `skimage.data`; most others there need the network.
-# Brick and grass are grey photos. Left out are astronaut and motorcycle: half of their cells are plain wall or floor,
+# Photos inside scikit-image's own wheel, as functions of `skimage.data`; most others there need the
+# network.
+# Brick and grass are grey photos. Left out are astronaut and motorcycle: half of their cells are
+# plain wall or floor,
 # which could be of either.
 PHOTOS = {
     "brick": "brick",
@@ -22,9 +26,12 @@ PHOTOS = {
     "rocket": "rocket",
     "tissue": "immunohistochemistry",
 }
-FOLDER = "photos-32px-v2"  # count up with any change below, so that an old folder is never taken for a new one
-SHORT_SIDE = 320  # pixels of a photo's shorter side before it is cut, so that a crop shows a part and not one texture
-CELL = 40  # pixels; a photo is cut into cells of this size, and each cell belongs to one split as a whole
+# count up with any change below, so that an old folder is never taken for a new one
+FOLDER = "photos-32px-v2"
+# pixels of a photo's shorter side before it is cut: a crop then shows a part, not one texture
+SHORT_SIDE = 320
+# pixels; a photo is cut into cells of this size, and each belongs to one split as a whole
+CELL = 40
 CROP = 32  # pixels
 OFFSETS = (0, CELL - CROP)  # four crops of each cell, at its corners
 PER_CLASS = {"train": 192, "val": 48}
@@ -34,7 +41,8 @@ CONTRAST = (
 
 
 def offline_photos(root: str | Path) -> Path:
-    """Folder with `train/` and `val/`, one folder a photo in each, of 32x32 PNG crops; made on the first call.
+    """Folder with `train/` and `val/`, one folder a photo in each, of 32x32 PNG crops; made on the
+    first call.
 
     8 classes of 192 + 48 images. The validation crops are of cells that no training crop touches.
     The folder appears complete or not at all, also when several processes make it at once.
@@ -78,7 +86,8 @@ def _photo(name: str) -> Image.Image:
         from skimage import data
     except ImportError as error:
         raise TargetError(
-            "the offline images are cut from scikit-image's photos, and scikit-image is not installed",
+            "the offline images are cut from scikit-image's photos, "
+            "and scikit-image is not installed",
             where="reference_models.photos.offline_photos",
             fix="pip install scikit-image, or name your own images with --data DIR",
         ) from error
@@ -107,7 +116,9 @@ def _write_crops(photo: Image.Image, folder: Path, name: str) -> None:
 
 
 def _boxes(columns: int, rows: int) -> Iterator[tuple[str, int, int]]:
-    """Split, left and top of each crop; a fifth of the cells, a knight's move apart, is for validation."""
+    """Split, left and top of each crop; a fifth of the cells, a knight's move apart, is for
+    validation.
+    """
     for row in range(rows):
         for column in range(columns):
             split = "val" if (column + 2 * row) % 5 == 0 else "train"

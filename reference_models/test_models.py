@@ -1,4 +1,6 @@
-"""What the authors of these two models hold them to, written as any user of cnnprobe would. The snapshots lie in `__cnnprobe__`."""
+"""What the authors of these two models hold them to, written as any user of cnnprobe would. The
+snapshots lie in `__cnnprobe__`.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""Trains a reference model, on a growing number of classes if wished; `python -m reference_models.train --help`."""
+"""Trains a reference model, on a growing number of classes if wished; `python -m
+reference_models.train --help`.
+"""
 
 import argparse
 import math
@@ -17,38 +19,20 @@ from torch import Tensor, nn, optim
 
 from cnnprobe.errors import ProbeError, TargetError, UsageError
 from reference_models.models import CNNModel, SimpleCNN
+from reference_models.options import Plan, find_device, make_parser, make_plan, open_splits
 
 if TYPE_CHECKING:
-    from reference_models.data import Splits
+    from reference_models.subsets import Splits
 
 INTERRUPTED = 128 + signal.SIGINT  # exit code of a command that Ctrl-C ended
 LOOKED_AT = 256  # images of each split, before the training
-CACHE = Path("data")  # where the offline photos are kept, below the current directory
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What is trained, and when it has learnt enough for more classes.
-
-    `classes` in the order in which they are added, `start` of them at first, then `step` more at a time up to all.
-    They are added when the validation accuracy is at least `threshold` and no class is below `class_threshold`.
-    Without growth (`start` = all) `epochs` is what is run; with growth it is the most, and training ends when all is learnt.
-    """
-
-    classes: tuple[str, ...]
-    start: int
-    step: int = 2
-    threshold: float = 0.95
-    class_threshold: float = 0.8
-    epochs: int = 10
-    batch_size: int = 64
-    learning_rate: float = 0.001
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """What one epoch came to: mean loss and accuracies in [0, 1], the training ones in train mode, while it learnt."""
+    """What one epoch came to: mean loss and accuracies in [0, 1], the training ones in train mode,
+    while it learnt.
+    """
 
     number: int
     loss: float
@@ -61,7 +45,8 @@ class Epoch:
 def train_epoch(
     model: nn.Module, loader: Iterable[Any], loss_fn: nn.Module, optimizer: optim.Optimizer
 ) -> tuple[float, float]:
-    """Mean loss and accuracy, in [0, 1], of one pass over `loader`, in train mode, with one optimizer step a batch.
+    """Mean loss and accuracy, in [0, 1], of one pass over `loader`, in train mode, with one
+    optimizer step a batch.
 
     Args:
         model: gives class scores, shape (N, classes); its batches are moved to its device.
@@ -87,7 +72,8 @@ def train_epoch(
 
 @torch.no_grad()
 def count_hits(model: nn.Module, loader: Iterable[Any], classes: int) -> tuple[Tensor, Tensor]:
-    """How many images of each class were recognised and how many there were, two int64 tensors of shape (classes,).
+    """How many images of each class were recognised and how many there were, two int64 tensors of
+    shape (classes,).
 
     In eval mode; each module's mode is afterwards what it was.
     """
@@ -109,7 +95,9 @@ def count_hits(model: nn.Module, loader: Iterable[Any], classes: int) -> tuple[T
 def accuracy_per_class(
     model: nn.Module, loader: Iterable[Any], classes: Sequence[str]
 ) -> dict[str, float]:
-    """Name of each class to its accuracy in [0, 1], in eval mode; NaN for a class without an image in `loader`."""
+    """Name of each class to its accuracy in [0, 1], in eval mode; NaN for a class without an image
+    in `loader`.
+    """
     hits, seen = count_hits(model, loader, len(classes))
     return _shares(hits, seen, classes)
 
@@ -120,10 +108,11 @@ def _shares(hits: Tensor, seen: Tensor, classes: Sequence[str]) -> dict[str, flo
 
 
 def widen_head(model: nn.Module, classes: int) -> nn.Linear:
-    """The model's last Linear layer, replaced in place by one with `classes` outputs that keeps the old rows.
+    """The model's last Linear layer, replaced in place by one with `classes` outputs that keeps the
+    old rows.
 
-    The old classes keep their scores; the new rows are initialised as nn.Linear does. The parameters are new objects:
-    build the optimizer again (`adam(model)`).
+    The old classes keep their scores; the new rows are initialised as nn.Linear does. The
+    parameters are new objects: build the optimizer again (`adam(model)`).
 
     Raises:
         UsageError: the model has no Linear layer, or `classes` is fewer than it has.
@@ -169,14 +158,18 @@ def widen_head(model: nn.Module, classes: int) -> nn.Linear:
 
 
 def adam(model: nn.Module, learning_rate: float = 0.001) -> optim.Adam:
-    """Adam over all parameters of the model. Source: Kingma and Ba 2015, algorithm 1, arXiv:1412.6980 (0.001 is theirs)."""
+    """Adam over all parameters of the model. Source: Kingma and Ba 2015, algorithm 1,
+    arXiv:1412.6980 (0.001 is theirs).
+    """
     return optim.Adam(model.parameters(), lr=learning_rate)
 
 
 def train(model: nn.Module, splits: "Splits", plan: Plan) -> Iterator[Epoch]:
-    """One Epoch after another, each when it has been trained; `model` starts with `plan.start` outputs and grows with the plan.
+    """One Epoch after another, each when it has been trained; `model` starts with `plan.start`
+    outputs and grows with the plan.
 
-    Give the same seed to `torch.manual_seed` before building the model, and all numbers repeat on the same machine.
+    Give the same seed to `torch.manual_seed` before building the model, and all numbers repeat on
+    the same machine.
     """
     from tqdm import tqdm
 
@@ -220,7 +213,9 @@ def train(model: nn.Module, splits: "Splits", plan: Plan) -> Iterator[Epoch]:
 
 
 def look_at_data(splits: "Splits", plan: Plan, model: nn.Module) -> Iterator[str]:
-    """What is wrong with the data that the training begins with, a line a finding; one line where nothing is."""
+    """What is wrong with the data that the training begins with, a line a finding; one line where
+    nothing is.
+    """
     from cnnprobe import inspect_data
     from reference_models.data import loaders
 
@@ -237,7 +232,9 @@ def look_at_data(splits: "Splits", plan: Plan, model: nn.Module) -> Iterator[str
 
 
 def describe(epoch: Epoch) -> str:
-    """Two or more lines of at most 80 columns: the loss and the accuracies, then that of each class."""
+    """Two or more lines of at most 80 columns: the loss and the accuracies, then that of each
+    class.
+    """
     head = (
         f"epoch {epoch.number:3d}  {len(epoch.per_class):3d} classes  loss {epoch.loss:.4f}  "
         f"training {epoch.accuracy:6.1%}  validation {epoch.validation:6.1%}"
@@ -262,174 +259,6 @@ def _plain(name: str) -> str:
     return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m reference_models.train",
-        description="Train a small network on 32x32 images: crops of photos that need no download, digits, or your own.",
-        epilog="exit codes: 0 trained, 1 --grow-to was not reached, 2 usage, 3 no usable data or device, 130 interrupted",
-    )
-    parser.add_argument(
-        "--model",
-        choices=["SimpleCNN", "CNNModel"],
-        default="SimpleCNN",
-        help="(default: %(default)s)",
-    )
-    parser.add_argument(
-        "--classes",
-        default=None,
-        metavar="N|NAME,NAME",
-        help="the first N classes, or these (default: all)",
-    )
-    parser.add_argument(
-        "--grow-to",
-        type=_positive,
-        metavar="N",
-        help="add classes up to N, each time when the present ones are learnt",
-    )
-    parser.add_argument(
-        "--grow-by",
-        type=_positive,
-        default=2,
-        metavar="N",
-        help="classes added at a time (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--threshold",
-        type=_share,
-        default=0.95,
-        help="validation accuracy to grow or to end at (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--class-threshold",
-        type=_share,
-        default=0.8,
-        help="and the least of each class (default: %(default)s)",
-    )
-    data = parser.add_mutually_exclusive_group()
-    data.add_argument(
-        "--dataset",
-        choices=["photos", "digits"],
-        default="photos",
-        help="offline images (default: %(default)s)",
-    )
-    data.add_argument(
-        "--data", type=Path, metavar="DIR", help="your CIFAR-10, CIFAR-100 or image folder"
-    )
-    parser.add_argument(
-        "--download", choices=["cifar10", "cifar100"], help="fetch it into the DIR of --data first"
-    )
-    parser.add_argument(
-        "--epochs",
-        type=_positive,
-        help="how many, with --grow-to at most (default: 10, with --grow-to 60)",
-    )
-    parser.add_argument(
-        "--batch-size", type=_positive, default=64, metavar="N", help="(default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument(
-        "--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--save", type=Path, metavar="FILE", help="write the trained state_dict there"
-    )
-    return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 10**9:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
-
-
-def _splits(options: argparse.Namespace) -> "Splits":
-    try:
-        from reference_models import data
-    except ImportError as error:
-        raise TargetError(
-            f"{error.name} is not installed",
-            where="reference_models.data",
-            fix="pip install torchvision scikit-image scikit-learn tqdm",
-        ) from error
-    if options.data is not None:
-        return data.splits_from(options.data, download=options.download)
-    if options.download:
-        raise UsageError(
-            "--download needs a folder to fetch into", where="--download", fix="add --data DIR"
-        )
-    return data.digits() if options.dataset == "digits" else data.photos(CACHE)
-
-
-def _plan(options: argparse.Namespace, splits: "Splits") -> Plan:
-    order, start = _order(options.classes, splits)
-    goal = options.grow_to or start
-    if not start <= goal <= len(splits.classes):
-        raise UsageError(
-            f"cannot grow from {start} to {goal} classes",
-            where="--grow-to",
-            fix=f"name a number from {start} to {len(splits.classes)}",
-        )
-    if goal < 2:
-        raise UsageError(
-            "one class alone can only be guessed",
-            where="--classes",
-            fix="train on 2 or more, or add --grow-to",
-        )
-    return Plan(
-        classes=order[:goal],
-        start=start,
-        step=options.grow_by,
-        threshold=options.threshold,
-        class_threshold=options.class_threshold,
-        epochs=options.epochs or (10 if goal == start else 60),
-        batch_size=options.batch_size,
-        seed=options.seed,
-    )
-
-
-def _order(wanted: str | None, splits: "Splits") -> tuple[tuple[str, ...], int]:
-    """All classes, those to start with first, and how many these are."""
-    from reference_models.data import class_subset
-
-    known = splits.classes
-    if wanted is None:
-        return known, len(known)
-    if wanted.isascii() and wanted.isdigit():
-        count = int(wanted)
-        if not 1 <= count <= len(known):
-            raise UsageError(
-                f"{count} classes of {splits.name}",
-                where="--classes",
-                fix=f"name a number from 1 to {len(known)}",
-            )
-        return known, count
-    names = [part.strip() for part in wanted.split(",") if part.strip()]
-    chosen = class_subset(splits.train, names).classes
-    return (*chosen, *(name for name in known if name not in chosen)), len(chosen)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise TargetError(
-            f"device {name!r} cannot be used: {reason}", where="--device", fix="use --device cpu"
-        ) from error
-    return device
-
-
 def _save(model: nn.Module, path: Path) -> None:
     try:
         scratch = path.with_name(path.name + ".part")
@@ -445,19 +274,11 @@ def _save(model: nn.Module, path: Path) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     began = time.perf_counter()
-    if options.save is not None and not options.save.absolute().parent.is_dir():
-        raise UsageError(
-            "no such folder to save into", where=str(options.save), fix="make the folder first"
-        )
-    if options.save is not None and options.save.is_dir():
-        raise UsageError(
-            "--save needs a file, and this is a folder",
-            where=str(options.save),
-            fix="name a file in it",
-        )
-    device = _device(options.device)
-    splits = _splits(options)
-    plan = _plan(options, splits)
+    if options.save is not None:
+        _check_target(options.save)
+    device = find_device(options.device)
+    splits = open_splits(options)
+    plan = make_plan(options, splits)
     torch.manual_seed(plan.seed)
     model = (
         SimpleCNN(plan.start)
@@ -466,7 +287,8 @@ def _run(options: argparse.Namespace) -> int:
     ).to(device)
     parameters = sum(p.numel() for p in model.parameters())
     print(
-        f"{options.model} ({parameters:,} parameters) on {splits.name}: {plan.start} of {len(splits.classes)} classes, seed {plan.seed}",
+        f"{options.model} ({parameters:,} parameters) on {splits.name}: "
+        f"{plan.start} of {len(splits.classes)} classes, seed {plan.seed}",
         flush=True,
     )
     for line in look_at_data(splits, plan, model):
@@ -475,24 +297,41 @@ def _run(options: argparse.Namespace) -> int:
         print(describe(epoch), flush=True)
     if options.save is not None:
         _save(model, options.save)
+    return _conclude(plan, epoch, time.perf_counter() - began)
+
+
+def _conclude(plan: Plan, epoch: Epoch, seconds: float) -> int:
+    """Say what was learnt; the exit code."""
     known = len(epoch.per_class)
-    print(
-        f"{known} classes after {epoch.number} epochs and {time.perf_counter() - began:.0f} s: validation {epoch.validation:.1%}",
-        flush=True,
+    after = f"{known} classes after {epoch.number} epochs and {seconds:.0f} s"
+    print(f"{after}: validation {epoch.validation:.1%}", flush=True)
+    if plan.start == len(plan.classes) or (epoch.learnt and known == len(plan.classes)):
+        return 0
+    goal = (
+        f"{len(plan.classes)} classes at {plan.threshold:.0%}, each at {plan.class_threshold:.0%},"
     )
-    if plan.start < len(plan.classes) and not (epoch.learnt and known == len(plan.classes)):
-        goal = f"{len(plan.classes)} classes at {plan.threshold:.0%}, each at {plan.class_threshold:.0%},"
-        print(
-            f"error: {goal} were not reached in {plan.epochs} epochs\n  fix:   more --epochs, or a lower --threshold",
-            file=sys.stderr,
+    print(
+        f"error: {goal} were not reached in {plan.epochs} epochs\n"
+        "  fix:   more --epochs, or a lower --threshold",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _check_target(path: Path) -> None:
+    if not path.absolute().parent.is_dir():
+        raise UsageError(
+            "no such folder to save into", where=str(path), fix="make the folder first"
         )
-        return 1
-    return 0
+    if path.is_dir():
+        raise UsageError(
+            "--save needs a file, and this is a folder", where=str(path), fix="name a file in it"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of the command line `argv`; what went wrong stands on stderr in one message."""
-    options = _parser().parse_args(argv)
+    options = make_parser().parse_args(argv)
     try:
         return _run(options)
     except ProbeError as error:
@@ -502,7 +341,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has read enough; without this the interpreter complains when it flushes stdout.
+        # Whoever read our output has read enough; without this the interpreter complains when it
+        # flushes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
