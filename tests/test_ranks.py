@@ -1,7 +1,6 @@
 """Several ranks of gloo under a monitor: each is seen for itself, all of them are one report, and what differs is named."""
 
 import json
-import time
 
 import pytest
 import torch
@@ -11,11 +10,10 @@ import cnnprobe
 from cnnprobe.diagnosis import Severity
 from cnnprobe.errors import ProbeError
 from cnnprobe.monitoring.fingerprints import Fingerprints, sum_on_device
-from cnnprobe.monitoring.stages import Stages
-from cnnprobe.ranks import RankRun, Ranks, all_rank_rules, join
+from cnnprobe.ranks import RankRun, all_rank_rules, join
 from cnnprobe.records import schema
 from cnnprobe.records.history import History
-from cnnprobe.records.ranks import RankInfo, RankLog, RankStep
+from cnnprobe.records.ranks import RankInfo, RankLog
 from cnnprobe.records.trace import Trace
 from tests.support import rank_programs
 from tests.support.loops import run, small
@@ -25,8 +23,8 @@ from tests.support.ranks import run_ranks
 RULES = {rule.name: rule for rule in all_rank_rules() if rule.sick is not None}
 
 
-def run_all(program, folder, ranks):
-    for rank, ended in enumerate(run_ranks(program, str(folder), ranks=ranks)):
+def run_all(program, folder, ranks, **where):
+    for rank, ended in enumerate(run_ranks(program, str(folder), ranks=ranks, **where)):
         assert 0 == ended.returncode, (rank, ended.stdout, ended.stderr)
     return folder
 
@@ -170,7 +168,8 @@ def test_a_rank_of_shards_says_that_it_holds_a_part(sharded):
 
 @pytest.fixture(scope="module")
 def verbs(tmp_path_factory):
-    folder = run_all("verbs", tmp_path_factory.mktemp("verbs"), 2)
+    programs = "tests.support.verb_programs"
+    folder = run_all("verbs", tmp_path_factory.mktemp("verbs"), 2, programs=programs)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -192,7 +191,44 @@ def test_a_sharded_model_is_probed_by_all_ranks_or_refused(verbs):
         whole, mean, alone = said["sums"]
         assert alone == pytest.approx(whole, rel=1e-5)
         assert alone / 12 == pytest.approx(mean, rel=1e-5)
-        assert said["diagnosis"].startswith("the model is sharded over several ranks, and a diag")
+
+
+def test_all_ranks_together_diagnose_a_sharded_model_as_the_whole_one(verbs):
+    for rank, said in enumerate(verbs):
+        diagnosis = said["diagnosis"]
+        whole, parts = diagnosis["found"]
+        assert "softmax-before-ce" in [rule for rule, *_ in whole]
+        assert whole == parts
+        assert diagnosis["notes"][:2] == [
+            f"rank {rank} of 2: inputs, outputs and their statistics are of this rank's batch alone",
+            "the model is sharded: each rank has diagnosed a whole copy of it on its own batch, in the precision of its parameters",
+        ]
+        assert 1 == len(set(diagnosis["calls"]))
+
+
+def test_a_diagnosis_leaves_the_shards_and_their_optimizer_as_they_were(verbs):
+    for said in verbs:
+        assert said["diagnosis"]["as before"]
+        diagnosed, twin = said["diagnosis"]["losses"]
+        assert twin == diagnosed
+
+
+def test_a_diagnosis_of_split_layers_is_refused(verbs):
+    for said in verbs:
+        assert said["diagnosis"]["split"] == (
+            "the model is split over the ranks within its layers, as by tensor parallelism: no rank can run it alone\n"
+            "  where: Sequential\n"
+            "  fix:   diagnose it before it is split, or watch the split one: cnnprobe.monitor(model)"
+        )
+
+
+def test_a_diagnosis_of_shards_is_refused_where_a_rank_does_not_come_and_with_a_step(verbs):
+    assert "rank 1 did not call cnnprobe.diagnose within 1 seconds" in verbs[0]["left alone"]
+    assert verbs[0]["diagnosis"]["step"] == (
+        "the model is sharded, and the train_step is made for its shards: a diagnosis runs a whole copy, which it does not know\n"
+        "  where: diagnose(train_step=...)\n"
+        "  fix:   leave train_step= out, and give loss_fn= and optimizer="
+    )
 
 
 # -- the faults ------------------------------------------------------------------------------------
@@ -220,80 +256,6 @@ def test_a_step_in_which_a_rank_sleeps_is_named_with_what_it_did(faults):
         finding.message.replace("0.25 s", "0.1 s")  # where the system has no /proc
     )
     assert Severity.INFO == finding.severity
-
-
-def make_ranks(times, wrapper="DistributedDataParallel", **options):
-    """Two ranks and more, by hand: for each step, for each rank, the seconds by stage and those in the queue."""
-    steps = [[] for _ in times[0]]
-    for number, of_step in enumerate(times):
-        for rank, (more, queued) in enumerate(of_step):
-            seconds = {"data": 0.01, "forward": 0.02, "backward": 0.03} | more
-            steps[rank].append(RankStep(step=number, seconds=seconds, queued=queued))
-    infos = [
-        RankInfo(rank=rank, of=len(steps), wrapper=wrapper, options=options)
-        for rank in range(len(steps))
-    ]
-    runs = tuple(
-        RankRun(
-            log=RankLog(info=info, steps=tuple(mine)),
-            trace=Trace(model="Net"),
-            history=History(model="Net"),
-        )
-        for info, mine in zip(infos, steps, strict=True)
-    )
-    return Ranks(runs=runs, of=len(runs))
-
-
-SOUND = ({}, {})
-LATE = ({"data": 0.21}, {})  # 0.2 s more than the others, whose step takes 0.06 s
-QUIET = [[SOUND, SOUND, SOUND]] * 3
-
-
-@pytest.mark.parametrize(
-    ("times", "options", "message"),
-    [
-        ([*QUIET, [SOUND, SOUND, LATE]], {}, "rank 2 held up the others by 0.20 s in step 3, with data (more than 0.1 s and 50% of the rest of the step)"),
-        ([[SOUND, SOUND, SOUND], [SOUND, SOUND, LATE]], {}, None),  # still warming up
-        ([*QUIET, [SOUND, SOUND, ({"data": 0.21}, {"data": 0.15})]], {}, None),  # others had the processor
-        ([*QUIET, [SOUND, SOUND, ({"data": 0.21}, None)]], {}, None),  # who knows who had it
-        ([*QUIET, [SOUND, SOUND, ({"data": 0.31}, None)]], {}, "by 0.30 s in step 3, with data (more than 0.25 s"),
-        ([*QUIET, [SOUND, SOUND, ({"data": 0.21, "backward": 0.5}, {})]], {}, None),  # little in a long step
-        ([*QUIET, [SOUND, ({"loss": 0.2}, {}), SOUND]], {}, "rank 1 held up the others by 0.20 s in step 3, with loss"),
-        ([*QUIET, [({"update": 0.2}, {}), SOUND, SOUND]], {}, "rank 0 held up the others by 0.20 s in step 3, with update"),
-        ([*QUIET, [({"forward": 0.3}, {}), SOUND, SOUND]], {"forward_waits": True}, None),
-        ([[s[0], s[1]] for s in [*QUIET, [LATE, ({"update": 0.4}, {})]]], {}, "rank 0 held up the others by 0.20 s in step 3, with data"),
-        ([*QUIET, [SOUND, SOUND, LATE], *QUIET, [SOUND, SOUND, LATE]], {}, "; it came late in 2 of 5 steps"),
-    ],
-)  # fmt: skip
-def test_one_late_step_is_judged_by_the_time_that_is_the_ranks_own(times, options, message):
-    findings = list(RULES["rank-straggles"].check(make_ranks(times, **options)))
-    assert ([] if message is None else [Severity.INFO]) == [f.severity for f in findings]
-    assert message is None or message in findings[0].message
-
-
-def test_three_late_steps_in_a_row_are_a_warning_in_a_long_sound_run():
-    late = [[SOUND, SOUND, LATE]] * 3
-    (finding,) = RULES["rank-straggles"].check(make_ranks([*QUIET * 10, *late]))
-    assert Severity.WARNING == finding.severity
-    assert "it came late in 3 of 3 steps" in finding.message
-
-
-def test_the_time_in_the_queue_for_a_processor_is_no_time_of_the_rank():
-    stages = Stages()
-    stages.start()
-    stages.open()
-    if stages.queued is None:
-        pytest.skip("NO /proc/thread-self/schedstat HERE: the queue was not looked at")
-    stages.end("data")
-    time.sleep(0.05)  # waits for nobody
-    stages.end("loss")
-    begun = time.thread_time()
-    while time.thread_time() < begun + 0.05:
-        pass
-    stages.end("forward")
-    for stage in ("loss", "forward"):
-        assert stages.seconds[stage] - stages.queued[stage] == pytest.approx(0.05, abs=0.04)
-    stages.close()
 
 
 def test_the_sound_twin_has_no_finding(faults):

@@ -35,7 +35,9 @@ from cnnprobe.ranks import RankRule, all_rank_rules
 from cnnprobe.recorder import sources
 from cnnprobe.recorder.devices import is_device_lost, read_index_ranges
 from cnnprobe.recorder.inventory import check_model
+from cnnprobe.recorder.peers import needs_all_ranks
 from cnnprobe.recorder.preservation import own_passes
+from cnnprobe.recorder.whole import gather_whole
 from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.trace import Trace
 from cnnprobe.remedies import try_remedies
@@ -68,6 +70,9 @@ def diagnose(
     (`report.explanation`), and is the first finding. Afterwards model, optimizer, scheduler,
     gradients, random generators and the variables of the train_step are as before.
 
+    A model that is sharded over ranks (fully_shard) is diagnosed by all of them at once: each runs
+    a whole copy on its own batch. `train_step` and `scheduler` are refused there.
+
     Args:
         model: the model, in the mode in which it is to be judged.
         inputs: one batch: a tensor, a tuple or list of the forward's arguments, or a dict of its
@@ -96,7 +101,8 @@ def diagnose(
             the number of samples so far.
 
     Raises:
-        TargetError: `model` is not an nn.Module, or is lazy.
+        TargetError: `model` is not an nn.Module, or is lazy; or it is sharded, and another rank did
+            not come within 20 seconds, or a whole copy cannot be made.
         UsageError: a suppression has no reason.
 
     >>> import torch
@@ -120,11 +126,14 @@ def diagnose(
         )
     roles = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loss_fn": loss_fn, "inputs": inputs, "targets": targets}  # fmt: skip
     asking = _find_asking(sys._getframe(1))
+    names = _names_of(roles, asking)
+    given_model = model
+    model, optimizer, whole = _gather(model, optimizer, train_step, scheduler)
     known = _load_rules(rules)
     crashes = _Crashes(known.causes, read_index_ranges((("input", inputs), ("targets", targets))))
     given = Request(
         model=model, inputs=inputs, targets=targets, loss_fn=loss_fn, optimizer=optimizer, train_step=train_step, scheduler=scheduler,
-        steps=steps, names=_names_of(roles, asking), caller=asking.f_code.co_filename, when_raised=lambda raised: crashes.explain(raised, given),
+        steps=steps, names=names, caller=asking.f_code.co_filename, when_raised=lambda raised: crashes.explain(raised, given),
     )  # fmt: skip
     begun = time.monotonic()
     with own_passes():
@@ -133,7 +142,7 @@ def diagnose(
         except Exception as raised:
             if (report := crashes.report_lost(raised)) is None:
                 raise
-            keep_report(model, report)
+            keep_report(given_model, report)
             return report
     suppressed = {**ignored_by_classes(model.named_modules()), **(ignore or {})}
     outcome = run_rules(evidence, known.training, ignore=suppressed)
@@ -163,7 +172,15 @@ def diagnose(
     report = Report(
         trace=replace(
             trace,
-            notes=(*trace.notes, *said, *_note_given(evidence), *outcome.notes, *of_data, *ignored),
+            notes=(
+                *trace.notes,
+                *whole,
+                *said,
+                *_note_given(evidence),
+                *outcome.notes,
+                *of_data,
+                *ignored,
+            ),
         ),
         findings=_put_crash_first(crashed, findings, known),
         together=tried.together,
@@ -171,8 +188,37 @@ def diagnose(
         error=error,
         data=data,
     )
-    keep_report(model, report)
+    keep_report(given_model, report)
     return report
+
+
+def _gather(
+    model: Any, optimizer: Any, train_step: Any, scheduler: Any
+) -> tuple[Any, Any, tuple[str, ...]]:
+    """What one rank can run alone: the model and its optimizer themselves, or whole copies of
+    sharded ones, and then a note.
+    """
+    if not isinstance(model, nn.Module) or not needs_all_ranks(model):
+        return model, optimizer, ()
+    if train_step is not None or scheduler is not None:
+        role = "train_step" if train_step is not None else "scheduler"
+        raise TargetError(
+            f"the model is sharded, and the {role} is made for its shards: a diagnosis runs a whole "
+            "copy, which it does not know",
+            where=f"diagnose({role}=...)",
+            fix=f"leave {role}= out, and give loss_fn= and optimizer=",
+        )
+    optimizers = optimizer if isinstance(optimizer, list | tuple) else [optimizer]
+    given = [each for each in optimizers if each is not None]
+    whole, copies = gather_whole(model, given, "cnnprobe.diagnose")
+    found: Any = list(copies) if isinstance(optimizer, list | tuple) else next(iter(copies), None)
+    return whole, found, (_WHOLE,)
+
+
+_WHOLE = (
+    "the model is sharded: each rank has diagnosed a whole copy of it on its own batch, in the "
+    "precision of its parameters"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

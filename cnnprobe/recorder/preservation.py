@@ -168,11 +168,12 @@ class ModuleState:
 def is_sharded(module: nn.Module) -> bool:
     """Whether fully_shard was applied to this module."""
     kind: type = type(module)
-    return _has_shards(kind)
+    return has_shards(kind)
 
 
 @functools.lru_cache(maxsize=4096)
-def _has_shards(kind: type) -> bool:
+def has_shards(kind: type) -> bool:
+    """Whether fully_shard has made this class of a module's own."""
     return any(base.__name__ == "FSDPModule" for base in kind.__mro__)
 
 

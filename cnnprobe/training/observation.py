@@ -23,8 +23,7 @@ from cnnprobe.diagnosis.evidence.pace import relative_changes
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.devices import is_device_lost
-from cnnprobe.recorder.inventory import check_model, class_of, is_lazy
-from cnnprobe.recorder.peers import needs_all_ranks
+from cnnprobe.recorder.inventory import check_model, is_lazy
 from cnnprobe.recorder.values import describe_tensor, leaves
 from cnnprobe.records.trace import TensorInfo, Trace
 from cnnprobe.training.backward_fault import find_bad_derivative
@@ -54,13 +53,6 @@ def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
     check_model(model, "the model to diagnose")
     if is_lazy(model):
         raise TargetError("the model is lazy: its first forward decides its layers", where=type(model).__name__, fix="call it once on a batch before diagnosing it")  # fmt: skip
-    if needs_all_ranks(model):
-        raise TargetError(
-            "the model is sharded over several ranks, and a diagnosis makes as many passes as each "
-            "rank's own losses ask for: the ranks would wait for each other",
-            where=class_of(model).__name__,
-            fix="diagnose it before fully_shard, or watch the sharded one: cnnprobe.monitor(model)",
-        )
     check_values(request)
     with keep_request(request) as (around, states):
         observation = _Observation(request, around, states)

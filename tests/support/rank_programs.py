@@ -19,10 +19,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import cnnprobe
-from cnnprobe.errors import TargetError
 from cnnprobe.monitoring import comparing, differing
 from cnnprobe.ranks import all_rank_rules
-from cnnprobe.recorder import peers
 
 LIMIT = 100  # seconds: a program that hangs ends by itself
 
@@ -291,59 +289,6 @@ def sharded(folder):
     for name, sizes in (("whole", (4,)), ("pairs", (2, 2))):
         train(shard(net(), sizes), rank, log=folder / name, histograms=True)
     end()
-
-
-def verbs(folder):
-    """The verbs on one rank alone and on both, between the steps of a training."""
-    rank = begin(seconds=10)
-    x, y = batch(rank, 0)
-    said = {}
-    model = DistributedDataParallel(net(norm=True))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-
-    def step():
-        optimizer.zero_grad()
-        cross_entropy(model(x), y).backward()
-        optimizer.step()
-
-    step()
-    if rank == 0:
-        before = [tensor.clone() for tensor in model.state_dict().values()]
-        report = cnnprobe.probe(model, x)
-        said["probe"] = [*report.trace.notes, str(report.trace["module.0"].outputs[0].shape)]
-        report = cnnprobe.diagnose(model, x, y, loss_fn=nn.CrossEntropyLoss(), optimizer=optimizer)
-        said["diagnose"] = list(report.trace.notes)
-        after = model.state_dict().values()
-        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-        assert "forward" not in vars(model)
-    step()  # hangs, or raises, where a verb has touched the reducer
-    with cnnprobe.record(model) as recording:
-        step()
-    said["record"] = list(recording.trace.notes)
-
-    peers.PATIENCE = 1.0
-    parts = shard(net(), (2,))
-    if rank == 0:
-        said["refused"] = str(_catch(cnnprobe.probe, parts, x))
-    torch.distributed.barrier()
-    peers.PATIENCE = 20.0  # rank 1 was not at the first meeting, and finds the second
-    report = cnnprobe.probe(parts, x)
-    said["sharded"] = list(report.trace.notes)
-    values = [
-        float(report.output.detach().double().sum()),
-        report.trace[""].outputs[0].stats["mean"],
-    ]
-    said["sums"] = [*values, float(net()(x).double().sum())]
-    said["diagnosis"] = str(_catch(cnnprobe.diagnose, parts, x, y))
-    (folder / f"{rank}.json").write_text(json.dumps(said))
-    end()
-
-
-def _catch(verb, *args):
-    try:
-        return verb(*args)
-    except TargetError as error:
-        return error
 
 
 if __name__ == "__main__":
