@@ -16,6 +16,7 @@ UNMENDED = {
     "parameter_that_was_moved",
     "pixels_divided_as_integers",
     "two_views_that_are_the_same",
+    "copy_that_is_trained",
 }
 
 

@@ -78,7 +78,7 @@ def _leaks(evidence: Evidence, module: str | None, gap: float) -> Iterator[Findi
     yield Finding(
         module=module,
         message=(
-            f"another first sample changes the others' outputs by {gap:.1e} of their size (more "
+            f"other samples in their batch change the outputs by {gap:.1e} of their size (more "
             f"than 1e-4), first in {spoken(evidence, module)}"
         ),
         fix=f"batch_first=True in {spoken(evidence, _find_maker(evidence, module))}",

@@ -45,7 +45,7 @@ def healthy() -> Mapping[str, Any]:
     explains=("constant-output", "ignored-input"),
 )
 def batch_leak(evidence: Evidence) -> Iterator[Finding]:
-    """In eval mode, another first sample changes what the other samples get.
+    """In eval mode, other samples in the batch change what a sample gets.
 
     Why it matters: a prediction depends on its neighbours in the batch; a single sample gets
     another one.
@@ -68,7 +68,7 @@ def batch_leak(evidence: Evidence) -> Iterator[Finding]:
             module=module,
             severity=Severity.INFO,
             message=(
-                f"another first sample changes the others' outputs by {gap:.1e} of their size: "
+                f"other samples in their batch change the outputs by {gap:.1e} of their size: "
                 "dynamic quantization takes one scale for the whole batch, by construction"
             ),
             fix="nothing; quantize statically where a sample must get the same alone as in a batch",
@@ -77,7 +77,7 @@ def batch_leak(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         module=module,
         message=(
-            f"another first sample changes the others' outputs by {gap:.1e} of their size (more "
+            f"other samples in their batch change the outputs by {gap:.1e} of their size (more "
             f"than 1e-4), first in {spoken(evidence, module)}"
         ),
         fix=f"look for an operation over dim 0 in {spoken(evidence, module)}",

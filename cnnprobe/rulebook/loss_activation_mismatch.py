@@ -89,6 +89,7 @@ def loss_activation_mismatch(evidence: Evidence) -> Iterator[Finding]:
 def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:
     """What is wrong with the values that the loss gets, and the repair."""
     found = _single_class(loss, given) or _no_logarithm(loss, given)
+    found = found or _smooths_all(evidence, loss)
     found = found or _several_labels(evidence, loss) or _logarithms_as_targets(evidence, loss)
     if found is not None:
         return found
@@ -96,6 +97,18 @@ def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> tuple[str
     if loss.operation in REGRESSION and kind in RANGES and loss.target is not None:
         return _out_of_reach(evidence, loss, kind)
     return None
+
+
+def _smooths_all(evidence: Evidence, loss: LossCall) -> tuple[str, str] | None:
+    """label_smoothing so large that the label itself gets no more than the other classes."""
+    smoothing = option(evidence.trace, loss.call, "label_smoothing", 0.0)
+    shape = loss.prediction.shape
+    if not isinstance(smoothing, float | int) or len(shape) < 2 or smoothing < 1:
+        return None
+    return (
+        f"label_smoothing={smoothing:g} gives each of {shape[1]} classes the same target",
+        "label_smoothing=0.1",
+    )
 
 
 def _single_class(loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
-from cnnprobe.diagnosis.evidence.questions import trainable, variable
+from cnnprobe.diagnosis.evidence.questions import find_cut, trainable, variable
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import perceptron, stepping
 
@@ -84,18 +84,17 @@ def loss_detached(evidence: Evidence) -> Iterator[Finding]:
 def _choose_fix(evidence: Evidence, flow: Flow) -> str:
     """What to do, from where the graph ends."""
     model = variable(evidence, "model")
+    if not flow.roots() and evidence.own_loop:
+        return f"call {model} itself in the step, and no copy of it: it is not called there"
     given = [info for root in flow.roots() for info in flow.calls[root].outputs]
     if given and not any(info.requires_grad for info in given):
         return f"call {model} outside of torch.no_grad() and torch.inference_mode()"
-    for i in flow.primitives():
-        call = flow.calls[i]
-        made = call.outputs[0].dtype if call.outputs else ""
-        is_cut = made.startswith(("int", "bool", "uint")) and call.inputs
-        if is_cut and call.inputs[0].requires_grad:
-            return (
-                f"leave {describe(call)} out of what is trained with: it has no derivative; give "
-                "the loss the scores themselves"
-            )
+    cut = find_cut(flow)
+    if cut is not None:
+        return (
+            f"leave {describe(cut)} out of what is trained with: it has no derivative; give the "
+            "loss the scores themselves"
+        )
     return (
         "call backward on the loss as the loss function gave it, without torch.tensor(), "
         ".item(), .numpy(), .data or .detach() on the way"

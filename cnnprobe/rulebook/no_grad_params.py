@@ -7,6 +7,7 @@ from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, sources_read
 from cnnprobe.diagnosis.evidence.questions import (
     complete,
+    find_cut,
     optimised,
     owner,
     reached,
@@ -98,12 +99,18 @@ def no_grad_params(evidence: Evidence) -> Iterator[Finding]:
 def _choose_fix(evidence: Evidence, flow: Flow, module: str, rows: set[int], *, aside: bool) -> str:
     if aside:
         return "the loss leaves this output alone: use it, or freeze what makes it"
-    after = set().union(*(flow.after(i) for i in rows)) - rows
-    ends = [i for i in after | rows if not flow.readers.get(i)]
-    if ends and all(flow.calls[i].outputs and flow.owner(i) is not None for i in ends):
-        last = describe(flow.calls[max(ends)])
+    after = set().union(*(flow.after(i) for i in rows)) | rows
+    cut = find_cut(flow, after)
+    if cut is not None:
+        return (
+            f"{describe(cut)} has no derivative: use softmax, or F.gumbel_softmax(..., hard=True), "
+            "in its place"
+        )
+    ends = [flow.calls[i] for i in after if not flow.readers.get(i) and flow.owner(i) is not None]
+    if ends and all(call.outputs and call.outputs[0].requires_grad for call in ends):
+        last = describe(ends[-1])
         return f"use what {last} gives, which nothing reads, or remove {spoken(evidence, module)}"
-    return "remove the detach(), no_grad() or .data between them and the loss"
+    return "remove the detach(), no_grad(), .data or .item() between them and the loss"
 
 
 def unreached(evidence: Evidence) -> list[str]:

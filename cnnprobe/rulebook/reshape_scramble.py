@@ -58,7 +58,7 @@ def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
     """A view or reshape exchanges axes, which only a permute can do.
 
     Why it matters: view keeps the order in memory; (N, C, HW) viewed as (N, HW, C) mixes channels
-    and positions, (N, C, H, W) viewed as (W, N, C * H) for an LSTM mixes samples, and (N, C, H, W)
+    and positions, (N, T, heads * size) viewed as (N, heads, T, size) the heads, (N, C, H, W) viewed as (W, N, C * H) for an LSTM mixes samples, and (N, C, H, W)
     viewed as (N * H * W, C) gives the loss scores of other places than the labels are of.
     What to do: permute or transpose first.
     Known exceptions: reshapes that only merge or split neighbouring axes; axes of equal size cannot
@@ -72,7 +72,8 @@ def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
         if flow.owner(i) is None or not call.inputs or not call.outputs:
             continue
         before, after = call.inputs[0].shape, call.outputs[0].shape
-        if is_exchange(before, after) or _moves_batch(evidence, flow, i):
+        is_split = split_of_heads(before, after) is not None and _is_attended(flow, i)
+        if is_split or is_exchange(before, after) or _moves_batch(evidence, flow, i):
             yield Finding(
                 module=flow.owner(i),
                 message=(
@@ -86,6 +87,12 @@ def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
                 source=call.source,
             )
     yield from _find_mixed_scores(evidence)
+
+
+def _is_attended(flow: Flow, index: int) -> bool:
+    """Whether a product reads it, as the scores of an attention do."""
+    readers = [operation(flow.calls[j]) for j in flow.passes_on(index)]
+    return any(kind in ("matmul", "einsum", "attention") for kind in readers)
 
 
 def _moves_batch(evidence: Evidence, flow: Flow, index: int) -> bool:
@@ -127,6 +134,19 @@ def _find_mixed_scores(evidence: Evidence) -> Iterator[Finding]:
                 ),
                 source=call.source,
             )
+
+
+def split_of_heads(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, int] | None:
+    """The number of heads and their size, where (N, T, heads * size) becomes (N, heads, T, size).
+
+    >>> split_of_heads((8, 10, 16), (8, 4, 10, 4)), split_of_heads((8, 10, 16), (8, 10, 4, 4))
+    ((4, 4), None)
+    """
+    if len(before) != 3 or len(after) != 4 or after[0] != before[0] or after[2] != before[1]:
+        return None
+    heads, size = after[1], after[3]
+    is_other = heads not in (1, before[1]) and before[1] > 1 and heads * size == before[2]
+    return (heads, size) if is_other else None
 
 
 def is_exchange(before: tuple[int, ...], after: tuple[int, ...]) -> bool:

@@ -126,6 +126,16 @@ def _to_finding(evidence: Evidence, module: str, names: list[str], count: int) -
             ),
             fix="raise the limit of the clip_grad call, 1.0 to begin with",
         )
+    if _are_lost(evidence, inside):
+        return Finding(
+            module=module,
+            message=(
+                f"the weights of {spoken(evidence, module)} have gradients after backward, but did "
+                f"not change in {format_counted(count, 'optimizer step')}: something sets the "
+                "gradients to 0 or None in between"
+            ),
+            fix=f"leave p.grad alone between backward and {holder.name}.step()",
+        )
     rates = ", ".join(f"{r:g}" for o in evidence.optimizers for r in o.rates)
     return Finding(
         module=module,
@@ -140,3 +150,15 @@ def _to_finding(evidence: Evidence, module: str, names: list[str], count: int) -
             "the precision of the weights"
         ),
     )
+
+
+def _are_lost(evidence: Evidence, names: list[str]) -> bool:
+    """Whether the gradients that backward has left would have moved each of the weights."""
+    rates = [r for o in evidence.optimizers for r in o.rates]
+    first = evidence.steps[0]
+    sizes = [
+        max(rates) * first.gradients[name].norm / value.norm
+        for name in names
+        if (value := evidence.values.get(name)) is not None and value.norm
+    ]
+    return evidence.own_loop and bool(sizes) and min(sizes) > EPSILON

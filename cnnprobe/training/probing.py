@@ -71,8 +71,13 @@ def spread_in_both_modes(model: nn.Module, inputs: Any, output: Any, n: int | No
 # -- batch leak ------------------------------------------------------------------------------------
 
 
+def _rest(n: int) -> slice:
+    """The samples between the first and the last; of two the second."""
+    return slice(1, -1) if n > 2 else slice(1, None)
+
+
 def _others(n: int) -> Callable[[Tensor], dict[str, float] | None]:
-    """A checksum of all samples but the first."""
+    """A checksum of the samples that are left as they are."""
 
     def summarise(tensor: Tensor) -> dict[str, float] | None:
         if (
@@ -83,7 +88,7 @@ def _others(n: int) -> Callable[[Tensor], dict[str, float] | None]:
         ):
             return None
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            rest = tensor.detach()[1:].double()
+            rest = tensor.detach()[_rest(n)].double()
             ramp = torch.linspace(
                 1.0, 2.0, max(1, rest.numel()), dtype=torch.float64, device=rest.device
             )
@@ -95,8 +100,8 @@ def _others(n: int) -> Callable[[Tensor], dict[str, float] | None]:
     return summarise
 
 
-def other_first_sample(inputs: Any) -> Any:
-    """The inputs with another sample 0; the rest is the same."""
+def other_ends(inputs: Any) -> Any:
+    """The inputs with another first and last sample; of two, another first one alone."""
     generator = torch.Generator().manual_seed(1)
 
     def change(value: Any) -> Any:
@@ -104,36 +109,37 @@ def other_first_sample(inputs: Any) -> Any:
             return value
         changed = value.detach().clone()
         if value.is_floating_point():
-            noise = torch.randn(value[0].shape, generator=generator).to(value)
-            changed[0] = 3.0 * noise * value.std().clamp(min=1e-3) + value.mean()
+            noise = torch.randn((2, *value[0].shape), generator=generator).to(value)
+            other = 3.0 * noise * value.std().clamp(min=1e-3) + value.mean()
         else:
-            changed[0] = value[1]
+            other = torch.stack([value[1], value[-2]])
+        changed[0] = other[0]
+        if value.shape[0] > 2:
+            changed[-1] = other[1]
         return changed
 
     return torch.utils._pytree.tree_map(change, inputs)
 
 
 def find_leak(model: nn.Module, inputs: Any, n: int) -> tuple[str | None, float] | None:
-    """Where, in eval mode, another first sample changes the others first; None where it does
-    not.
+    """Where, in eval mode, other samples at the ends of the batch change the others first; None
+    where they do not.
     """
     base = forward(model, fresh(inputs), training=False, summarise=_others(n))
-    other = forward(model, other_first_sample(inputs), training=False, summarise=_others(n))
+    other = forward(model, other_ends(inputs), training=False, summarise=_others(n))
     if (
         base.error is not None
         or other.error is not None
         or any(t.dim() == 0 or t.shape[0] != n for t in tensors_of(base.output))
     ):
         return None
-    gap = difference(base.output, other.output, lambda t: t[1:])
+    gap = difference(base.output, other.output, lambda t: t[_rest(n)])
     if gap is None or gap < SMALLEST_LEAK:
         return None
     if all(t.dim() == 2 and t.shape[1] == n for t in tensors_of(base.output)):
-        columns = difference(base.output, other.output, lambda t: t[1:, 1:])
+        columns = difference(base.output, other.output, lambda t: t[_rest(n), _rest(n)])
         if columns is not None and columns < SMALLEST_LEAK:
-            return (
-                None  # a matrix of similarities between the samples: its column 0 is about sample 0
-            )
+            return None  # a matrix of similarities between the samples: its ends are about the samples there
     flow = Flow(base.trace)
     for i in flow.primitives():
         if i < len(other.trace.calls) and other.trace.calls[i].kind == base.trace.calls[i].kind:

@@ -219,6 +219,20 @@ def takes_time_first(info: ModuleInfo) -> bool:
     )
 
 
+def find_cut(flow: Flow, rows: Iterable[int] | None = None) -> ModuleCall | None:
+    """The first row that makes integers or truth values of what requires grad: argmax, x > 0."""
+    for i in sorted(rows) if rows is not None else flow.primitives():
+        call = flow.calls[i]
+        made = call.outputs[0].dtype if call.outputs else ""
+        if (
+            made.startswith(("int", "bool", "uint"))
+            and call.inputs
+            and call.inputs[0].requires_grad
+        ):
+            return call
+    return None
+
+
 def is_routed(call: ModuleCall) -> bool:
     """Whether a row takes some of its values by an index that was computed."""
     return operation(call) in ROUTING and any(t.source is not None for t in call.inputs[1:])

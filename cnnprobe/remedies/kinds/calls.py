@@ -17,6 +17,7 @@ from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.rewriting import Rewriting
 from cnnprobe.remedies.subject import CannotTryError, Subject
 from cnnprobe.remedies.writing import Written, write_settings
+from cnnprobe.rulebook.reshape_scramble import split_of_heads
 
 SMALL = 1e-8  # keeps log, sqrt and divisions away from 0
 
@@ -104,6 +105,7 @@ def over_other_axis(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
     """Dimension 1 in the place of 0 for what mixes the samples."""
     mixing = ("softmax", "log_softmax", "mean", "sum", "std", "normalize", "cumsum")
     flow = Flow(evidence.evaluation or evidence.trace)
+    yield from _take_last_step(finding, flow)
     found = [
         flow.calls[i]
         for i in flow.primitives(mixing)
@@ -127,6 +129,29 @@ def over_other_axis(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
                 shows="every sample depends on its own input alone",
                 is_comparable=False,  # a sample that sees the others may be easier to tell
             )
+
+
+def _take_last_step(finding: Finding, flow: Flow) -> Iterator[Remedy]:
+    """The last step of each sequence where an index takes the last sample."""
+    for i in flow.primitives({"getitem"}):
+        call, given = flow.calls[i], flow.data(i)
+        made = flow.producer(given)
+        is_sequence = made is not None and operation(flow.calls[made]) in ("rnn", "attention")
+        if not is_sequence or flow.owner(i) != finding.module or given is None:
+            continue
+        if call.outputs and call.outputs[0].shape == given.shape[1:]:
+            yield Remedy(
+                title="x[:, -1] in place of x[-1]: the last step, and not the last sample",
+                change=instead(call, _last_step),
+                shows="every sample depends on its own input alone",
+                is_comparable=False,
+            )
+
+
+def _last_step(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if len(args) > 1 and isinstance(args[1], int):
+        return args[0][:, args[1]]
+    return func(*args, **kwargs)
 
 
 def _dims_beside_batch(call: ModuleCall) -> tuple[int, ...]:
@@ -274,6 +299,16 @@ def transpose_first(finding: Finding, evidence: Evidence, model: Any) -> Iterato
     if found is None or not found[1].outputs:
         return
     before, after = found[1].inputs[0].shape, found[1].outputs[0].shape
+    heads = split_of_heads(before, after)
+    if heads is not None:
+        yield Remedy(
+            title=f"x.view(N, T, {heads[0]}, {heads[1]}).transpose(1, 2) in place of "
+            f"{describe(found[1])}",
+            change=instead(found[1], _split_last(before, *heads)),
+            shows="each head has its own part of the features",
+            is_comparable=False,
+        )
+        return
     order = find_order(before, after)
     if order is not None:
         yield Remedy(
@@ -283,6 +318,15 @@ def transpose_first(finding: Finding, evidence: Evidence, model: Any) -> Iterato
             shows="the values move with their axes",
             is_comparable=False,
         )
+
+
+def _split_last(before: tuple[int, ...], heads: int, size: int) -> Rewriting:
+    def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if tuple(args[0].shape) != before:  # another view of the same line
+            return func(*args, **kwargs)
+        return args[0].reshape(*before[:2], heads, size).transpose(1, 2)
+
+    return run
 
 
 def _permute_first(

@@ -41,7 +41,7 @@ def keep_graph(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
             shows="the graph of the loss reaches the parameters",
         )
         return
-    if finding.source and "no derivative" not in finding.fix:
+    if finding.source and finding.fix.startswith("call backward"):
         yield Remedy(
             title="call backward on the loss as it came, not on what is made of its number",
             change=lambda subject: _keep_graph(subject, finding.source),
@@ -116,7 +116,7 @@ def _pass_beside(sign: float) -> Rewriting:
 @answers("no-grad-path", "no-grad-params")
 def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """Without detach and .data; through comparisons; with gradients where they were off."""
-    if "nothing reads" in finding.fix:
+    if "nothing reads" in finding.fix or "no derivative" in finding.fix:
         return
     shown = "the gradient reaches them"
     place = spoken(evidence, finding.module)
@@ -124,6 +124,13 @@ def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Itera
         title=f"remove the detach() or .data in {place}", change=_without_detach, shows=shown
     )
     yield from soften_comparisons(evidence)
+    if finding.rule == "no-grad-params":
+        yield Remedy(
+            title="remove the .item() between them and the loss",
+            change=lambda subject: subject.rewrite("torch.Tensor.item", "", pass_on),
+            shows=shown,
+            is_comparable=False,
+        )
     yield Remedy(
         title=f"remove the torch.no_grad() in {place}",
         change=lambda subject: _without_no_grad(subject, evidence),

@@ -273,6 +273,27 @@ def enlarge_gradients(evidence: Evidence) -> Iterator[Remedy]:
     )
 
 
+def keep_gradients(evidence: Evidence) -> Iterator[Remedy]:
+    """The gradients as backward has left them, until the step."""
+    yield Remedy(
+        title=f"leave the gradients as they are until {variable(evidence, 'optimizer')}.step()",
+        change=_keep_until_step,
+        shows="the weights change in each step",
+    )
+
+
+def _keep_until_step(subject: Subject) -> None:
+    kept = _keep_gradients(subject)
+
+    def put_back(optimizer: Any, *_: Any) -> None:
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            if id(parameter) in kept:
+                parameter.grad = kept[id(parameter)]
+
+    for optimizer in subject.optimizers:
+        optimizer.register_step_pre_hook(put_back)
+
+
 def _multiply(subject: Subject, factor: float) -> None:
     for parameter in subject.model.parameters():
         if parameter.requires_grad:

@@ -2,6 +2,7 @@
 sign.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import Subject
 from cnnprobe.remedies.writing import Written, write_layer
 from cnnprobe.rulebook.activation_on_logits import SCALE
+from cnnprobe.rulebook.trained_target import list_weights
 
 TINY = 1e-12  # keeps the logarithm of a probability finite
 
@@ -123,6 +125,14 @@ def match_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
             is_comparable=False,
         )
         return
+    if finding.fix.startswith("label_smoothing"):
+        yield Remedy(
+            title=f"{finding.fix} in {describe(loss.call)}",
+            change=instead(loss.call, _smooth_little),
+            shows="the loss depends on the labels",
+            is_comparable=False,
+        )
+        return
     if loss.operation in ("cross_entropy", "binary_cross_entropy"):
         yield from _several_labels(loss, call)
         return
@@ -131,6 +141,7 @@ def match_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
         change=_drop(call),
         written=_write_drop(call, evidence, model),
         shows="the outputs can reach every target",
+        is_comparable=False,
     )
 
 
@@ -156,6 +167,32 @@ def _with_log_target(
 
 def _of_softmax(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return func(args[0], args[1].softmax(1), *args[2:], **kwargs)
+
+
+@answers("trained-target")
+def detach_target(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """A detach of the second argument, whose own weights the optimizer leaves out."""
+    for flow, call in rows_at(finding, evidence)[:1]:
+        first, second = (list_weights(evidence, flow, info) for info in call.inputs[:2])
+        left = second - first
+        without = f", and leave its {len(left)} weights out of the optimizer" if left else ""
+        yield Remedy(
+            title=f"detach() the second argument of {describe(call)}{without}",
+            change=functools.partial(_fix_target, call=call, left=left),
+            shows="one of the two is a target",
+            is_comparable=False,
+        )
+
+
+def _fix_target(subject: Subject, call: ModuleCall, left: set[str]) -> None:
+    instead(call, _detach_second)(subject)
+    ids = {id(p) for name, p in subject.model.named_parameters() if name in left}
+    for group in (group for each in subject.optimizers for group in each.param_groups):
+        group["params"][:] = [p for p in group["params"] if id(p) not in ids]
+
+
+def _detach_second(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(args[0], args[1].detach(), *args[2:], **kwargs)
 
 
 @answers("swapped-arguments")
@@ -190,6 +227,10 @@ def _swap_logarithm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
 
 def _swap(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return func(args[1], args[0], *args[2:], **kwargs)
+
+
+def _smooth_little(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs | {"label_smoothing": 0.1})
 
 
 def _several_labels(loss: LossCall, call: ModuleCall) -> Iterator[Remedy]:

@@ -11,7 +11,7 @@ from cnnprobe.crash.edits.files import TextChange
 from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import spoken, variable
-from cnnprobe.remedies.kinds.loop import enlarge_gradients
+from cnnprobe.remedies.kinds.loop import enlarge_gradients, keep_gradients
 from cnnprobe.remedies.program import UserProgram, set_option, set_parameters
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
@@ -146,7 +146,9 @@ def set_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remed
             shows="the weights change in each step",
         )
         return
-    if _is_shrunk(evidence):
+    if "to 0 or None" in finding.message:
+        yield from keep_gradients(evidence)
+    elif _is_shrunk(evidence):
         yield from enlarge_gradients(evidence)
     else:
         yield from (

@@ -64,10 +64,12 @@ def _make_layer_once(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
 
 def _keep_weights(subject: Subject, fqn: str, call: ModuleCall) -> None:
     drawn: list[torch.Tensor] = []
+    registered = {id(parameter) for parameter in subject.model.parameters()}
 
     def read(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        made = [a for a in args[1:] if isinstance(a, nn.Parameter) and id(a) not in registered]
         if not drawn:
-            drawn.extend(a.detach().clone() for a in args[1:] if isinstance(a, nn.Parameter))
+            drawn.extend(parameter.detach().clone() for parameter in made)
         return func(*args, **kwargs)
 
     with Rewriter([(call.kind, call.source, read)]):
@@ -79,6 +81,8 @@ def _keep_weights(subject: Subject, fqn: str, call: ModuleCall) -> None:
     subject.optimise(list(kept))
 
     def use(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if any(id(a) in registered for a in args[1:]):  # a layer of the model's on the same line
+            return func(*args, **kwargs)
         return func(args[0], *kept, *args[1 + len(kept) :], **kwargs)
 
     subject.rewrite(call.kind, call.source, use)

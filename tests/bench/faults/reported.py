@@ -1,5 +1,7 @@
 """Faults that people have reported with code that runs: arguments, labels and scales of losses, weights put back."""
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -133,3 +135,104 @@ def model_called_without_gradients(sick):
         optimizer.step()
 
     return looped(Classifier(), step)
+
+
+@case("unchanged-weights", "backbone", "backbone.conv1", "fc")
+def gradients_dropped_before_the_step(sick):
+    def step(model, inputs, targets, optimizer):
+        F.cross_entropy(model(inputs), targets).backward()
+        if sick:
+            for parameter in model.parameters():
+                parameter.grad = None
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return looped(Classifier(), step)
+
+
+@case("loss-detached", None)
+def copy_that_is_trained(sick):
+    def step(model, inputs, targets, optimizer):
+        used = copy.deepcopy(model) if sick else model
+        optimizer.zero_grad()
+        F.cross_entropy(used(inputs), targets).backward()
+        optimizer.step()
+
+    return looped(Classifier(), step)
+
+
+@case("loss-activation-mismatch", "fc")
+def smoothing_in_full(sick):
+    loss_fn = nn.CrossEntropyLoss(label_smoothing=1.0 if sick else 0.2)
+    return classifier(Classifier(), loss_fn=loss_fn)
+
+
+def attend(self, x, split, mask):
+    q, k, v = (split(layer(x)) for layer in (self.query, self.key, self.value))
+    weights = mask(q @ k.transpose(-1, -2) / 2).softmax(-1)
+    return self.fc((weights @ v).transpose(1, 2).flatten(2).mean(1))
+
+
+def attention(split, mask=lambda scores: scores):
+    layers = {name: nn.Linear(16, 16) for name in ("query", "key", "value")}
+    model = net(lambda self, x: attend(self, x, split, mask), **layers, fc=nn.Linear(16, 4))
+    words = torch.randn(8, 10, 16, generator=torch.Generator().manual_seed(0))
+    return classifier(model, inputs=words)
+
+
+def split_last(x):
+    return x.view(8, 10, 4, 4).transpose(1, 2)
+
+
+@case("reshape-scramble", "")
+def heads_that_are_viewed(sick):
+    def split(x):
+        return x.view(8, 4, 10, 4) if sick else split_last(x)
+
+    return attention(split)
+
+
+@case("mask-of-zeros", "")
+def future_multiplied_by_zero(sick):
+    seen = torch.ones(10, 10).tril()
+
+    def mask(scores):
+        return scores * seen if sick else scores.masked_fill(seen == 0, float("-inf"))
+
+    return attention(split_last, mask)
+
+
+@case("mask-of-zeros", "")
+def future_filled_with_zero(sick):
+    hidden = torch.ones(10, 10).triu(1).bool()
+
+    def mask(scores):
+        return scores.masked_fill(hidden, 0.0 if sick else float("-inf"))
+
+    return attention(split_last, mask)
+
+
+@case("batch-leak", "")
+def last_sample_in_place_of_the_last_step(sick):
+    def forward(self, x):
+        steps, _ = self.lstm(x)
+        return self.fc(steps[-1] if sick else steps[:, -1])
+
+    parts = {"lstm": nn.LSTM(6, 16, batch_first=True), "fc": nn.Linear(16, 4)}
+    words = torch.randn(8, 8, 6, generator=torch.Generator().manual_seed(0))
+    return classifier(net(forward, **parts), inputs=words)
+
+
+@case("trained-target", None)
+def teacher_that_is_trained_too(sick):
+    model = nn.ModuleDict({"student": Classifier(), "teacher": Classifier()})
+
+    def step(model, inputs, targets, optimizer):
+        with torch.set_grad_enabled(sick):
+            taught = model["teacher"](inputs)
+        optimizer.zero_grad()
+        F.mse_loss(model["student"](inputs), taught).backward()
+        optimizer.step()
+
+    weights = model.parameters() if sick else model["student"].parameters()
+    return looped(model, step, optimizer=torch.optim.SGD(weights, lr=0.05))
