@@ -70,6 +70,12 @@ def test_three_late_steps_in_a_row_are_a_warning_in_a_long_sound_run():
     assert "it came late in 3 of 3 steps" in finding.message
 
 
+@pytest.mark.parametrize(("steps", "found"), [(6, 0), (12, 1)])
+def test_the_queue_for_a_processor_counts_where_it_goes_on(steps, found):
+    queued = ({"data": 0.06}, {"data": 0.05})
+    assert found == len(list(RULE.check(make_ranks([[SOUND, SOUND, queued]] * steps))))
+
+
 def test_the_time_in_the_queue_for_a_processor_is_no_time_of_the_rank():
     stages = Stages()
     stages.start()

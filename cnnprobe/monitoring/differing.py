@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from cnnprobe.diagnosis import Severity, run_rules
-from cnnprobe.monitoring.post import Hashes, Post, Telling, shorten
+from cnnprobe.monitoring.post import Hashes, Post, Telling
 from cnnprobe.ranks import RankRun, Ranks, all_rank_rules, name_ranks
 from cnnprobe.records.history import History, NonFinite
 from cnnprobe.records.ranks import STAGES, RankInfo, RankLog, RankStep
@@ -67,7 +67,7 @@ class Differences:
     def follow(self, post: Post, mine: Telling) -> Iterator[str]:
         """What is new between the ranks, in sentences; each kind once."""
         self._own |= {step.step: step for step in mine.steps if step.step > self._latest}
-        self._take(self._info.rank, replace(mine, steps=tuple(map(shorten, mine.steps))))
+        self._take(self._info.rank, replace(mine, steps=tuple(map(post.shorten, mine.steps))))
         for rank, telling in post.look():
             if rank not in self._infos:
                 self._infos[rank] = post.read_info(rank)
@@ -124,7 +124,7 @@ class Differences:
         is_needed = rules and not kinds.isdisjoint(("parameters", "buffers"))
         hashes = post.read_hashes(others) if is_needed else {}
         own = {each: self._own.pop(each) for each in list(self._own) if each <= number}
-        self._seen.append(_fill(said, own.get(number), hashes))
+        self._seen.append(_fill(said, own.get(number), said.get(self._info.rank), hashes))
         if rules:
             yield from self._judge(number, rules)
 
@@ -175,16 +175,21 @@ def _find_kinds(said: Mapping[int, RankStep]) -> Iterator[str]:
     if len({step.without_gradient for step in steps}) > 1:
         yield "gradients"
     for stage in STAGES:
-        own = [step.seconds[stage] for step in steps if stage in step.seconds]
+        own = [
+            step.seconds[stage] - (step.queued or {}).get(stage, 0.0)
+            for step in steps
+            if stage in step.seconds
+        ]
         if stage != "backward" and own and max(own) - min(own) >= _LATE:
             yield "late"
 
 
-def _fill(said: _Said, own: RankStep | None, hashes: Mapping[int, Hashes]) -> _Said:
+def _fill(
+    said: _Said, own: RankStep | None, short: RankStep | None, hashes: Mapping[int, Hashes]
+) -> _Said:
     """A hash of each tensor, in the place of one for all: those of a rank that has the same are
     known here; of others that were not asked nothing is.
     """
-    short = None if own is None else shorten(own)
     filled = {}
     for rank, step in said.items():
         parameters, buffers = hashes.get(rank, {}).get(step.step, ("", ""))

@@ -26,11 +26,6 @@ class Telling:
     done: bool = False  # its block is left
 
 
-def shorten(step: RankStep) -> RankStep:
-    """One hash of all parameters and one of all buffers, in the place of one for each."""
-    return replace(step, parameters=_digest(step.parameters), buffers=_digest(step.buffers))
-
-
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest() if text else ""
 
@@ -43,8 +38,18 @@ class Post:
         self._name = name
         self._info = info
         self._beat = 0
+        self._short: dict[int, tuple[RankStep, str]] = {}  # this rank's latest steps, and as JSON
         self._known: set[int] = set()  # ranks that have told something
-        self._read: dict[int, bytes] = {}  # what was last read of each
+        self._read: dict[int, tuple[bytes, int]] = {}  # of each what was last read, and its step
+
+    def shorten(self, step: RankStep) -> RankStep:
+        """One hash of all parameters and one of all buffers, in the place of one for each."""
+        if step.step not in self._short:
+            short = replace(
+                step, parameters=_digest(step.parameters), buffers=_digest(step.buffers)
+            )
+            self._short[step.step] = short, _write(short)
+        return self._short[step.step][0]
 
     def put(self, telling: Telling) -> None:
         """Tell the others; a second time it says that this rank still runs."""
@@ -52,23 +57,32 @@ class Post:
         if not self._beat:
             self._store.set(f"{key}/info", _write(self._info))
         self._beat += 1
-        hashes = {step.step: (step.parameters, step.buffers) for step in telling.steps}
-        short = replace(telling, steps=tuple(map(shorten, telling.steps)))
-        text = json.dumps([self._beat, schema.to_plain(short)])
+        for step in telling.steps:
+            self.shorten(step)
+        numbers = [step.step for step in telling.steps]
+        self._short = {number: self._short[number] for number in numbers}
+        steps = [[number, text] for number, (_, text) in self._short.items()]
+        hashes = [[step.step, [step.parameters, step.buffers]] for step in telling.steps]
+        short = _write([self._beat, steps, replace(telling, steps=())])
         # The hashes first: who finds a step finds its hashes.
-        self._store.multi_set([f"{key}/hashes", key], [json.dumps(list(hashes.items())), text])
+        self._store.multi_set([f"{key}/hashes", key], [json.dumps(hashes), short])
 
     def look(self) -> Iterator[tuple[int, Telling]]:
-        """What is new from the other ranks."""
+        """What is new from the other ranks: the steps that were not read before."""
         for rank in set(range(self._info.of)) - self._known - {self._info.rank}:
             if self._store.check([self._key(rank)]):
                 self._known.add(rank)
         ranks = sorted(self._known)
         found = self._store.multi_get(list(map(self._key, ranks))) if ranks else []
         for rank, data in zip(ranks, map(bytes, found), strict=True):
-            if data != self._read.get(rank):
-                self._read[rank] = data
-                yield rank, reading.read_plain(Telling, json.loads(data)[1])
+            before, latest = self._read.get(rank, (b"", -1))
+            if data == before:
+                continue
+            _, told, rest = json.loads(data)
+            new = [json.loads(text) for number, text in told if number > latest]
+            self._read[rank] = data, max([latest, *(number for number, _ in told)])
+            telling = reading.read_plain(Telling, rest)
+            yield rank, replace(telling, steps=reading.read_plain(tuple[RankStep, ...], new))
 
     def read_info(self, rank: int) -> RankInfo:
         """How the model of a rank that has told something is distributed."""

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity
@@ -16,6 +16,7 @@ _LEAST = 0.02  # seconds; below them the scheduler of the machine decides who co
 _CLEAR = 3.0  # standard deviations of the other ranks' own times
 _OFTEN = 0.8  # of the steps in which the same rank is the last
 _FEWEST = 3  # steps
+_MANY = 10  # steps; in fewer the turns of a busy machine may fall on one rank
 _WARM = 2  # steps: caches are filled, kernels chosen, workers started, buckets made anew
 _RATIO = 0.5  # of the rest of the step, in one step
 _ONCE = 0.1
@@ -61,7 +62,8 @@ def rank_straggles(ranks: Ranks) -> Iterator[Finding]:
     step is judged from the third on, by 0.1 s and half of the rest of the step, without the time
     that the thread was ready and another had the processor (on Linux; elsewhere by 0.25 s). Over
     three steps and more, less than 20 ms, or than three standard deviations of the others' times,
-    is not found. Where the forward waits for the other ranks too, under fully_shard or with
+    is not found; that time counts from ten steps on, as a machine that is too busy is a reason.
+    Where the forward waits for the other ranks too, under fully_shard or with
     SyncBatchNorm, it is not compared. On a GPU the times are those in which work is launched.
     Source: Jiang et al. 2024, "MegaScale", section 5 (stragglers and their diagnosis).
     """
@@ -86,9 +88,11 @@ def _list_own_stages(ranks: Ranks) -> Sequence[str]:
 
 
 def _find_often(steps: Sequence[Mapping[int, RankStep]], stages: Sequence[str]) -> Finding | None:
-    late = [_find_latest(said, stages) for said in steps]
     if len(steps) < _FEWEST:
         return None
+    if len(steps) < _MANY:
+        steps = [{rank: _leave_queue_out(step) for rank, step in said.items()} for said in steps]
+    late = [_find_latest(said, stages) for said in steps]
     usual = statistics.median(max(sum(s.seconds.values()) for s in said.values()) for said in steps)
     rank = statistics.mode(rank for rank, _ in late)
     mine = [excess for each, excess in late if each == rank]
@@ -196,6 +200,10 @@ def _find_stall(said: Mapping[int, RankStep], stages: Sequence[str]) -> _Stall |
 def _work(step: RankStep, stage: str) -> float:
     """The seconds of a stage without those in the queue for a processor."""
     return step.seconds.get(stage, 0.0) - (step.queued or {}).get(stage, 0.0)
+
+
+def _leave_queue_out(step: RankStep) -> RankStep:
+    return replace(step, seconds={stage: _work(step, stage) for stage in step.seconds})
 
 
 def _advise(stage: str) -> str:
