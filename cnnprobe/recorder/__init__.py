@@ -295,7 +295,8 @@ def observe(
         guard.on_write = None if witness is None else witness.about_to_write
         recording._watcher.guard = guard
         try:
-            with recording:
+            # what is written down in one pass would have it searched five times
+            with recording, no_collection():
                 output = model(*args, **kwargs)
                 wait_for_devices((args, kwargs, output))
         except Exception as raised:  # the forward's own: it is what the report is about

@@ -11,7 +11,7 @@ import torch
 from cnnprobe.recorder import cost, sources, twins
 from cnnprobe.recorder.inventory import Kinds, class_of, named_modules, take_inventory
 from cnnprobe.recorder.module_tree import ModuleTree
-from cnnprobe.recorder.rows import ORDINARY, Calls, Closed, More
+from cnnprobe.recorder.rows import NOTHING, Calls, Closed, More
 from cnnprobe.recorder.values import Sighting, tensor_info
 from cnnprobe.records.trace import Failure, ModuleCall, TensorInfo, Trace, is_within
 
@@ -80,37 +80,39 @@ class _Assembler:
         draft.parent = parent
         draft.depth = depth = 0 if parent is None else self._depths[parent] + 1
         self._depths.append(depth)
-        if more is None:
-            more = ORDINARY
-        draft.inputs = self._sole(given) if given is not None else self._all(more.inputs)
-        draft.outputs = self._sole(made) if made is not None else self._all(more.outputs)
-        draft.arguments, draft.completed, draft.recomputed, draft.thread = (
-            more.arguments,
-            more.completed,
-            more.recomputed,
-            more.thread,
-        )
-        draft.returned = more.returned if more.completed else ""
-        draft.sequence = (first, last) if more.completed else None
+        draft.inputs = () if given is None else self._sole(given)
+        draft.outputs = () if made is None else self._sole(made)
+        if more is None:  # as nearly all
+            draft.arguments, draft.completed, draft.returned = NOTHING, True, More.returned
+            draft.recomputed, draft.thread, draft.sequence = False, "", (first, last)
+        else:
+            self._say_more(draft, more, first, last)
         if isinstance(of, int):
             self._say_of_module(draft, of, more)
         else:
             draft.fqn, draft.kind, draft.index = None, of, 0
-            draft.macs = (
-                _macs_of_function(draft) if more.pending is None else _settled(more.pending)
-            )
+            counted = None if more is None else more.pending
+            draft.macs = _macs_of_function(draft) if counted is None else _settled(counted)
         draft.__class__ = ModuleCall
         return draft  # type: ignore[no-any-return]
 
-    def _say_of_module(self, draft: Any, place: int, more: More) -> None:
+    def _say_more(self, draft: Any, more: More, first: int, last: int) -> None:
+        draft.inputs = draft.inputs or self._all(more.inputs)
+        draft.outputs = draft.outputs or self._all(more.outputs)
+        draft.arguments, draft.completed = more.arguments, more.completed
+        draft.recomputed, draft.thread = more.recomputed, more.thread
+        draft.returned = more.returned if more.completed else ""
+        draft.sequence = (first, last) if more.completed else None
+
+    def _say_of_module(self, draft: Any, place: int, more: More | None) -> None:
         module = self._tree.modules[place]
         kind = self._kinds.of(module)
         draft.fqn, draft.kind = self._tree.fqns[place], kind.name
         draft.index = index = self._counts.get(place, 0)
         self._counts[place] = index + 1
-        if more.pending is not None:
+        if more is not None and more.pending is not None:
             draft.macs = _settled(more.pending)
-        elif not more.completed:
+        elif not draft.completed:
             draft.macs = 0
         elif kind.formula is not None and draft.inputs and draft.outputs:
             given, made = draft.inputs[0].shape, draft.outputs[0].shape

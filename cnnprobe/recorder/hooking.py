@@ -46,24 +46,23 @@ class Hooks:
         self._key = RemovableHandle.next_id
         RemovableHandle.next_id = self._key + 1
         before, after, kind_of = self.told.enter, self.told.leave, Kinds().of
+        watched, key, stays_compiled = self.watched, self._key, self.stays_compiled
         for place, module in self.tree.watched():
-            self._watch(place, module, kind_of(module), before, after)
+            kind = kind_of(module)
+            if stays_compiled or kind.is_fused:
+                self._watch(place, module, kind)
+            else:  # as nearly all
+                watched[id(module)] = (kind, place)
+                _hook(module, key, before, after)
         self._registrations = register_module_module_registration_hook(self._register)
 
-    def _watch(
-        self,
-        place: int,
-        module: nn.Module,
-        kind: Kind,
-        before: Callable[..., None],
-        after: Callable[..., None],
-    ) -> None:
+    def _watch(self, place: int, module: nn.Module, kind: Kind) -> None:
         self.watched[id(module)] = (kind, place)
         self.has_fused |= kind.is_fused
         if self.stays_compiled and is_compiled_in_place(module):
             self._compiled_calls.append(CompiledCall(module, self.told))
         else:
-            _hook(module, self._key, before, after)
+            _hook(module, self._key, self.told.enter, self.told.leave)
 
     def _register(self, parent: nn.Module, name: str, module: nn.Module | None) -> None:
         """A module is given to a parent: one that comes into the model during the forward pass is
@@ -79,7 +78,7 @@ class Hooks:
         for fqn, child, first in named_modules(module):
             if first and id(child) not in self.watched:
                 at = self.tree.append(f"{above}.{fqn}" if fqn else above, child)
-                self._watch(at, child, kinds.of(child), self.told.enter, self.told.leave)
+                self._watch(at, child, kinds.of(child))
 
     def detach(self) -> None:
         """Take every hook off again, whatever happened since."""
@@ -107,6 +106,15 @@ def _hook(
 
 
 def _unhook(module: nn.Module, key: int) -> None:
+    try:
+        del module._forward_pre_hooks[key], module._forward_pre_hooks_with_kwargs[key]
+        del module._forward_hooks[key], module._forward_hooks_with_kwargs[key]
+        del module._forward_hooks_always_called[key]
+    except KeyError:  # somebody has taken off some of them
+        _unhook_each(module, key)
+
+
+def _unhook_each(module: nn.Module, key: int) -> None:
     module._forward_pre_hooks.pop(key, None)
     module._forward_pre_hooks_with_kwargs.pop(key, None)
     module._forward_hooks.pop(key, None)

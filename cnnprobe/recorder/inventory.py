@@ -280,8 +280,9 @@ def _own_tensors(module: nn.Module, fqn: str, tensors: dict[int, Any]) -> tuple[
                 continue
             known = tensors.get(id(tensor))
             if known is None:
-                tensors[id(tensor)] = _draft(prefix + name, tensor, kind)
-                own.append(prefix + name)
+                full = prefix + name
+                tensors[id(tensor)] = _draft(full, tensor, kind)
+                own.append(full)
             elif known.fqn != prefix + name:
                 known.aliases += (prefix + name,)
                 own.append(known.fqn)
@@ -329,4 +330,4 @@ def is_lazy(model: nn.Module) -> bool:
     tensors = (
         t for _, module, first in named_modules(model) if first for t in list_own_tensors(module)
     )
-    return any(map(is_uninitialised, tensors))
+    return any(type(tensor) not in EXACT and is_uninitialised(tensor) for tensor in tensors)

@@ -23,18 +23,18 @@ class ModuleTree:
         self.modules: list[nn.Module] = []
         self.firsts: list[bool] = []
         self.left_out: frozenset[int] = frozenset()  # places that are not to be watched
+        self._families: list[tuple[nn.Module, list[str], list[nn.Module | None]]] = []
+        self._childless: list[nn.Module] = []
         for fqn, module, first in named_modules(model):
             self.fqns.append(fqn)
             self.modules.append(module)
             self.firsts.append(first)
-        # those of a script are no dict, and can neither come nor go
-        families = [module for module in self.modules if isinstance(module._modules, dict)]
-        self._families = [
-            (module, list(module._modules), list(module._modules.values()))
-            for module in families
-            if module._modules
-        ]
-        self._childless = [module for module in families if not module._modules]
+            children = module._modules
+            if not children and type(children) is dict:
+                self._childless.append(module)
+            elif isinstance(children, dict):
+                self._families.append((module, list(children), list(children.values())))
+            # those of a script are no dict, and can neither come nor go
 
     def __iter__(self) -> Iterator[tuple[str, nn.Module, bool]]:
         return zip(self.fqns, self.modules, self.firsts, strict=True)

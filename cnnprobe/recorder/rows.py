@@ -29,7 +29,6 @@ class More:
     thread = ""
 
 
-ORDINARY = More()
 Closed = tuple[
     int | str, int | None, Sighting | None, Sighting | None, str, float, int, int, More | None
 ]

@@ -5,7 +5,7 @@ import pathlib
 import sys
 import sysconfig
 import threading
-from types import FrameType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,9 +37,24 @@ _COMMAND = str(pathlib.Path(_OURS) / "cli")
 _MOST_FRAMES = 24
 
 
-@functools.lru_cache(maxsize=65_536)
-def _location(filename: str, line: int) -> str:
-    return f"{filename}:{line}"
+# Of each code by its id: itself, as another one may have its id later, and the lines that were asked
+# for by the place in it. To count the line of a frame costs more than all else that is asked of it.
+_lines: dict[int, tuple[CodeType, dict[int, str]]] = {}
+_MOST_CODES = 8_192
+
+
+def _line_of(frame: FrameType) -> str:
+    """The line that a frame is at, as "net.py:12"."""
+    code = frame.f_code
+    known = _lines.get(id(code))
+    if known is None:
+        if len(_lines) >= _MOST_CODES:
+            _lines.clear()
+        known = _lines[id(code)] = (code, {})
+    line = known[1].get(frame.f_lasti)
+    if line is None:
+        line = known[1][frame.f_lasti] = f"{code.co_filename}:{frame.f_lineno}"
+    return line
 
 
 @functools.lru_cache(maxsize=4_096)
@@ -78,7 +93,7 @@ def of_module_call(parent: "ModuleRow | None") -> str:
             return parent.source
         # checkpoint and the like call what a line of the user's gave them
         return find_nearest_line(frame) or (parent.source if parent is not None else "")
-    return _location(filename, frame.f_lineno)
+    return _line_of(frame)
 
 
 def of_function_call(frame: FrameType | None, parent: "ModuleRow | None") -> str:
@@ -95,7 +110,7 @@ def find_nearest_line(frame: FrameType | None) -> str:
         if filename.startswith(_COMMAND):
             return ""  # beyond it are the lines of the command's own libraries
         if is_users(filename):
-            return _location(filename, frame.f_lineno)
+            return _line_of(frame)
         frame = frame.f_back
     return ""
 

@@ -158,7 +158,9 @@ class Watcher(TorchFunctionMode):
             rows.append(row)
             self.current = row
             if self.guard is not None and kind.is_leaf:
-                self._guard_leaf(self.guard, module, args)
+                attributes = module.__dict__
+                if attributes.get("inplace") or attributes.get("max_norm") is not None:
+                    self._guard_leaf(self.guard, module, args)
             row.suspended = suspended and kind.is_plain
             if suspended and not kind.is_plain:
                 _push(self)
