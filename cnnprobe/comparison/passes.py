@@ -278,7 +278,7 @@ def set_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     """The model in train or eval mode by its own `train()`, and afterwards as it was, buffers and
     attributes too.
     """
-    state = ModuleState(model)
+    state = ModuleState(named_modules(model))
     try:
         switch_mode(model, training=training)
         yield

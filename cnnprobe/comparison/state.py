@@ -121,7 +121,7 @@ def differentiate(subject: Side, *, gradients: bool) -> Backward:
     with (
         preserved_generators(),
         set_mode(model, training=False),
-        preserved(model, given[0], given[1]) as (guard, _),
+        preserved(named_modules(model), given[0], given[1]) as (guard, _),
         torch.enable_grad(),
     ):
         with Recording(model, statistics=False, guard=guard):

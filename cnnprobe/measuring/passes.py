@@ -53,7 +53,7 @@ class WatchedPass:
 def watch(model: nn.Module, totals: Totals) -> Iterator[WatchedPass]:
     """The model in eval mode, with hooks; all of it is put back."""
     watched = WatchedPass(model, totals)
-    state = ModuleState(model)
+    state = ModuleState(named_modules(model))
     handles = []
     try:
         with preserved_generators(), torch.no_grad():

@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as dataclass_replace
 from types import TracebackType
@@ -26,6 +26,7 @@ from cnnprobe.recorder.execution import (
     describe_sealed,
     find_exported,
     find_sealed,
+    has_compiled,
     has_fixed_mode,
     has_scripts,
     is_compiled,
@@ -34,7 +35,7 @@ from cnnprobe.recorder.execution import (
     restore_modes,
     switch_mode,
 )
-from cnnprobe.recorder.inventory import FUSED, check_model, is_lazy
+from cnnprobe.recorder.inventory import FUSED, Entry, check_model, has_lazy
 from cnnprobe.recorder.module_tree import ModuleTree
 from cnnprobe.recorder.peers import describe_peers, without_peers
 from cnnprobe.recorder.preservation import (
@@ -113,14 +114,16 @@ class Recording:
         guard: StateGuard | None = None,
         through_compiled: bool = False,
         names: Mapping[int, str] | None = None,
+        tree: ModuleTree | None = None,
     ) -> None:
-        check_model(model, "the model to record")
         self._model = model
-        with no_collection():
-            self._tree = ModuleTree(model)
+        if tree is None:
+            tree = _find_tree(model)
+        self._tree = tree
         self._traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
-        measure = Pages(histogram=False).measure if statistics else None
-        summarise_by = measure if isinstance(statistics, bool) else statistics
+        summarise_by = statistics or None
+        if summarise_by is True:
+            summarise_by = Pages(histogram=False).measure
         self._sealed = find_sealed(self._tree, through_compiled=through_compiled)
         if self._sealed:
             self._tree.left_out = frozenset(
@@ -263,6 +266,13 @@ def _limits(tree: ModuleTree, watcher: Watcher) -> Iterator[str]:
         )
 
 
+def _find_tree(model: nn.Module) -> ModuleTree:
+    """The modules of what is surely a model."""
+    check_model(model, "the model to record")
+    with no_collection():
+        return ModuleTree(model)
+
+
 def observe(
     model: nn.Module,
     args: tuple[Any, ...],
@@ -277,20 +287,21 @@ def observe(
     An exception of the forward is kept in the Observation; an interrupt goes on to the caller with
     `observation` as its attribute.
     """
-    check_model(model, "the model to record")
-    if is_lazy(model):
+    tree = _find_tree(model)
+    if has_lazy(tree):
         model = copy_lazy(model)  # its first forward gives it its class and shapes for good
+        tree = ModuleTree(model)
     # One pass can afford histograms, a training loop could not.
     measure = Pages(histogram=True).measure if statistics else False
     asked = measure if witness is None else witness.see
-    recording = Recording(model, statistics=asked, through_compiled=True)
+    recording = Recording(model, statistics=asked, through_compiled=True, tree=tree)
     output, error = None, None
     with (
         own_passes(),
-        without_peers(model),
+        without_peers(tree),
         preserved_generators(),
-        preserved(model, args, kwargs) as (guard, notes),
-        _eager(model) as more,
+        preserved(tree, args, kwargs) as (guard, notes),
+        _eager(tree) as more,
     ):
         guard.on_write = None if witness is None else witness.about_to_write
         recording._watcher.guard = guard
@@ -324,13 +335,13 @@ def _observation(
 
 @contextlib.contextmanager
 def preserved(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    tree: Iterable[Entry], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Iterator[tuple[StateGuard, list[str]]]:
     """Whatever a forward pass does inside, the model is afterwards as it was; the inputs too, where
     the guard is told of each write.
     """
     with no_collection():
-        state = ModuleState(model)
+        state = ModuleState(tree)
         inputs = [
             value for _, value in argument_leaves(args, kwargs) if isinstance(value, torch.Tensor)
         ]
@@ -351,9 +362,9 @@ def preserved(
 
 
 @contextlib.contextmanager
-def _eager(model: nn.Module) -> Iterator[list[str]]:
+def _eager(tree: Iterable[Entry]) -> Iterator[list[str]]:
     """Compiled code runs eagerly meanwhile: its modules would pass by their hooks."""
-    if not is_compiled(model):
+    if not has_compiled(tree):
         yield []
         return
     with torch.compiler.set_stance("force_eager"):

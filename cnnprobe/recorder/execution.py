@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.recorder.inventory import Entry, named_modules
 from cnnprobe.recorder.preservation import is_sharded
 from cnnprobe.records.trace import is_within
 
 _COMPILED = "_torchdynamo_orig_callable"  # what torch.compile leaves on a function
-Entry = tuple[str, nn.Module, bool]
 
 
 def has_compiled_code(module: nn.Module) -> bool:
@@ -46,7 +45,12 @@ def _runs_otherwise(kind: type) -> bool:
 
 def is_compiled(model: nn.Module) -> bool:
     """Whether torch.compile has been applied to the model or to one of its modules."""
-    return any(has_compiled_code(module) for _, module, _ in named_modules(model))
+    return has_compiled(named_modules(model))
+
+
+def has_compiled(tree: Iterable[Entry]) -> bool:
+    """Whether it has been applied to one of these."""
+    return any(has_compiled_code(module) for _, module, first in tree if first)
 
 
 def is_scripted(module: nn.Module) -> bool:

@@ -33,6 +33,8 @@ FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, *WHOLE)
 _EXACTLY_PLAIN = frozenset(PLAIN)
 _BECOMING_PLAIN = frozenset({tuple, list, torch.dtype, torch.device})
 T = TypeVar("T")
+Entry = tuple[str, nn.Module, bool]
+"""One of `named_modules`."""
 _INTERNAL = frozenset({"training", "call_super_init", "dump_patches"})
 
 
@@ -72,7 +74,7 @@ def find_unfinished(model: nn.Module) -> nn.Module | None:
     return None
 
 
-def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
+def named_modules(model: nn.Module) -> Iterator[Entry]:
     """Every (fqn, module, is_first) in registration order; a shared module comes again under each
     further name.
 
@@ -242,7 +244,7 @@ def _overrides_forward(module: nn.Module) -> bool:
 
 
 def take_inventory(
-    tree: Iterable[tuple[str, nn.Module, bool]], kinds: Kinds | None = None
+    tree: Iterable[Entry], kinds: Kinds | None = None
 ) -> tuple[tuple[ModuleInfo, ...], tuple[ParameterInfo, ...]]:
     """All modules and all distinct parameters and buffers of `named_modules(model)`, each once,
     with aliases.
@@ -327,7 +329,14 @@ def list_own_tensors(module: nn.Module) -> Iterator[Tensor]:
 
 def is_lazy(model: nn.Module) -> bool:
     """Whether it has parameters that the first forward pass will shape."""
-    tensors = (
-        t for _, module, first in named_modules(model) if first for t in list_own_tensors(module)
+    return has_lazy(named_modules(model))
+
+
+def has_lazy(tree: Iterable[Entry]) -> bool:
+    """Whether one of these modules has such parameters."""
+    return any(
+        type(tensor) not in EXACT and is_uninitialised(tensor)
+        for _, module, first in tree
+        if first
+        for tensor in list_own_tensors(module)
     )
-    return any(type(tensor) not in EXACT and is_uninitialised(tensor) for tensor in tensors)

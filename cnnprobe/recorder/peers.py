@@ -10,17 +10,18 @@ import itertools
 import os
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from cnnprobe.errors import TargetError
-from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.recorder.inventory import Entry, named_modules
 from cnnprobe.recorder.preservation import is_sharded
 
 DDP = nn.parallel.DistributedDataParallel
+_TALKING = (DDP, nn.SyncBatchNorm)
 PATIENCE = 20.0  # seconds that a rank waits for the others before a pass of a sharded model
 _PAUSE = 0.01
 _numbers = itertools.count()
@@ -76,11 +77,11 @@ def needs_all_ranks(model: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def without_peers(model: nn.Module) -> Iterator[None]:
+def without_peers(tree: Iterable[Entry]) -> Iterator[None]:
     """Let DistributedDataParallel, and SyncBatchNorm on a device, talk to no other rank."""
     changed = []
-    for _, module, first in named_modules(model):
-        forward = _find_forward(module) if first else None
+    for _, module, first in tree:
+        forward = _find_forward(module) if first and isinstance(module, _TALKING) else None
         if forward is not None and "forward" not in module.__dict__:
             module.__dict__["forward"] = types.MethodType(forward, module)
             changed.append(module)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from cnnprobe.recorder.devices import outliving_devices
-from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.recorder.inventory import Entry
 
 _CONTAINERS = (dict, list, set)
 
@@ -101,12 +101,12 @@ def write_version(tensor: Tensor, version: int) -> None:
 
 
 class ModuleState:
-    """Attributes, registries, buffers and gradients of every module of a model."""
+    """Attributes, registries, buffers and gradients of every module of a model, as
+    `named_modules` gives them.
+    """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._modules = [
-            (module, _Attributes(module)) for _, module, first in named_modules(model) if first
-        ]
+    def __init__(self, tree: Iterable[Entry]) -> None:
+        self._modules = [(module, _Attributes(module)) for _, module, first in tree if first]
         self._sharded: list[Any] = [m for m, _ in self._modules if is_sharded(m)]
         self._classes = [type(module) for module, _ in self._modules]
         scripted = [m for m, _ in self._modules if isinstance(m, torch.jit.ScriptModule)]

@@ -119,7 +119,7 @@ def _stand_in(model: nn.Module, *, training: bool) -> Iterator[torch.device]:
         hush(),
         eager,  # compiled code would be made for stand-ins
         preserved_generators(),
-        preserved(model, (), {}),
+        preserved(named_modules(model), (), {}),
         FakeTensorMode(allow_non_fake_inputs=True),
         without_values(model, device=device),
         _CopiedTensors(),

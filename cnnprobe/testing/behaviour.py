@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import preserved
-from cnnprobe.recorder.inventory import class_of, has_values, is_lazy
+from cnnprobe.recorder.inventory import class_of, has_values, is_lazy, named_modules
 from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.recorder.values import leaves
 from cnnprobe.records.trace import ModuleCall, Trace
@@ -199,7 +199,7 @@ def keep_model(
     given = torch.utils._pytree.tree_map(
         lambda v: v.detach().clone() if isinstance(v, Tensor) else v, (tuple(args), dict(kwargs))
     )
-    with preserved_generators(), preserved(model, (), {}):
+    with preserved_generators(), preserved(named_modules(model), (), {}):
         try:
             yield given
         finally:

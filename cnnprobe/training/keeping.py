@@ -14,7 +14,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from cnnprobe.recorder.devices import outliving_devices
-from cnnprobe.recorder.inventory import has_values
+from cnnprobe.recorder.inventory import has_values, named_modules
 from cnnprobe.recorder.preservation import (
     ModuleState,
     preserved_generators,
@@ -88,7 +88,7 @@ class ModelState:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = ModuleState(model)
+        self._modules = ModuleState(named_modules(model))
         self._tensors = TensorState([*self._modules.parameters])
 
     def restore(self) -> None:

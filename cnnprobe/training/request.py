@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import is_compiled
-from cnnprobe.recorder.inventory import has_values
+from cnnprobe.recorder.inventory import has_values, named_modules
 from cnnprobe.recorder.peers import without_peers
 from cnnprobe.recorder.values import leaves
 from cnnprobe.records.trace import Trace
@@ -72,7 +72,7 @@ def keep_request(request: Request) -> Iterator[tuple[Surroundings, list[Any]]]:
     )
     with contextlib.ExitStack() as stack:
         for _, model in around.models.values():
-            stack.enter_context(without_peers(model))
+            stack.enter_context(without_peers(named_modules(model)))
         states = stack.enter_context(kept(around, tensors))
         stack.enter_context(warnings.catch_warnings())
         stack.enter_context(torch.enable_grad())
