@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+
+from cnnprobe.recorder.values import leaves
 
 _MOST_READ = 2**24  # elements of a tensor of indices
 
@@ -54,4 +55,4 @@ def _holds_indices(tensor: Tensor) -> bool:
 
 
 def _list_tensors(values: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    return [leaf for _, leaf in leaves(values) if isinstance(leaf, Tensor)]
