@@ -5,16 +5,18 @@ import random
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
-from torch.distributed import HashStore
+from torch.distributed import FileStore, HashStore, PrefixStore
 
 import cnnprobe
-from cnnprobe.monitoring import differing
+from cnnprobe.monitoring import comparing, differing
 from cnnprobe.monitoring.differing import Differences
 from cnnprobe.monitoring.exchange import share
 from cnnprobe.monitoring.post import Post, Telling
 from cnnprobe.records.history import NonFinite
+from cnnprobe.records.ledger import Ledger
 from cnnprobe.records.ranks import RankInfo, RankStep
 from tests.support.ranks import run_ranks
 
@@ -85,9 +87,11 @@ def test_a_rank_that_is_killed_leaves_its_log_and_the_report_of_the_others(tmp_p
     assert "rank 2 on" in lost.message
     assert "ended in step 3" in lost.message
     assert (0, 1, 2) == report.history.steps
-    said = r"rank 2 has told nothing for 2 s, and of step [012] last: it may have ended, or stand"
+    said = r"no word from rank 2 for 2 s, after step [012]: it may have ended, or stand still"
     assert 1 == len(re.findall(said, ended[0].stderr)), ended[0].stderr
-    assert "has told nothing" not in ended[1].stderr
+    assert "no word" not in ended[1].stderr
+    notes = cnnprobe.load(tmp_path / "logs" / "rank0.jsonl").history.notes
+    assert any(re.match(said, note) for note in notes)
 
 
 # -- by hand, in one process -----------------------------------------------------------------------
@@ -160,9 +164,7 @@ def test_a_rank_that_is_slow_holds_up_nobody_and_is_left_out_in_the_end(monkeypa
     time.sleep(0.15)
     together.tell(1, 1, OTHER)
     said = together.follow(together.tell(0, 1))
-    assert said[0].startswith(
-        "rank 2 has told nothing for 0 s, and of step 0 last: it may have ended"
-    )
+    assert said[0].startswith("no word from rank 2 for 0 s, after step 0: it may have ended")
     assert "'0.bias' differs between rank 0 and rank 1 before step 1; before step 0" in said[1]
 
 
@@ -171,7 +173,21 @@ def test_a_rank_without_a_monitor_is_noted_and_raises_no_alarm(monkeypatch):
     together = Together(2)
     assert [] == together.follow(together.tell(0, 0))
     (note,) = together.differences.describe_absent()
-    assert note.startswith("rank 1 told nothing while they trained")
+    assert note == "no word from rank 1 in this run: the others were compared alone"
+
+
+def test_a_store_that_cannot_tell_what_is_new_is_named(monkeypatch, tmp_path):
+    store = PrefixStore("group", FileStore(str(tmp_path / "store"), 2))
+    monkeypatch.setattr(comparing, "find_store", lambda: store)
+    notes = []
+    ledger = Ledger(model="Net", rank=RankInfo(rank=0, of=2))
+    watch = SimpleNamespace(ledger=ledger, note=notes.append)
+    comparison = comparing.Comparison(0, ("train.py", 1))
+    comparison.wrote(watch, 0, observed=True)
+    comparison.close(watch)
+    assert notes == [
+        "the ranks are not compared while they train: a FileStore cannot tell what is new"
+    ]
 
 
 def test_what_a_rank_met_in_a_later_step_is_not_held_against_it():

@@ -66,8 +66,12 @@ class Comparison:
         if rank is None or rank.of < 2 or store is None:
             return
         if not store.has_extended_api():
+            while hasattr(store, "underlying_store"):  # a PrefixStore
+                store = store.underlying_store
             kind = type(store).__name__
-            watch.note(f"the ranks were not compared while they trained: {kind} cannot do it")
+            watch.note(
+                f"the ranks are not compared while they train: a {kind} cannot tell what is new"
+            )
             return
         differences = Differences(rank, watch.ledger.model) if rank.rank == 0 else None
         work = (Post(store, self._name, rank), differences)

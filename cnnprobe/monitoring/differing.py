@@ -84,7 +84,7 @@ class Differences:
         """The ranks that have told nothing at all, as where they have no monitor."""
         absent = sorted(set(range(self._info.of)) - self._told.keys())
         if absent:
-            yield f"{name_ranks(absent)} told nothing while they trained: no step was compared with theirs"
+            yield f"no word from {name_ranks(absent)} in this run: the others were compared alone"
 
     def _take(self, rank: int, telling: Telling) -> None:
         self._told[rank] = telling
@@ -106,8 +106,8 @@ class Differences:
             telling = self._told.get(rank)
             if telling is not None and not telling.done:
                 yield (
-                    f"rank {rank} has told nothing for {_SILENT:.0f} s, and of step "
-                    f"{telling.total - 1} last: it may have ended, or stand still; the others are "
+                    f"no word from rank {rank} for {_SILENT:.0f} s, after step "
+                    f"{telling.total - 1}: it may have ended, or stand still; the others are "
                     "compared without it"
                 )
 

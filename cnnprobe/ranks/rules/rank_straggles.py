@@ -63,8 +63,9 @@ def rank_straggles(ranks: Ranks) -> Iterator[Finding]:
     that the thread was ready and another had the processor (on Linux; elsewhere by 0.25 s). Over
     three steps and more, less than 20 ms, or than three standard deviations of the others' times,
     is not found; that time counts from ten steps on, as a machine that is too busy is a reason.
-    Where the forward waits for the other ranks too, under fully_shard or with
-    SyncBatchNorm, it is not compared. On a GPU the times are those in which work is launched.
+    Where the forward waits for the other ranks too, under fully_shard or with SyncBatchNorm, it is
+    not compared; the backward pass never is, as it waits for the reductions. On a GPU the times are
+    those in which work is launched.
     Source: Jiang et al. 2024, "MegaScale", section 5 (stragglers and their diagnosis).
     """
     steps = [
