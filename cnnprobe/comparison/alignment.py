@@ -8,7 +8,7 @@ before or after its main branch makes no difference.
 
 import difflib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cnnprobe.operations import find_name
@@ -176,17 +176,30 @@ def _fill_table(
             row[q] = min(
                 below[q + 1] + matched(p, q), below[q] + gaps_left[p], row[q + 1] + gaps_right[q]
             )
+    return [
+        (None if p is None else left[p], None if q is None else right[q])
+        for p, q in _walk_table(best, gaps_left, matched)
+    ]
+
+
+def _walk_table(
+    best: Sequence[Sequence[float]],
+    gaps_left: Sequence[float],
+    matched: Callable[[int, int], float],
+) -> _Pairs:
+    """One way through the costs of suffixes: positions that stand beside each other."""
+    n, m = len(best) - 1, len(best[0]) - 1
     found: _Pairs = []
     p = q = 0
     while p < n or q < m:
         if p < n and q < m and best[p][q] == best[p + 1][q + 1] + matched(p, q):
-            found.append((left[p], right[q]))
+            found.append((p, q))
             p, q = p + 1, q + 1
         elif p < n and best[p][q] == best[p + 1][q] + gaps_left[p]:
-            found.append((left[p], None))
+            found.append((p, None))
             p += 1
         else:
-            found.append((None, right[q]))
+            found.append((None, q))
             q += 1
     return found
 

@@ -9,7 +9,7 @@ from cnnprobe.crash.edits.edit import write_diff
 from cnnprobe.crash.edits.layers import Reconfigure
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.facts.words import read_line
-from cnnprobe.crash.model_copy import ShadowRun
+from cnnprobe.crash.model_copy import ModelCopy, ShadowRun
 from cnnprobe.crash.suspect import FALLBACK, LAST, POSSIBLE, Candidate, Suspect
 from cnnprobe.crash.trials import Attempt, Trials
 from cnnprobe.recorder.inventory import class_of
@@ -108,6 +108,20 @@ def _try_candidates(crash: Crash, trials: Trials, suspects: list[Suspect]) -> It
             yield attempt
 
 
+def _to_later_crash(crash: Crash, trials: Trials, copy: ModelCopy, outcome: ShadowRun) -> Crash:
+    """The crash that the mended copy ends in."""
+    return Crash(
+        error=outcome.error or crash.error,
+        trace=outcome.trace,
+        model=copy.model,
+        args=copy.args,
+        kwargs=copy.kwargs,
+        line=crash.line,
+        is_lenient=crash.is_lenient,
+        trials=trials,
+    )
+
+
 def _try_second_fault(
     crash: Crash, trials: Trials, attempts: list[Attempt], step: int = 2
 ) -> list[Attempt]:
@@ -129,16 +143,7 @@ def _try_second_fault(
     )
     try:
         copy.apply(best.candidate.edits)
-        later = Crash(
-            error=outcome.error or crash.error,
-            trace=outcome.trace,
-            model=copy.model,
-            args=copy.args,
-            kwargs=copy.kwargs,
-            line=crash.line,
-            is_lenient=crash.is_lenient,
-            trials=trials,
-        )
+        later = _to_later_crash(crash, trials, copy, outcome)
         pairs = [p for p in _pair(find_suspects(later)) if not _undoes(best.candidate, p[1])]
     finally:
         copy.reset()

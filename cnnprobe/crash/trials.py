@@ -185,12 +185,9 @@ class Trials:
         try:
             value = loss.call(changes, outputs)
         except Exception as error:  # it does not mend it: the sentence says so
+            raised = f"{type(error).__name__} is raised then"
             return Attempt(
-                suspect=suspect,
-                candidate=candidate,
-                works=False,
-                said=f"{type(error).__name__} is raised then",
-                outcome=outcome,
+                suspect=suspect, candidate=candidate, works=False, said=raised, outcome=outcome
             )
         values = [t for t in tree_leaves(value) if isinstance(t, Tensor)]
         is_reduced = loss.arguments.get("reduction") != "none"

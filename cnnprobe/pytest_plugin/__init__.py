@@ -59,6 +59,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         help="argument of its class or function; repeatable",
     )
+    _add_ini_keys(parser)
+
+
+def _add_ini_keys(parser: pytest.Parser) -> None:
     parser.addini(
         "cnnprobe_snapshot_dir",
         f"folder of the architecture snapshots, beside each test file (default {FOLDER})",

@@ -11,6 +11,11 @@ from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
 from cnnprobe.rulebook.no_grad_params import unreached
 
+_REENTRANT = (
+    "use_reentrant=False in checkpoint(...): the reentrant one trains nothing "
+    "unless an input requires grad"
+)
+
 
 def sick() -> Mapping[str, Any]:
     """The first layer runs under no_grad."""
@@ -84,6 +89,7 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
         )
         upstream = {flow.owner(j) for j in flow.before(i)} | {flow.owner(i)}
         if (carries and upstream & modules) or own:
+            cut_in = flow.owner(call.parent) if own else flow.owner(i)
             yield Finding(
                 module=flow.owner(i),
                 message=(
@@ -91,18 +97,14 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
                     f"into it does: {format_counted(len(idle), 'trainable parameter')} before it "
                     f"{'gets' if len(idle) == 1 else 'get'} no gradient"
                 ),
-                fix=(
-                    "use_reentrant=False in checkpoint(...): the reentrant one trains nothing "
-                    "unless an input requires grad"
-                )
-                if _is_checkpointed(evidence, i)
-                else (
-                    "remove the detach(), .data or torch.no_grad() around it in "
-                    f"{spoken(evidence, flow.owner(call.parent) if own else flow.owner(i))}"
-                ),
+                fix=_REENTRANT if _is_checkpointed(evidence, i) else _say_cut(evidence, cut_in),
                 source=call.source,
             )
             return
+
+
+def _say_cut(evidence: Evidence, module: str | None) -> str:
+    return f"remove the detach(), .data or torch.no_grad() around it in {spoken(evidence, module)}"
 
 
 def _is_checkpointed(evidence: Evidence, index: int) -> bool:

@@ -1,7 +1,7 @@
 """A module that is registered and never called."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
@@ -103,18 +103,21 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
             + ("; if the training step calls it, pass train_step" if elsewhere else ""),
         )
     if bare:
-        yield Finding(
-            module=bare[0].fqn,
-            severity=Severity.INFO,
-            message=(
-                f"{format_counted(len(bare), 'module')} without parameters "
-                f"{'was' if len(bare) == 1 else 'were'} called 0 times (the first is "
-                f"{spoken(evidence, bare[0].fqn)}, {bare[0].kind})"
-            ),
-            fix="call it in the forward, or remove it"
-            if len(bare) == 1
-            else "call them in the forward, or remove them",
-        )
+        yield _describe_bare(evidence, bare)
+
+
+def _describe_bare(evidence: Evidence, bare: Sequence[ModuleInfo]) -> Finding:
+    """The modules that have no parameters and are not called."""
+    first, (was, them) = bare[0], ("was", "it") if len(bare) == 1 else ("were", "them")
+    return Finding(
+        module=first.fqn,
+        severity=Severity.INFO,
+        message=(
+            f"{format_counted(len(bare), 'module')} without parameters {was} called 0 times "
+            f"(the first is {spoken(evidence, first.fqn)}, {first.kind})"
+        ),
+        fix=f"call {them} in the forward, or remove {them}",
+    )
 
 
 def _idle(evidence: Evidence) -> list[ModuleInfo]:

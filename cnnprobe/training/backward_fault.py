@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from cnnprobe.diagnosis.evidence import Flow
 from cnnprobe.recorder import Recording
+from cnnprobe.records.trace import Trace
 from cnnprobe.training.wrapping import TrainingStep, unwrapped
 
 
@@ -49,6 +50,13 @@ def find_bad_derivative(
         if not good and slot in rows:
             readers = [r for r in flow.readers.get(rows[slot], ()) if state.get(r, True)]
             return readers[0] if readers else rows[slot]
+    return _find_by_owner(model, names, trace, flow)
+
+
+def _find_by_owner(
+    model: nn.Module, names: Mapping[int, str], trace: Trace, flow: Flow
+) -> int | None:
+    """The last call of a module whose parameters got a gradient that is not finite."""
     bad = {
         name
         for p in model.parameters()

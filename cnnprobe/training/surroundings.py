@@ -192,6 +192,14 @@ _ORDER = {
 }
 
 
+def _order_roles(count: int, is_single: bool) -> tuple[str, ...]:
+    """What parameters mean by their number, where their names do not tell."""
+    if count == 1:
+        return ("inputs",) if is_single else ("batch",)
+    usual = ("model", "inputs", "targets", "optimizer", "loss_fn", "scheduler")
+    return _ORDER.get(count, usual)
+
+
 def arguments_of(
     train_step: Callable[..., Any], available: dict[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
@@ -217,20 +225,10 @@ def arguments_of(
     alone = (
         len(required) == 1 and roles[required[0]] == "targets" and available.get("targets") is None
     )
-    if any(roles[i] is None for i in required) or len(set(known)) < len(known) or alone:
-        single = (
-            ("inputs",)
-            if available.get("targets") is None or len(set(known)) < len(known)
-            else ("batch",)
-        )
-        order = (
-            single
-            if len(required) == 1
-            else _ORDER.get(
-                len(required), ("model", "inputs", "targets", "optimizer", "loss_fn", "scheduler")
-            )
-        )
-        for i, meant in zip(required, order, strict=False):
+    is_repeated = len(set(known)) < len(known)
+    if any(roles[i] is None for i in required) or is_repeated or alone:
+        is_single = available.get("targets") is None or is_repeated
+        for i, meant in zip(required, _order_roles(len(required), is_single), strict=False):
             roles[i] = meant
     args: list[Any] = []
     kwargs: dict[str, Any] = {}

@@ -166,10 +166,7 @@ def join_first(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def list_observations(trace: Trace) -> Iterator[Notice]:
-    """What a reader should know besides: NaN and Inf, modules never called, shared modules, tied
-    parameters, what could not be seen.
-    """
+def _list_odd(trace: Trace) -> Iterator[Notice]:
     odd = [
         call
         for call in trace.calls
@@ -189,6 +186,13 @@ def list_observations(trace: Trace) -> Iterator[Notice]:
                 f"{_name_call(first)}"
             ),
         )
+
+
+def list_observations(trace: Trace) -> Iterator[Notice]:
+    """What a reader should know besides: NaN and Inf, modules never called, shared modules, tied
+    parameters, what could not be seen.
+    """
+    yield from _list_odd(trace)
     shared = [
         " = ".join((module.fqn, *module.aliases)) for module in trace.modules if module.aliases
     ]

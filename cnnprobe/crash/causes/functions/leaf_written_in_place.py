@@ -43,24 +43,12 @@ def leaf_written_in_place(crash: Crash) -> Suspects:
     if not torch.is_grad_enabled() or is_off(crash.error):
         return
 
-    def run_without_grad(
-        func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        with torch.no_grad():
-            return func(*args, **kwargs)
-
-    def write_to_copy(
-        func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        first = args[0].clone() if isinstance(args[0], Tensor) else args[0]
-        return func(first, *args[1:], **kwargs)
-
     title = "put 'with torch.no_grad():' around {place}"
-    wrap = rewrite_call(crash, call, run_without_grad, title=title, code="with torch.no_grad():")
+    wrap = rewrite_call(crash, call, _run_without_grad, title=title, code="with torch.no_grad():")
     copy = rewrite_call(
         crash,
         call,
-        write_to_copy,
+        _write_to_copy,
         title="compute a new tensor at {place} instead of writing in place",
         code="x.clone()",
     )
@@ -73,3 +61,15 @@ def leaf_written_in_place(crash: Crash) -> Suspects:
         propose(copy),
         arithmetic=f"{what} {x.shape} requires_grad=True",
     )
+
+
+def _run_without_grad(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    with torch.no_grad():
+        return func(*args, **kwargs)
+
+
+def _write_to_copy(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    first = args[0].clone() if isinstance(args[0], Tensor) else args[0]
+    return func(first, *args[1:], **kwargs)

@@ -13,6 +13,44 @@ from cnnprobe.crash.facts.scaler import find_scaler_call
 _ORDER = "scaler.scale(loss).backward(), scaler.step(optimizer), scaler.update()"
 _NEW = "model.parameters()"
 _Told = tuple[str, str, str]  # message, title and code of the repair
+_CLOSURE: _Told = (
+    "scaler.step() got a closure, but it cannot unscale the gradients that a closure makes",
+    "use an optimizer that steps without a closure, or leave the GradScaler out",
+    "optimizer.step(closure)",
+)
+_UNSCALED_TWICE: _Told = (
+    "scaler.unscale_() ran a second time for one optimizer since the last scaler.update()",
+    (
+        "call scaler.unscale_(optimizer) once, after the last backward of the step, and "
+        "scaler.update() at its end"
+    ),
+    "scaler.update()",
+)
+_NOT_UPDATED: _Told = (
+    "scaler.step() was followed by another call without scaler.update() in between",
+    "call scaler.update() once at the end of each step, after every scaler.step()",
+    "scaler.update()",
+)
+_NOT_STEPPED: _Told = (
+    (
+        "scaler.update() was called without scaler.step() before it: the optimizer's own "
+        "step took the gradients with the scale in them"
+    ),
+    "write scaler.step(optimizer) for optimizer.step()",
+    "scaler.step(optimizer)",
+)
+_NO_BACKWARD = (
+    "call scaler.scale(loss).backward() right before scaler.step(optimizer), and "
+    "optimizer.zero_grad() before the backward"
+)
+_LEAF_LOSS = (
+    "compute the loss from the outputs themselves, as torch.stack(losses).mean(): no "
+    "torch.tensor(...), .item() or requires_grad=True on the way"
+)
+_ELSEWHERE = (
+    "step only the optimizers whose parameters the loss reaches, or let the loss reach "
+    "them: no detach() or frozen part on the way"
+)
 
 _PROGRAM = """
   model = nn.Linear(6, 4)
@@ -78,37 +116,15 @@ def _judge(crash: Crash, function: str, values: dict[str, Any]) -> _Told | None:
             "scaler.scale(loss).backward()",
         )
     if function == "step" and "closure" in values.get("kwargs", {}):
-        return (
-            "scaler.step() got a closure, but it cannot unscale the gradients that a closure makes",
-            "use an optimizer that steps without a closure, or leave the GradScaler out",
-            "optimizer.step(closure)",
-        )
+        return _CLOSURE
     if function == "unscale_" and stage is OptState.UNSCALED:
-        return (
-            "scaler.unscale_() ran a second time for one optimizer since the last scaler.update()",
-            (
-                "call scaler.unscale_(optimizer) once, after the last backward of the step, and "
-                "scaler.update() at its end"
-            ),
-            "scaler.update()",
-        )
+        return _UNSCALED_TWICE
     if function in ("step", "unscale_") and stage is OptState.STEPPED:
-        return (
-            "scaler.step() was followed by another call without scaler.update() in between",
-            "call scaler.update() once at the end of each step, after every scaler.step()",
-            "scaler.update()",
-        )
+        return _NOT_UPDATED
     if function == "step" and state and not state["found_inf_per_device"]:
         return _judge_gradients(crash, optimizer)
     if function == "update" and values.get("found_infs") == []:
-        return (
-            (
-                "scaler.update() was called without scaler.step() before it: the optimizer's own "
-                "step took the gradients with the scale in them"
-            ),
-            "write scaler.step(optimizer) for optimizer.step()",
-            "scaler.step(optimizer)",
-        )
+        return _NOT_STEPPED
     return None
 
 
@@ -131,19 +147,13 @@ def _judge_gradients(crash: Crash, optimizer: Any) -> _Told:
                 f"{numbers}, but {elsewhere} others of the model have one: the loss does not "
                 "depend on what this optimizer holds"
             ),
-            (
-                "step only the optimizers whose parameters the loss reaches, or let the loss reach "
-                "them: no detach() or frozen part on the way"
-            ),
+            _ELSEWHERE,
             "scaler.step(optimizer)",
         )
     if (line := _find_new_leaf(crash)) is not None:
         return (
             f"{numbers}: line {line} makes the loss anew as a leaf, which has no graph to them",
-            (
-                "compute the loss from the outputs themselves, as torch.stack(losses).mean(): no "
-                "torch.tensor(...), .item() or requires_grad=True on the way"
-            ),
+            _LEAF_LOSS,
             "torch.stack(losses).mean()",
         )
     return (
@@ -151,10 +161,7 @@ def _judge_gradients(crash: Crash, optimizer: Any) -> _Told:
             f"{numbers} at scaler.step(): no backward came before it, its loss does not reach "
             "them, or zero_grad() came in between"
         ),
-        (
-            "call scaler.scale(loss).backward() right before scaler.step(optimizer), and "
-            "optimizer.zero_grad() before the backward"
-        ),
+        _NO_BACKWARD,
         "scaler.scale(loss).backward()",
     )
 
