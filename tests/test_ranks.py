@@ -17,6 +17,7 @@ from cnnprobe.records.ranks import RankInfo, RankLog
 from cnnprobe.records.trace import Trace
 from tests.support import rank_programs
 from tests.support.loops import run, small
+from tests.support.measured import Images, make_net
 from tests.support.python import run_python
 from tests.support.ranks import run_ranks
 
@@ -218,7 +219,7 @@ def test_a_diagnosis_of_split_layers_is_refused(verbs):
         assert said["diagnosis"]["split"] == (
             "the model is split over the ranks within its layers, as by tensor parallelism: no rank can run it alone\n"
             "  where: Sequential\n"
-            "  fix:   diagnose it before it is split, or watch the split one: cnnprobe.monitor(model)"
+            "  fix:   call cnnprobe.diagnose before it is split; cnnprobe.monitor(model) watches the split one"
         )
 
 
@@ -229,6 +230,19 @@ def test_a_diagnosis_of_shards_is_refused_where_a_rank_does_not_come_and_with_a_
         "  where: diagnose(train_step=...)\n"
         "  fix:   leave train_step= out, and give loss_fn= and optimizer="
     )
+
+
+def test_a_sharded_model_is_measured_over_batches_that_are_uneven(verbs):
+    whole = cnnprobe.measure(make_net(), Images(10), batch_size=4)  # of one process
+    for said in verbs:
+        for name, low, high, mean in said["measured"]:
+            known = whole.of(name)
+            assert (known.low, known.high) == (tuple(low), tuple(high))
+            assert known.statistics.mean == pytest.approx(mean, rel=1e-6)
+
+
+def test_one_rank_alone_may_inspect_its_data_beside_a_sharded_model(verbs):
+    assert "DataReport" == verbs[0]["inspected"]
 
 
 # -- the faults ------------------------------------------------------------------------------------

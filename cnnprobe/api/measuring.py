@@ -25,7 +25,8 @@ def measure(
     The model runs in eval mode without gradients, and is afterwards as before. Each sample is
     counted once. In a process group of `torch.distributed` each rank measures its part of the
     batches, and gets what all of them have found: the same counts, extrema and histograms as one
-    process, and its moments to rounding.
+    process, and its moments to rounding. Of a model that is sharded over ranks (fully_shard) each
+    measures a whole copy.
 
     Args:
         model: the model; it gets the first tensor of each batch.
@@ -39,7 +40,8 @@ def measure(
             and of all that this process measures.
 
     Raises:
-        TargetError: `model` is no nn.Module.
+        TargetError: `model` is no nn.Module; or it is sharded, and another rank did not come within
+            20 seconds, or a whole copy cannot be made.
         UsageError: the data has no length, its batches hold no tensor, or the log is of another
             model, other data or another number of processes.
         ProbeError: the log is damaged, or another rank failed.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cnnprobe.data.facts import Expectation
 from cnnprobe.data.weights import find_weights
 from cnnprobe.recorder import observe
+from cnnprobe.recorder.peers import needs_all_ranks
 from cnnprobe.records.trace import Trace
 
 STEP = 3.0  # forward passes that a training step takes: the backward pass costs about two
@@ -31,8 +32,8 @@ def read_expected(
     ignored = getattr(loss_fn, "ignore_index", -100)
     weights = find_weights(model) if model is not None else None
     known = Expectation(loss=name, ignored=ignored, weights=weights)
-    if model is None or not isinstance(inputs, Tensor):
-        return known
+    if model is None or not isinstance(inputs, Tensor) or needs_all_ranks(model):
+        return known  # a pass of one rank would wait for the others
     with torch.no_grad():
         seen = observe(model, (inputs,), {}, statistics=False)
     if seen.error is not None:

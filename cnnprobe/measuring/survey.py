@@ -19,6 +19,7 @@ from cnnprobe.measuring.results import Measurements
 from cnnprobe.measuring.totals import Totals, find_percentiles, to_measured
 from cnnprobe.recorder.inventory import check_model, class_of
 from cnnprobe.recorder.peers import find_rank_in_group
+from cnnprobe.recorder.whole import gather_whole
 
 _WHERE = "measure(model, data)"
 
@@ -47,6 +48,7 @@ def survey(model: nn.Module, data: Any, choices: Choices) -> Measurements:
             fix="give batch_size=64 and workers=0, or more",
         )
     rank, of = find_rank_in_group()
+    model, _ = gather_whole(model, (), "cnnprobe.measure")  # the ranks make different passes
     named = choices.data or f"{type(dataset).__name__} of {samples:,} samples"
     job = Job(
         model=class_of(model).__name__, weights=check_weights(model), data=named, samples=samples,

@@ -48,7 +48,7 @@ def gather_whole(
             "the model is split over the ranks within its layers, as by tensor parallelism: no rank "
             "can run it alone",
             where=class_of(model).__name__,
-            fix="diagnose it before it is split, or watch the split one: cnnprobe.monitor(model)",
+            fix=f"call {where} before it is split; cnnprobe.monitor(model) watches the split one",
         )
     meet_peers(model, where)
     _check_memory(model)
@@ -62,7 +62,7 @@ def gather_whole(
             raise TargetError(
                 f"the model is sharded, and could not be copied: {type(error).__name__}: {error}",
                 where=class_of(model).__name__,
-                fix="diagnose it before fully_shard, or watch it: cnnprobe.monitor(model)",
+                fix=f"call {where} before fully_shard; cnnprobe.monitor(model) watches the shards",
             ) from error
 
 
@@ -104,7 +104,7 @@ def _check_memory(model: nn.Module) -> None:
             f"a whole copy of the model takes {needed / 2**30:.3g} GiB on each rank, and one of "
             "them has less",
             where=f"rank {find_rank()[0]} of {find_rank()[1]}",
-            fix="diagnose a smaller one of its kind, or watch it: cnnprobe.monitor(model)",
+            fix="take a smaller one of its kind; cnnprobe.monitor(model) watches the shards",
         )
 
 

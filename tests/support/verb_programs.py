@@ -7,13 +7,16 @@ import sys
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
 
 import cnnprobe
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import peers
+from tests.support.measured import Images, make_net
 from tests.support.rank_programs import batch, begin, end, net, shard
 
 
@@ -60,6 +63,15 @@ def verbs(folder):
     ]
     said["sums"] = [*values, float(net()(x).double().sum())]
     said["diagnosis"] = diagnose_shards(rank)
+    measured = cnnprobe.measure(fully_shard(make_net()), Images(10), batch_size=4)
+    said["measured"] = [
+        (name, found.low, found.high, found.statistics.mean)
+        for name, found in ((name, measured.of(name)) for name in ("0", "2", "5"))
+    ]
+    if rank == 0:
+        loader = DataLoader(TensorDataset(x, y), batch_size=2)
+        inspected = cnnprobe.inspect_data(loader, model=parts, loss_fn=nn.CrossEntropyLoss())
+        said["inspected"] = type(inspected).__name__
     (folder / f"{rank}.json").write_text(json.dumps(said))
     end()
 
