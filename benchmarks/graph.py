@@ -1,6 +1,6 @@
 """Graphs against torchviz (autograd) and torchview (modules): interleaved in one process, medians of ratios.
 
-    python -m benchmarks.graph [--quick]
+    python -m benchmarks.graph [--quick] [--dot]
 
 torchvision models are measured where torchvision is installed; torchviz and torchview come with the `bench` group.
 """
@@ -87,18 +87,28 @@ def autograd_to_dot(nodes, rounds):
     )
     model = Comb(nodes)
     with cnnprobe.record(model, statistics=False) as recording:
-        outputs = [model() for _ in range(5)]
+        outputs = [model() for _ in range(7)]
     traces = recording.traces
     names = dict(model.named_parameters())
+    attributes = {"show_attrs": True, "show_saved": True}
     runs = {
         "torchviz": lambda: make_dot(outputs[0], params=names).source,
+        "torchviz, what is saved": lambda: (
+            make_dot(outputs[5], params=names, show_saved=True).source
+        ),
+        "torchviz, attributes and what is saved": lambda: (
+            make_dot(outputs[6], params=names, **attributes).source
+        ),
         "cnnprobe, shapes": lambda: as_dot.render_graph(
             cnnprobe.autograd_graph(outputs[1], saved=False)
         ),
         "cnnprobe, shapes and module names": lambda: as_dot.render_graph(
             cnnprobe.autograd_graph(outputs[2], model, trace=traces[2], saved=False)
         ),
-        "cnnprobe, and what is kept for backward": lambda: as_dot.render_graph(
+        "cnnprobe, shapes and what is kept": lambda: as_dot.render_graph(
+            cnnprobe.autograd_graph(outputs[5])
+        ),
+        "cnnprobe, names and what is kept": lambda: as_dot.render_graph(
             cnnprobe.autograd_graph(outputs[3], model, trace=traces[3])
         ),
         "bare walk, no text": lambda: bare_walk(outputs[4]),
@@ -196,7 +206,9 @@ def modules(rounds):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="small graphs, few rounds")
-    quick = parser.parse_args().quick
+    parser.add_argument("--dot", action="store_true", help="only DOT against torchviz")
+    options = parser.parse_args()
+    quick = options.quick
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -204,6 +216,8 @@ def main():
         f"torch {torch.__version__}, Python {sys.version.split()[0]}, one thread, CPU time of the process"
     )
     autograd_to_dot(10_000 if quick else 100_000, 3 if quick else 7)
+    if options.dot:
+        return
     depth(50_000 if quick else 200_000)
     svg()
     modules(3 if quick else 7)

@@ -39,7 +39,7 @@ PATH: Final = 6
 SOURCE: Final = 7
 FOUND: Final = 8
 
-_dtype_names: dict[torch.dtype, str] = {}
+
 _device_names: dict[torch.device, str] = {}
 EXACT = frozenset({Tensor, torch.nn.Parameter})  # subclasses may answer otherwise
 
@@ -49,12 +49,14 @@ never stops to look at.
 """
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """The short name, as in float32."""
-    name = _dtype_names.get(dtype)
-    if name is None:
-        name = _dtype_names[dtype] = str(dtype).removeprefix("torch.")
-    return name
+class _DtypeNames(dict[torch.dtype, str]):
+    def __missing__(self, dtype: torch.dtype) -> str:
+        name = self[dtype] = str(dtype).removeprefix("torch.")
+        return name
+
+
+dtype_name: Callable[[torch.dtype], str] = _DtypeNames().__getitem__
+"""The short name, as in float32."""
 
 
 def device_name(device: torch.device) -> str:
@@ -113,7 +115,7 @@ def tensor_info(sighting: Sighting) -> TensorInfo:
     ) = sighting
     if isinstance(found, PageReading):
         found = found.get()
-    info.dtype = _dtype_names.get(dtype) or dtype_name(dtype)
+    info.dtype = dtype_name(dtype)
     info.device = _device_names.get(device) or device_name(device)
     info.stats, info.histogram = (
         (found.as_mapping(), found.histogram) if isinstance(found, Statistics) else (found, None)

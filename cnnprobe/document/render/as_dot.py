@@ -6,6 +6,7 @@ list. The graphviz package writes the frame; the lines of boxes are written here
 takes three quarters of the time on large graphs.
 """
 
+import functools
 from typing import NamedTuple
 
 import graphviz
@@ -94,8 +95,8 @@ def _write_boxes(graph: Graph) -> tuple[list[str], list[str]]:
             last is None or call != last[1] or module != last[0]
         ):  # most are of the module of the one before
             last = (module, call)
-            begin, inside, counts = owners.get(last) or _add_owner(
-                owners, module, call, has_calls=bool(graph.calls)
+            begin, inside, counts = owners.get(last) or owners.setdefault(
+                last, _describe_owner(module, call, has_calls=bool(graph.calls))
             )
         key = (operation, kind, shape, dtype, kept, marks)
         called, fact, ending = looks.get(key) or looks.setdefault(key, _choose_look(node))
@@ -116,13 +117,18 @@ def _write_boxes(graph: Graph) -> tuple[list[str], list[str]]:
     return names, lines
 
 
-def _add_owner(
-    owners: dict[tuple[str | None, int], _Owner], module: str | None, call: int, *, has_calls: bool
-) -> _Owner:
-    begin = "" if module is None and not has_calls else f"{module or ''}#{call}"
-    inside = "".join(map(_add_line, labels.describe_module(module, call)))
-    owner = owners[module, call] = tuple.__new__(_Owner, (quote(begin)[1:-1], inside, {}))
-    return owner
+def _describe_owner(module: str | None, call: int, *, has_calls: bool) -> _Owner:
+    if module is None:
+        return _Owner(begin=f"#{call}" if has_calls else "", inside="", counts={})
+    name, told = _quote_module(module)
+    repeat = labels.write_repeat(call)
+    return tuple.__new__(_Owner, (f"{name}#{call}", f"{told}{repeat}", {}))
+
+
+@functools.lru_cache(maxsize=4096)
+def _quote_module(module: str) -> tuple[str, str]:
+    """A module's name, and the line that says that something was made in it: of its first call."""
+    return quote(module)[1:-1], "".join(map(_add_line, labels.describe_module(module, 0)))
 
 
 def _choose_look(node: Node) -> tuple[str, str, str]:

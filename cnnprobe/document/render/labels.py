@@ -34,7 +34,7 @@ def write_title(node: Node) -> str:
     ('layer1.0.conv1 (2nd call)', 'flatten')
     """
     if node.kind == MODULE:
-        return f"{node.module or node.name}{_write_repeat(node.call)}"
+        return f"{node.module or node.name}{write_repeat(node.call)}"
     if node.kind == FUNCTION:
         name = node.name.rpartition(".")[2]
         return name.strip("_") if name.startswith("__") else name
@@ -72,7 +72,7 @@ def describe_place(node: Node) -> list[str]:
 
 def describe_module(module: str | None, call: int) -> list[str]:
     """In which module call something was made."""
-    return [f"in {module or 'the model itself'}{_write_repeat(call)}"] if module is not None else []
+    return [f"in {module or 'the model itself'}{write_repeat(call)}"] if module is not None else []
 
 
 def list_facts(node: Node) -> list[str]:
@@ -97,7 +97,7 @@ def describe_form(node: Node) -> str:
 
 def write_tooltip(node: Node) -> str:
     """All that is known of a node, one line each."""
-    where = f"in {node.module!r}{_write_repeat(node.call)}" if node.module else ""
+    where = f"in {node.module!r}{write_repeat(node.call)}" if node.module else ""
     made_of = f"{node.members} operations" if node.members > 1 else ""
     lines = [
         write_title(node),
@@ -159,7 +159,8 @@ def count_columns(text: str) -> int:
     )
 
 
-def _write_repeat(call: int) -> str:
+def write_repeat(call: int) -> str:
+    """Which call of a module it is: "" of the first, " (2nd call)"."""
     if call == 0:
         return ""
     number = call + 1

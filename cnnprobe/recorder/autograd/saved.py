@@ -6,7 +6,7 @@ later; before, nothing is read and a note says so).
 """
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,99 +17,91 @@ from cnnprobe.graph import Saved
 from cnnprobe.recorder.values import EXACT, dtype_name, read_shape, shared
 
 _RAW = "_raw_saved_"
-_NO_MARKS: tuple[str, ...] = ()
-READABLE = hasattr(getattr(torch._C._autograd, "SavedTensor", None), "unpack_hook")
+_SAVED = getattr(torch._C._autograd, "SavedTensor", None)
+READABLE = hasattr(_SAVED, "unpack_hook")
 
 
 @dataclass(slots=True)
 class SavedLedger:
-    """Storages seen so far, and what each was first saved as."""
+    """What a graph keeps, each storage once, and what is to be said of its nodes."""
 
-    parameters: set[int]
-    inputs: set[int]
+    kinds: Mapping[int, str]  # "parameter" or "input" of the storages that are no activation
     entries: list[Saved] = field(default_factory=list)
-    seen: set[int] = field(default_factory=set)
+    sizes: list[int] = field(default_factory=list)  # bytes of activations that each node keeps
+    marks: dict[int, tuple[str, ...]] = field(default_factory=dict)  # by node
     slots: int = 0  # tensors that were looked for
     found: int = 0
 
-    # In one piece: it runs once a node, and a further frame would cost more than most of its lines.
-    def book(self, node: int, function: Any) -> tuple[int, tuple[str, ...]]:
-        """Bytes of activations that `function` is the first to keep, and what is to be said of
-        it.
-        """
-        size, marks = 0, _NO_MARKS
-        kind: type = type(function)
-        names, is_custom = _describe(kind)
-        for name, short in names:
-            try:
-                saved = getattr(function, name)
-            except (RuntimeError, AttributeError):  # freed by backward
-                continue
-            if saved is None:
-                continue
-            if type(saved) is tuple or saved.unpack_hook is not None:
-                for each in saved if type(saved) is tuple else (saved,):
-                    if each is not None:
-                        more, mark = self._book_one(node, short, each, function)
-                        size += more
-                        marks = marks if mark is None or mark in marks else (*marks, mark)
-                continue
-            self.slots += 1
-            tensor = saved.data
-            if tensor is not None:
-                self.found += 1
-                if tensor._version and _is_overwritten(function, short):
-                    marks = marks if "overwritten" in marks else (*marks, "overwritten")
-                size += self._enter(node, short, tensor)
-        if is_custom:
-            size += sum(
-                self._enter(node, name, tensor) for name, tensor in _kept_as_attributes(function)
-            )
-        return size, marks
+    def book(self, functions: Sequence[Any]) -> None:
+        """Enter the storages of what these nodes keep, each at the first that keeps it.
 
-    def _book_one(self, node: int, name: str, saved: Any, function: Any) -> tuple[int, str | None]:
+        It runs once a kept tensor: hence one loop, and no calls that can be spared.
+        """
+        sizes = self.sizes = [0] * len(functions)
+        seen = set[int]()
+        new, add, kind_of = tuple.__new__, self.entries.append, self.kinds.get
+        parts: Iterable[tuple[int, int]]
+        for node, name, tensor in self._find_kept(functions):
+            try:
+                storage = tensor.untyped_storage()
+                parts, shape = ((storage._cdata, storage.nbytes()),), shared(tensor.shape)
+                if type(tensor) not in EXACT:
+                    shape = read_shape(tensor)
+            except (RuntimeError, NotImplementedError, ValueError):  # a sparse or a nested one
+                parts, shape = storages(tensor), read_shape(tensor)
+            for identity, nbytes in parts:
+                if identity not in seen:
+                    seen.add(identity)
+                    kind = kind_of(identity, "activation")
+                    add(new(Saved, (node, name, nbytes, kind, shape, dtype_name(tensor.dtype))))
+                    if kind == "activation":
+                        sizes[node] += nbytes
+
+    def _find_kept(self, functions: Sequence[Any]) -> Iterator[tuple[int, str, Tensor]]:
+        """The tensors that are kept: position of the node, what it calls the tensor, the tensor."""
+        for node, function in enumerate(functions):
+            kind: type = type(function)
+            names, is_custom = _describe(kind)
+            for name, short in names:
+                try:
+                    saved = getattr(function, name)
+                except (RuntimeError, AttributeError):  # freed by backward
+                    continue
+                if type(saved) is not _SAVED or saved.unpack_hook is not None:
+                    for each in saved if type(saved) is tuple else (saved,):
+                        yield from self._unpack(node, short, each, function)
+                    continue
+                self.slots += 1
+                if (tensor := saved.data) is not None:
+                    self.found += 1
+                    if tensor._version and _is_overwritten(function, short):
+                        self._mark(node, "overwritten")
+                    yield node, short, tensor
+            if is_custom:
+                yield from ((node, name, tensor) for name, tensor in _kept_as_attributes(function))
+
+    def _unpack(
+        self, node: int, name: str, saved: Any, function: Any
+    ) -> Iterator[tuple[int, str, Tensor]]:
         """The same of one tensor: one of a list, or one that a hook has packed."""
+        if saved is None:
+            return
         self.slots += 1
+        packed = saved.data
         if saved.unpack_hook is not None:
             self.found += 1
-            is_recomputed = type(saved.data).__name__ in ("_Holder", "_Handle")
-            size = sum(self._enter(node, name, tensor) for tensor in _tensors(saved.data))
-            return size, "recomputed" if is_recomputed else "packed by a hook"
-        tensor = saved.data
-        if tensor is None:
-            return 0, None
-        self.found += 1
-        is_lost = tensor._version and _is_overwritten(function, name)
-        return self._enter(node, name, tensor), "overwritten" if is_lost else None
+            is_recomputed = type(packed).__name__ in ("_Holder", "_Handle")
+            self._mark(node, "recomputed" if is_recomputed else "packed by a hook")
+            yield from ((node, name, tensor) for tensor in _tensors(packed))
+        elif packed is not None:
+            self.found += 1
+            if packed._version and _is_overwritten(function, name):
+                self._mark(node, "overwritten")
+            yield node, name, packed
 
-    def _enter(self, node: int, name: str, tensor: Tensor) -> int:
-        """Bytes that this tensor adds to the activations: none if its storage was seen, or is a
-        parameter's or an input's.
-        """
-        try:
-            storage = tensor.untyped_storage()
-            identity = storage._cdata
-            if identity in self.seen:
-                return 0
-            return self._add(node, name, tensor, identity, storage.nbytes())
-        except (RuntimeError, NotImplementedError, ValueError):
-            return sum(
-                self._add(node, name, tensor, identity, nbytes)
-                for identity, nbytes in storages(tensor)
-                if identity not in self.seen
-            )
-
-    def _add(self, node: int, name: str, tensor: Tensor, identity: int, nbytes: int) -> int:
-        self.seen.add(identity)
-        is_parameter, is_input = identity in self.parameters, identity in self.inputs
-        kind = "parameter" if is_parameter else "input" if is_input else "activation"
-        try:
-            shape = shared(tensor.shape) if type(tensor) in EXACT else read_shape(tensor)
-        except RuntimeError:  # a nested one
-            shape = read_shape(tensor)
-        entry = (node, name, nbytes, kind, shape, dtype_name(tensor.dtype))
-        self.entries.append(tuple.__new__(Saved, entry))
-        return nbytes if kind == "activation" else 0
+    def _mark(self, node: int, mark: str) -> None:
+        marks = self.marks.get(node, ())
+        self.marks[node] = marks if mark in marks else (*marks, mark)
 
 
 def storages(tensor: Tensor) -> Iterator[tuple[int, int]]:

@@ -20,6 +20,7 @@ from cnnprobe.recorder.autograd.finding import (
 from cnnprobe.recorder.autograd.naming import Maker, Namer, infer, inferred_note, is_view
 from cnnprobe.recorder.autograd.saved import READABLE, SavedLedger, storages
 from cnnprobe.recorder.execution import list_unsharded
+from cnnprobe.recorder.values import dtype_name
 from cnnprobe.records.trace import Trace
 
 _LEAF = "AccumulateGrad"
@@ -69,6 +70,8 @@ def _walk(
     leaves = _Leaves(model, functions)
     makers, calls, notes = _makers(functions, edges, leaves, trace)
     ledger = leaves.ledger(inputs) if saved and READABLE else None
+    if ledger is not None:
+        ledger.book(functions)
     nodes = _nodes(functions, leaves, makers, _Marks(tensors), ledger)
     known = set(roots)
     return Graph(
@@ -108,8 +111,8 @@ def saved_behind(functions: Sequence[Any]) -> tuple[int, bool]:
     with no_collection():
         found = find(functions).functions
         ledger = _Leaves(None, found).ledger(())
-        size = sum(ledger.book(i, function)[0] for i, function in enumerate(found))
-        return size, bool(ledger.slots and not ledger.found)
+        ledger.book(found)
+        return sum(ledger.sizes), bool(ledger.slots and not ledger.found)
 
 
 # ---------------------------------------------------------------- leaves and makers
@@ -143,16 +146,10 @@ class _Leaves:
         fed = list(tensors_in(list(inputs)))
         for i, leaf in self.at.items():
             (own if i in self.parameters or isinstance(leaf, nn.Parameter) else fed).append(leaf)
-        parameters = {
-            identity
-            for tensor in own
-            if not nn.parameter.is_lazy(tensor)
-            for identity, _ in storages(tensor)
-        }
-        return SavedLedger(
-            parameters,
-            {identity for tensor in fed for identity, _ in storages(tensor)} - parameters,
-        )
+        kinds = {identity: "input" for tensor in fed for identity, _ in storages(tensor)}
+        known = [tensor for tensor in own if not nn.parameter.is_lazy(tensor)]
+        kinds |= {identity: "parameter" for tensor in known for identity, _ in storages(tensor)}
+        return SavedLedger(kinds)
 
 
 def _named(model: nn.Module | None) -> dict[int, tuple[str, str]]:
@@ -237,45 +234,38 @@ def _nodes(
     """The nodes as data. It runs once a node, and most of the time of a walk goes by here: hence no
     calls that can be spared.
     """
-    dtypes = _Dtypes()
     new, known, leaf_at, hooked = tuple.__new__, marking.of_kinds, leaves.at.get, marking.hooked
+    sizes = ledger.sizes if ledger is not None else [0] * len(functions)
+    told = ledger.marks if ledger is not None else dict[int, tuple[str, ...]]()
     for i, function in enumerate(functions):
         leaf = leaf_at(i)
         if leaf is not None:
-            yield _leaf(i, leaf, leaves.parameters.get(i), dtypes)
+            yield _leaf(i, leaf, leaves.parameters.get(i))
             continue
         name, kind, marks, has_metadata = known.get(type(function)) or marking.of_kind(function)
         shape: tuple[int, ...] | None = None
-        dtype, size = "", 0
+        dtype = ""
         if has_metadata and (metadata := function._input_metadata):
             first = metadata[0]
-            dtype = dtypes[first.dtype]
+            dtype = dtype_name(first.dtype)
             try:
                 shape = tuple(first.shape)
             except RuntimeError:  # nested tensors have none
                 shape = None
             if len(metadata) > 1:
                 marks = (*marks, f"{len(metadata)} outputs")
-        if ledger is not None:
-            size, more = ledger.book(i, function)
-            marks = (*marks, *more) if more else marks
+        if told and i in told:
+            marks = (*marks, *told[i])
         module, call, source, inplace = makers[i]
         if inplace and "in-place" not in marks:
             marks = (*marks, "in-place")
         if hooked and function in hooked:
             marks = (*marks, "hook")
+        size = sizes[i]
         yield new(Node, (i, name, kind, module, call, source, shape, dtype, None, size, marks, 1))
 
 
-class _Dtypes(dict[torch.dtype, str]):
-    """Names of dtypes, each made once."""
-
-    def __missing__(self, dtype: torch.dtype) -> str:
-        name = self[dtype] = str(dtype).removeprefix("torch.")
-        return name
-
-
-def _leaf(i: int, leaf: Tensor, named: tuple[str, str] | None, dtypes: _Dtypes) -> Node:
+def _leaf(i: int, leaf: Tensor, named: tuple[str, str] | None) -> Node:
     fqn, module = named or (None, None)
     kind = PARAMETER if fqn is not None or isinstance(leaf, nn.Parameter) else INPUT
     marks = (
@@ -285,7 +275,20 @@ def _leaf(i: int, leaf: Tensor, named: tuple[str, str] | None, dtypes: _Dtypes) 
     )
     return tuple.__new__(
         Node,
-        (i, _LEAF, kind, module, 0, "", tuple(leaf.shape), dtypes[leaf.dtype], fqn, 0, marks, 1),
+        (
+            i,
+            _LEAF,
+            kind,
+            module,
+            0,
+            "",
+            tuple(leaf.shape),
+            dtype_name(leaf.dtype),
+            fqn,
+            0,
+            marks,
+            1,
+        ),
     )
 
 
