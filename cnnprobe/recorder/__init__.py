@@ -113,6 +113,7 @@ class Recording:
         statistics: bool | Summary = True,
         guard: StateGuard | None = None,
         through_compiled: bool = False,
+        is_unseen: bool = False,
         names: Mapping[int, str] | None = None,
         tree: ModuleTree | None = None,
     ) -> None:
@@ -130,7 +131,12 @@ class Recording:
                 k for k, fqn in enumerate(self._tree.fqns) if is_within(fqn, self._sealed)
             )
         self._watcher = Watcher(
-            model, self._tree, summarise=summarise_by, guard=guard, on_root=self._finish
+            model,
+            self._tree,
+            summarise=summarise_by,
+            guard=guard,
+            on_root=self._finish,
+            is_unseen=is_unseen,
         )
         self._watcher.hooks.stays_compiled = self._is_compiled = "compiled" in self._sealed.values()
         self._threads = self._watcher.others = Threads(self._watcher)
@@ -280,12 +286,21 @@ def observe(
     *,
     statistics: bool = True,
     witness: Witness | None = None,
+    within: Sequence[contextlib.AbstractContextManager[Any]] = (),
 ) -> Observation:
     """One forward pass, neutrally observed: model, inputs and random generators are bit for bit as
     they were.
 
     An exception of the forward is kept in the Observation; an interrupt goes on to the caller with
     `observation` as its attribute.
+
+    Args:
+        model: any module.
+        args: what it is called with.
+        kwargs: the same by name.
+        statistics: measure every tensor.
+        witness: sees every tensor as it passes.
+        within: is around the forward alone, and not around our own looking.
     """
     tree = _find_tree(model)
     if has_lazy(tree):
@@ -294,7 +309,9 @@ def observe(
     # One pass can afford histograms, a training loop could not.
     measure = Pages(histogram=True).measure if statistics else False
     asked = measure if witness is None else witness.see
-    recording = Recording(model, statistics=asked, through_compiled=True, tree=tree)
+    recording = Recording(
+        model, statistics=asked, through_compiled=True, tree=tree, is_unseen=bool(within)
+    )
     output, error = None, None
     with (
         own_passes(),
@@ -306,10 +323,14 @@ def observe(
         guard.on_write = None if witness is None else witness.about_to_write
         recording._watcher.guard = guard
         try:
-            # what is written down in one pass would have it searched five times
-            with recording, no_collection():
-                output = model(*args, **kwargs)
-                wait_for_devices((args, kwargs, output))
+            with contextlib.ExitStack() as around:
+                for each in within:
+                    around.enter_context(each)
+                # what is written down in one pass would have it searched five times
+                with recording, no_collection():
+                    output = model(*args, **kwargs)
+                    with torch._C.DisableTorchFunction():  # nor is this seen
+                        wait_for_devices((args, kwargs, output))
         except Exception as raised:  # the forward's own: it is what the report is about
             error = raised
         except BaseException as interrupt:

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cnnprobe.recorder.module_tree import ModuleTree
@@ -136,3 +137,29 @@ class Sightings:
         made = self.made[identity] = sight(tensor, path, position, found)
         self.alive[identity] = weakref.ref(tensor)
         return made
+
+
+class UnseenSightings(Sightings):
+    """The same where other function modes are on: they are not asked about every question of ours
+    to a tensor. It measures nothing.
+    """
+
+    def read_inputs(self, row: CallRow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Write down what a call is given."""
+        with torch._C.DisableTorchFunction():
+            super().read_inputs(row, args, kwargs)
+
+    def see_given(self, tensor: Tensor, path: str, row: CallRow) -> Sighting:
+        """A tensor that a call is given."""
+        with torch._C.DisableTorchFunction():
+            return super().see_given(tensor, path, row)
+
+    def read_outputs(self, row: CallRow, output: object) -> None:
+        """Write down what a call has put out."""
+        with torch._C.DisableTorchFunction():
+            super().read_outputs(row, output)
+
+    def note(self, tensor: Tensor, path: str, position: int) -> Sighting:
+        """Remember a tensor as what the row at `position` has made."""
+        with torch._C.DisableTorchFunction():
+            return super().note(tensor, path, position)

@@ -26,7 +26,7 @@ from cnnprobe.recorder.hooking import Hooks, Told
 from cnnprobe.recorder.module_tree import ModuleTree
 from cnnprobe.recorder.preservation import StateGuard
 from cnnprobe.recorder.rows import CallRow, Closed, ModuleRow, close, more_of
-from cnnprobe.recorder.sightings import Sightings, Summary
+from cnnprobe.recorder.sightings import Sightings, Summary, UnseenSightings
 from cnnprobe.recorder.values import PLAIN, argument_leaves, leaves
 
 _push = torch._C._push_on_torch_function_stack
@@ -64,6 +64,7 @@ class Watcher(TorchFunctionMode):
         summarise: Summary | None,
         guard: StateGuard | None,
         on_root: Callable[["Watcher", list[Closed]], None],
+        is_unseen: bool = False,  # by other function modes
     ) -> None:
         super().__init__()
         self.model = model
@@ -71,7 +72,7 @@ class Watcher(TorchFunctionMode):
         self.guard = guard
         self.on_root = on_root
         self.hooks = Hooks(tree, self, lambda: self.current is not None)
-        self.sightings = Sightings(tree, summarise)
+        self.sightings = (UnseenSightings if is_unseen else Sightings)(tree, summarise)
         self.watched, self.notes = self.hooks.watched, self.sightings.notes
         self.rows: list[CallRow | Closed] = []
         self.current: ModuleRow | None = None
@@ -240,7 +241,8 @@ class Watcher(TorchFunctionMode):
     def finish_root(self) -> None:
         """Hand on the rows of a root call, those too that an interrupt has left open."""
         self.close_open_rows()
-        self.on_root(self, self.rows)  # type: ignore[arg-type]
+        with torch._C.DisableTorchFunction():  # other function modes need not see us look
+            self.on_root(self, self.rows)  # type: ignore[arg-type]
         self.rows = []
         self.sightings.forget()
         self.error = None
