@@ -292,15 +292,8 @@ def observe(
     they were.
 
     An exception of the forward is kept in the Observation; an interrupt goes on to the caller with
-    `observation` as its attribute.
-
-    Args:
-        model: any module.
-        args: what it is called with.
-        kwargs: the same by name.
-        statistics: measure every tensor.
-        witness: sees every tensor as it passes.
-        within: is around the forward alone, and not around our own looking.
+    `observation` as its attribute. `within` is entered around the forward alone, and sees nothing
+    of our own looking.
     """
     tree = _find_tree(model)
     if has_lazy(tree):
