@@ -339,7 +339,7 @@ def test_memory_is_saved_and_shown(tmp_path):
     assert "optimizer state" in (tmp_path / "memory.html").read_text()
     assert {"text/plain", "text/html"} == set(found._repr_mimebundle_())
     text = found.to("text", width=120)
-    assert f"training with adam up to N = {found.fits()}" in text
+    assert f"training with adam up to N = {found.fits():,}" in text
     assert all(len(line) <= 120 for line in text.splitlines())
     assert json.loads(found.to("json"))["limit"] == 2**30
 
@@ -352,3 +352,37 @@ def test_memory_from_the_command_line(tmp_path):
     )  # fmt: skip
     assert 0 == done.returncode, done.stderr
     assert "fits 1.00 GiB: training with sgd up to N = " in done.stdout
+
+
+@pytest.mark.skipif(
+    "AVX" not in torch.backends.cpu.get_cpu_capability()
+    or not torch.backends.mkldnn.is_available(),
+    reason="oneDNN copies to blocked layouts where there is AVX",
+)
+def test_peak_on_a_cpu_has_the_copies_of_onednn():
+    model, x = nn.Conv2d(16, 16, 3, padding=1).eval(), torch.randn(8, 16, 64, 64)
+    found = cnnprobe.memory(model, x).find_way("inference").given
+    real = measure_allocations(model, x, training=False)
+    # the input, its copy, and the output in oneDNN's layout: 6 MiB
+    assert pytest.approx(real, rel=0.01) == found.on_cpu
+    assert found.peak < 0.75 * real
+
+
+class Curvature(nn.Module):
+    """Takes a Hessian in its forward, which torch cannot without data."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 1)
+
+    def forward(self, x):
+        hessian = torch.func.hessian(lambda row: self.fc(row).tanh().sum())
+        return torch.func.vmap(hessian)(x)
+
+
+def test_what_torch_cannot_run_without_data_is_said_so():
+    x = torch.zeros(3, 4)
+    found = cnnprobe.memory(Curvature(), x)
+    said = "training is left out: torch cannot make this pass with tensors that have no data"
+    # or a later torch can
+    assert found.find_way("inference") and (len(found.data.ways) > 2 or said in found.data.notes[0])

@@ -106,7 +106,7 @@ def test_gradients_under_a_grad_scaler_are_told_without_its_scale_and_skipped_st
         history.of("2", "gradient")["norm"][-1], rel=2e-2
     )
     assert (None, 6) == (history.nonfinite, history.total)
-    assert any("skipped by the GradScaler" in note for note in history.notes)
+    assert any("a GradScaler skips steps" in note for note in history.notes)
     assert {"unchanged-weights"} == rules(monitor)  # the rate is 0
 
 
@@ -142,3 +142,16 @@ def test_calls_that_checkpointing_makes_again_are_said_and_not_counted_twice(ree
         "made again in backward passes by activation checkpointing; they are not counted"
         in again[0].notes[0]
     )
+
+
+def test_optimizer_that_the_loop_does_not_use_is_named_in_one_note():
+    model, x = nn.Linear(4, 2), torch.randn(6, 4)
+    used = torch.optim.SGD(model.parameters(), lr=0.1)
+    with cnnprobe.monitor(model, torch.optim.SGD(model.parameters(), lr=0.1)) as monitor:
+        for _ in range(5):
+            model(x).pow(2).mean().backward()
+            used.step()
+            used.zero_grad()
+    (note,) = [note for note in monitor.history.notes if "optimizer" in note]
+    assert note.startswith("steps in which the optimizer made none: 4 (the first is 0)")
+    assert note.endswith("give monitor() the optimizer that the loop uses")

@@ -60,8 +60,8 @@ def memory(
     already there; inference is a forward in eval mode under no_grad. A model in float32 is also run
     under bfloat16 autocast.
 
-    Not included are workspaces of cuDNN and oneDNN, what an allocator keeps in reserve, and the CUDA
-    context.
+    `on_cpu` of a measured batch has besides the copies that oneDNN makes in convolutions on the CPU.
+    Not included are workspaces of cuDNN, what an allocator keeps in reserve, and the CUDA context.
 
     Args:
         model: any nn.Module that can run without its weights, also one on the meta device. Modes of

@@ -9,12 +9,15 @@ from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.records.ledger import Ledger
 from cnnprobe.records.ranks import RankInfo
 
+_SKIPPED = "steps in which the optimizer made none: "
+_RENEWED = ("rank ", _SKIPPED)  # sentences of which the latest counts
+
 
 def describe(
     model: nn.Module, wiring: Wiring, known: Collection[int], skipped: tuple[int, Sequence[int]]
 ) -> Iterator[str]:
     """What was not observed so far; `known` are the ids of the modules that have hooks,
-    `skipped` how many steps a GradScaler has skipped, and the first of them.
+    `skipped` in how many steps no optimizer made one, and the first of them.
     """
     if wiring.recomputed:
         calls, names = sum(wiring.recomputed.values()), list(wiring.recomputed)
@@ -36,8 +39,8 @@ def describe(
         )
     if skipped[0]:
         yield (
-            f"{skipped[0]} steps were skipped by the GradScaler after an overflow (the "
-            f"first is {skipped[1][0]})"
+            f"{_SKIPPED}{skipped[0]} (the first is {skipped[1][0]}); a GradScaler skips steps after "
+            "an overflow, otherwise give monitor() the optimizer that the loop uses"
         )
     if wiring.ledger.rank is not None:
         yield _describe_rank(wiring.ledger.rank)
@@ -65,4 +68,4 @@ def renew(ledger: Ledger, notes: Iterable[str]) -> None:
 
 
 def _same(old: str, new: str) -> bool:
-    return old.startswith("rank ") and new.startswith("rank ")
+    return any(old.startswith(start) and new.startswith(start) for start in _RENEWED)

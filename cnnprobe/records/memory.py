@@ -13,6 +13,7 @@ class MemoryUse:
 
     batch: int
     peak: int
+    on_cpu: int = 0  # the peak with the copies that oneDNN makes of a convolution's tensors
     parts: Mapping[str, int] = field(default_factory=dict)  # in the order of PARTS
     saved: int = 0  # kept for the backward pass when the forward is over
 
@@ -24,9 +25,9 @@ PARTS = (
     "gradients",
     "inputs",
     "activations",
-    "passing",
+    "temporary",
 )
-"""What holds memory: `activations` were made by the forward pass, `passing` by the backward pass or
+"""What holds memory: `activations` were made by the forward pass, `temporary` by the backward pass or
 the optimizer, gradients of parameters left out.
 """
 

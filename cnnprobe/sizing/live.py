@@ -10,6 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from cnnprobe.sizing.copies import count_copies
+
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts each storage once, from the operation that made it until nothing refers to it: not
@@ -17,7 +19,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     `part` says what is being made; `parts` are the bytes that are alive of each part, `at_peak`
     those at the moment when there were most. `flops` is what torch's formulas give for the
-    operations.
+    operations. `on_cpu` is the peak with oneDNN's copies.
     """
 
     def __init__(self) -> None:
@@ -26,12 +28,17 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.parts: dict[str, int] = {}
         self.live = 0
         self.peak = 0
+        self.on_cpu = 0
         self.flops = 0
         self.at_peak: dict[str, int] = {}
         self._known: dict[int, tuple[weakref.ref[Any], str, int]] = {}
 
     def reset_peak(self) -> None:
         """Look for the peak from here on."""
+        self.on_cpu = 0
+        self._keep_peak()
+
+    def _keep_peak(self) -> None:
         self.peak, self.at_peak = self.live, dict(self.parts)
 
     def add(self, tensors: Iterable[Tensor | None], part: str) -> None:
@@ -51,7 +58,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.parts[part] = self.parts.get(part, 0) + size
         self.live += size
         if self.live > self.peak:
-            self.reset_peak()
+            self._keep_peak()
 
     def _make_release(self, key: int) -> Callable[[Any], None]:
         return lambda _: self._forget(key)
@@ -78,6 +85,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for leaf in tree_leaves(output):
             for dense in _list_dense(leaf) if isinstance(leaf, Tensor) else ():
                 self._count(dense, self.part)
+        if copies := count_copies(func, args, output):
+            self.on_cpu = max(self.on_cpu, self.live + copies)
         return output
 
 

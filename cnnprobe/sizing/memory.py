@@ -29,8 +29,13 @@ from cnnprobe.sizing.steps import MeasuredStep, Plan, measure_forward, measure_s
 _LARGE = (256, 512)
 _MEAN = "the loss is the mean of the outputs: give yours with loss_fn, as cross_entropy keeps more"
 _NOT_INCLUDED = (
-    "not included, as it cannot be known here: workspaces of cuDNN and oneDNN, memory that the "
-    "allocator keeps in reserve or cannot use, and the CUDA context; leave a margin of 10% or more"
+    "not included: workspaces of cuDNN, what an allocator keeps in reserve, and the CUDA context; "
+    "leave a margin of 10% or more"
+)
+_ON_CPU = (  # measured by benchmarks/memory.py
+    "on a CPU: with the copies that oneDNN makes in a convolution; the process itself takes up to "
+    "40% more, as glibc's malloc keeps freed blocks; with MALLOC_MMAP_THRESHOLD_=65536 in its "
+    "environment 8% at most, and its steps are slower"
 )
 _MOST_TRIALS = 24  # of the search for the largest batch
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
@@ -213,6 +218,8 @@ def _list_notes(plan: Plan, request: MemoryRequest) -> Iterator[str]:
             f"{format_size(buckets)}; gradient_as_bucket_view=True saves them"
         )
     yield _NOT_INCLUDED
+    if not any(p.is_cuda for p in plan.model.parameters()):
+        yield _ON_CPU
 
 
 def _count_buckets(model: nn.Module) -> int:

@@ -90,6 +90,12 @@ def explain_pass(plan: Plan, batch: int, error: Exception, where: str) -> Target
     crash = _explain_forward(plan, batch)
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     raised = f"{type(error).__name__}: {first}"
+    if crash is None and type(error).__module__.startswith("torch._subclasses"):
+        return TargetError(
+            f"torch cannot make this pass with tensors that have no data ({type(error).__name__})",
+            where=where,
+            fix="measure a part of the model, or watch a real run with torch.profiler",
+        )
     if crash is None:
         return TargetError(
             f"a pass with {batch} samples raised {raised}",

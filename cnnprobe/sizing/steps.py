@@ -6,7 +6,7 @@ device, so that the same kernels are chosen and autograd keeps the same tensors.
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -84,9 +84,9 @@ def measure_step(
             before = live.live
             with _cast(device, autocast):
                 loss = _compute_loss(plan, plan.model(*args, **kwargs), targets)
-            saved, live.part = live.live - before, "passing"
+            saved, live.part = live.live - before, "temporary"
             loss.backward()  # type: ignore[no-untyped-call]
-            use = MemoryUse(batch=batch, peak=live.peak, parts=dict(live.at_peak), saved=saved)
+            use = replace(_read_use(live, batch), saved=saved)
             step = _measure_optimizer(optimizer, live)
             for handle in handles:
                 handle.remove()
@@ -103,8 +103,16 @@ def measure_forward(plan: Plan, batch: int, *, autocast: torch.dtype | None = No
             live.reset_peak()
             with _cast(device, autocast):
                 plan.model(*args, **kwargs)
-        use = MemoryUse(batch=batch, peak=live.peak, parts=dict(live.at_peak))
-        return MeasuredStep(use=use)
+        return MeasuredStep(use=_read_use(live, batch))
+
+
+def _read_use(live: LiveBytes, batch: int) -> MemoryUse:
+    return MemoryUse(
+        batch=batch,
+        peak=live.peak,
+        on_cpu=max(live.peak, live.on_cpu),
+        parts=dict(live.at_peak),
+    )
 
 
 @contextlib.contextmanager
@@ -201,7 +209,7 @@ def _make_state(
     optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], live: LiveBytes
 ) -> None:
     """The state of an optimizer that has made a step, by making one."""
-    live.part = "passing"
+    live.part = "temporary"
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

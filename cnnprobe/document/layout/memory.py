@@ -18,7 +18,7 @@ from cnnprobe.records.memory import PARTS, TRAINING, MemoryNeed, MemoryWay
 from cnnprobe.records.words import format_counted
 
 _PARTS_NOTE = (
-    "activations: made by the forward pass; passing: gradients of activations, and other tensors "
+    "activations: made by the forward pass; temporary: gradients of activations, and other tensors "
     "that the backward pass makes and lets go"
 )
 
@@ -36,7 +36,7 @@ def lay_out_memory(need: MemoryNeed) -> Document:
 
 def write_verdict(need: MemoryNeed) -> str:
     """What fits, in a sentence."""
-    said = [f"{_name_way(way, need)} up to N = {way.fits}" for way in need.ways if way.fits]
+    said = [f"{_name_way(way, need)} up to N = {way.fits:,}" for way in need.ways if way.fits]
     never = [_name_way(way, need) for way in need.ways if way.fits == 0]
     text = f"fits {format_size(need.limit or 0)}: " + ", ".join(said) if said else ""
     refused = f"does not fit {format_size(need.limit or 0)}: {', '.join(never)}" if never else ""
@@ -75,6 +75,7 @@ def _build_ways(need: MemoryNeed) -> Table:
                     f"{sign}{base} + {format_size(way.slope)} * N",
                     way.first,
                     None if given is None else given.peak,
+                    None if given is None else given.on_cpu,
                     None if given is None or way.name != TRAINING else given.saved,
                     way.fits if need.limit is not None else "",
                 )
@@ -85,6 +86,7 @@ def _build_ways(need: MemoryNeed) -> Table:
         Column(name="peak"),
         Column(name="from N", align="right", priority=3, unit="count"),
         Column(name=f"at N = {need.batch}", align="right", priority=1, unit="bytes"),
+        Column(name="on a CPU", align="right", priority=2, unit="bytes"),
         Column(name="of it saved for backward", align="right", priority=2, unit="bytes"),
         *([Column(name="fits N", align="right", unit="count")] if need.limit is not None else []),
     )
@@ -94,10 +96,9 @@ def _build_ways(need: MemoryNeed) -> Table:
     )
     batches = ", ".join(map(str, checked))
     note = (
-        f"passes at N = {batches}, which the lines were not made from, have these peaks exactly"
+        f"checked by passes at N = {batches}: exactly these peaks"
         if exact
-        else f"passes at N = {batches} have other peaks than these lines by up to "
-        f"{format_percent(_find_error(need))}"
+        else f"checked by passes at N = {batches}: off by up to {format_percent(_find_error(need))}"
     )
     trimmed = [Row(cells=row.cells[: len(columns)]) for row in rows]
     return Table(title="", columns=columns, rows=tuple(trimmed), notes=(note,))

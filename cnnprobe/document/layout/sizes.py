@@ -106,16 +106,22 @@ def describe_whole(symbol: Symbol) -> str:
 
     >>> describe_whole(Symbol(name="H", given=299, least=75, period=32, residues=(11,)))
     '75, 107, 139, ...: sizes with remainder 11 modulo 32'
+    >>> describe_whole(Symbol(name="H", given=32, least=32, most=39, period=8))
+    '32 only'
     """
     period, residues = symbol.period, symbol.residues
     if not residues:
         return "at no size: a layer always leaves out the last elements of its input"
     if len(residues) == period:
         return "at every legal size"
+    legal = (symbol.least + k * symbol.step for k in range(_EXAMPLES * period + 1))
+    fitting = [
+        size for size in legal if size % period in residues and size <= (symbol.most or size)
+    ]
+    if symbol.most is not None and len(fitting) <= _EXAMPLES:
+        return f"{', '.join(map(str, fitting))} only" if fitting else "at no legal size"
     if residues == (0,):
         return f"multiples of {period}"
-    legal = (symbol.least + k * symbol.step for k in range(_EXAMPLES * period + 1))
-    fitting = [size for size in legal if size % period in residues]
     examples = ", ".join(map(str, fitting[:_EXAMPLES]))
     remainders = " or ".join(map(str, residues))
     return f"{examples}, ...: sizes with remainder {remainders} modulo {period}"
@@ -127,11 +133,12 @@ def _show_crash(crash: SizeCrash, symbols: Sequence[Symbol]) -> Notice:
         for symbol, size in zip(symbols, crash.sizes, strict=True)
         if size != symbol.given
     ]
-    module = f", module {crash.module!r}" if crash.module else ""
+    cause = "" if crash.diagnosis == "unknown" else f"cause {crash.diagnosis}"
+    module = f"module {crash.module!r}" if crash.module else ""
     return Notice(
         severity="info",
-        text=f"{crash.diagnosis}: {crash.message}",
-        where=f"at {', '.join(changed)}{module}",
+        text=f"{', '.join(changed)} crashes: {crash.message}",
+        where=", ".join(part for part in (module, cause) if part),
         fix=crash.fix,
     )
 
