@@ -1,8 +1,10 @@
 """Shapes and parameters: cnnprobe against a bare forward and torchinfo, interleaved in one process.
 
     python -m benchmarks.structure [--rounds 5] [--only simplecnn,deep:1000]
+    python -m benchmarks.structure --parts --only deep:10000
 
 Prints medians of the per-round ratios to the bare forward (CPU time of the process, one thread). Trust the ratios only.
+With --parts what a recording without statistics consists of, in microseconds a module.
 """
 
 import argparse
@@ -15,6 +17,8 @@ import torch
 from torch import nn
 
 import cnnprobe
+from cnnprobe import recorder
+from cnnprobe.recorder import Recording
 
 try:
     import torchinfo
@@ -118,21 +122,78 @@ def measure(name: str, make: Callable[[], tuple[nn.Module, torch.Tensor]], round
     return f"| {name} | {statistics.median(bare) * 1e3:.1f} | {' | '.join(cells)} |"
 
 
+def seconds_of_hooks(model: nn.Module, x: torch.Tensor) -> float:
+    """A forward pass with hooks as the recorder's, which do nothing."""
+    handles = []
+    for module in model.modules():
+        handles.append(module.register_forward_pre_hook(lambda *_: None, with_kwargs=True))
+        handles.append(
+            module.register_forward_hook(lambda *_: None, with_kwargs=True, always_call=True)
+        )
+    spent = seconds(lambda: model(x))
+    for handle in handles:
+        handle.remove()
+    return spent
+
+
+def seconds_of_parts(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
+    """The parts of one recording without statistics."""
+    made: list[float] = []
+    assemble = recorder.assemble
+
+    def timed(*args: object, **kwargs: object) -> object:
+        start = time.process_time()
+        trace = assemble(*args, **kwargs)
+        made.append(time.process_time() - start)
+        return trace
+
+    bare, hooked = seconds(lambda: model(x)), seconds_of_hooks(model, x)
+    start = time.process_time()
+    recording = Recording(model, statistics=False)
+    parts = {"bare": bare, "modules listed": time.process_time() - start}
+    parts["hooks on and off"] = seconds(recording.attach)
+    recorder.assemble = timed
+    recording.start()
+    whole = seconds(lambda: model(x))
+    recording.stop()
+    recorder.assemble = assemble
+    parts["hooks on and off"] += seconds(recording.detach)
+    parts["torch's way through hooks"] = hooked - bare
+    parts["written down"] = whole - hooked - made[0]
+    return parts | {"made a trace": made[0]}
+
+
+def measure_parts(
+    name: str, make: Callable[[], tuple[nn.Module, torch.Tensor]], rounds: int
+) -> str:
+    model, x = make()
+    model.eval()
+    count = sum(1 for _ in model.modules())
+    with torch.no_grad():
+        found = [seconds_of_parts(model, x) for _ in range(rounds + 1)][1:]
+    parts = {key: statistics.median(each[key] for each in found) for key in found[0]}
+    cells = " | ".join(f"{key} {spent / count * 1e6:.2f}" for key, spent in parts.items())
+    return f"| {name} | {cells} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="")
+    parser.add_argument("--parts", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    print(
-        "| model | bare ms | record, no statistics | probe, with statistics | torchinfo |\n|---|--:|--:|--:|--:|"
-    )
+    if not options.parts:
+        print(
+            "| model | bare ms | record, no statistics | probe, with statistics | torchinfo |\n|---|--:|--:|--:|--:|"
+        )
+    measuring = measure_parts if options.parts else measure
     for name, make in cases().items():
         if not options.only or name in options.only.split(","):
-            print(measure(name, make, options.rounds), flush=True)
+            print(measuring(name, make, options.rounds), flush=True)
 
 
 if __name__ == "__main__":

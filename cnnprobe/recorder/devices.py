@@ -25,6 +25,8 @@ def is_device_lost() -> bool:
 
 def wait_for_devices(values: Any) -> None:
     """Let a kernel that failed raise now, where the tensors among the values are on a GPU."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return
     for device in {t.device for t in _list_tensors(values) if t.is_cuda}:
         torch.cuda.synchronize(device)
 
