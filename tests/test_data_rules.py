@@ -5,7 +5,8 @@ import pytest
 import cnnprobe
 from cnnprobe.crash.cause import all_causes
 from cnnprobe.data import all_data_rules
-from cnnprobe.data.facts import Data, Expectation, LoaderSettings, Split
+from cnnprobe.data.expectation import Expectation
+from cnnprobe.data.facts import Data, LoaderSettings, Split
 
 RULES = {rule.name: rule for rule in all_data_rules()}
 

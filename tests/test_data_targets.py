@@ -353,3 +353,27 @@ def test_numbers_of_classes_that_were_exchanged_are_found(exchanged):
     found = [f.message for f in report.findings if f.rule == "moved-classes"]
     assert bool(exchanged) == bool(found)
     assert all(f"of {len(exchanged)} classes" in message for message in found)
+
+
+# ---------------------------------------------------------------- targets that are images
+
+
+def draw_pair(index):
+    """A picture, and a small copy of it."""
+    picture = smooth(1, 32, 60 + index)[..., :32].cumsum(-2) / 6
+    return nn.functional.avg_pool2d(picture, 4), picture
+
+
+@pytest.mark.parametrize(
+    ("away", "expected"), [(0, []), (1, ["mispaired-files"]), (-2, ["mispaired-files"])]
+)
+def test_target_images_of_other_images_are_found(away, expected):
+    data = Made(48, lambda i: (draw_pair(i)[0], draw_pair((i + away) % 48)[1]))
+    assert expected == name_findings(DataLoader(data, 8, shuffle=True))
+
+
+def test_next_frames_are_no_targets_of_other_images():
+    frames = [draw_pair(7 * i)[1] for i in range(49)]
+    assert [] == name_findings(
+        DataLoader(Made(48, lambda i: (frames[i], frames[i + 1])), 8, shuffle=True)
+    )

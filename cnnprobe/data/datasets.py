@@ -15,6 +15,7 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from cnnprobe.data.facts import Mispaired
 
+REACHED = 2000  # objects among which transforms are looked for
 _DEEPEST = 8  # wrappers around a data set
 FEWEST_FILES, MOST_FILES = 4, 100_000  # of a list whose names are compared
 SHARED = 0.8  # of the names: two lists of the same samples
@@ -191,11 +192,46 @@ def list_transforms(dataset: Any) -> list[Any]:
     apart.
     """
     for each in unwrap(dataset):
-        for name in ("transform", "transforms"):
-            given = getattr(each, name, None)
-            if given is not None:
-                return list(islice(_take_apart(given, 0), 256))
+        named = [getattr(each, name, None) for name in ("transform", "transforms")]
+        given = next((t for t in named if t is not None), None) or _find_transform(each)
+        if given is not None:
+            return list(islice(_take_apart(given, 0), 256))
     return []
+
+
+def _find_transform(dataset: Any) -> Any:
+    """The one attribute that is a transform, whatever its name; None where there are several: which
+    is used is not known.
+    """
+    held = [v for v in (getattr(dataset, "__dict__", None) or {}).values() if _is_transform(v)]
+    return held[0] if len(held) == 1 else None
+
+
+def _is_transform(given: Any) -> bool:
+    return type(given).__module__.startswith(("torchvision.transforms", "albumentations"))
+
+
+def name_transforms(dataset: Any) -> frozenset[str]:
+    """The class names of all transforms that a data set reaches, also behind objects of the
+    user's.
+    """
+    found: set[str] = set()
+    waiting: list[Any] = [dataset]
+    seen: set[int] = set()
+    while waiting and len(seen) < REACHED:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if _is_transform(each):
+            found.add(type(each).__name__)
+        if isinstance(each, list | tuple):
+            waiting += [
+                v for v in each[:64] if hasattr(v, "__dict__") and not isinstance(v, Tensor)
+            ]
+        held = (getattr(each, "__dict__", None) or {}).values()
+        waiting += [v for v in held if isinstance(v, list | tuple) or hasattr(v, "__dict__")]
+    return frozenset(found)
 
 
 def _take_apart(given: Any, depth: int) -> Iterator[Any]:

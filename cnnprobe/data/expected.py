@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.data.facts import Expectation
+from cnnprobe.data.expectation import Expectation
 from cnnprobe.data.weights import find_weights
 from cnnprobe.recorder import observe
 from cnnprobe.recorder.peers import needs_all_ranks

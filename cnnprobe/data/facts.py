@@ -5,12 +5,9 @@ of the data read.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from cnnprobe.data.expectation import Expectation
+
 Shape = tuple[int, ...]
-# Losses over numbers, as modules and as functions: their targets are no classes.
-_OF_NUMBERS = (
-    "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "PoissonNLLLoss", "GaussianNLLLoss",
-    "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "poisson_nll_loss", "gaussian_nll_loss",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +78,8 @@ class Part:
     whole: bool = False  # all values are whole numbers
     channels_last: bool = False  # images come as (H, W, C)
     same_as: str = ""  # path of an earlier part that holds the same images, to the bit
+    # of numbers to be predicted: the extreme value that stands far from all others, with its number
+    mark: tuple[float, int] | None = None
 
     @property
     def dtype(self) -> str:
@@ -138,6 +137,10 @@ class Pixels:
     wrapped: tuple[Spotted, ...] = ()  # those that jump from white to black and go on
     wraps: int = 0
     colours: Colours = field(default_factory=Colours)
+    clips: int = 0  # of 11 frames or more that were looked at
+    # by what factor the frames of a clip change less when they are put from the order of strings
+    # (0, 1, 10, 11, 2) into that of numbers: the least, and the median
+    jumps: tuple[float, float] = (0.0, 0.0)
     # powers of two below the greatest absolute value of an image, with the number of images
     peaks: tuple[tuple[int, int], ...] = ()
 
@@ -150,6 +153,7 @@ class Blanks:
     # values that all but fill so many other images, and that fill three quarters of so many
     grounds: tuple[tuple[float, int, int], ...] = ()
     unopened: tuple[str, ...] = ()  # files of constant images that Pillow cannot read
+    deep: int = 0  # files of constant images that hold 16 bits
     tried: int = 0  # that were read again
     unsteady: int = 0  # of these, those that have another colour too: random crops of a picture
 
@@ -171,6 +175,7 @@ class Images:
     ] = ()  # mean, std, in order
     scaled: bool | None = None  # a transform brings uint8 to [0, 1]; None: no transform is known
     blanks: Blanks = field(default_factory=Blanks)
+    transforms: tuple[str, ...] = ()  # class names of those that the data set holds, by name
     pixels: Pixels = field(default_factory=Pixels)
 
 
@@ -192,6 +197,7 @@ class Labels:
     complete: bool = False  # of the whole data set, by its list of targets; else of the sample
     names: tuple[str, ...] = ()  # of the classes, by the data set
     uniform: int = 0  # batches of one class
+    kinds: float = 0.0  # classes of a batch, on average over that of a mixed one of its size
     batches: int = 0  # batches of at least two samples
     ordered: bool = False  # the labels of the whole data set never fall
     # share of shuffled labels that simple models of small copies tell as well; None: not tried
@@ -229,9 +235,20 @@ class Fit:
     pairs: int  # masks that were looked at
     shift: int  # of the place whose images fit best; 0: their own
     turn: str = ""  # "flipped top to bottom": the masks fit their own images so
+    pictures: bool = False  # both are images: own and best are correlations, the median
     own: float  # edges of the own image under the mask's, over those all over the image; mean
     best: float  # the same of the images at that place
     z: float  # by how many standard errors best is above own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Points:
+    """Key points in pixels, (x, y)."""
+
+    path: str
+    count: int = 0
+    outside: int = 0  # of their image
+    turned: int = 0  # outside of their image, and inside of it as (y, x)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,10 +285,13 @@ class SampleTrials:
     """What reading some samples again has shown; None: it was not tried."""
 
     random: bool | None = None  # the same sample comes out otherwise
+    anew: bool = False  # and shows other images, as an episode that draws its images does
     workers_repeat: bool | None = None  # two workers draw the same random numbers
     epochs_repeat: bool | None = None  # two epochs draw the same random numbers
     apart: str = ""  # "left to right": the image was flipped so, its mask was not
     unmoved: str = "mask"  # or "boxes", "key points": what was not
+    rescaled: bool = False  # each reading scales what came out of the last one once more
+    alike: float | None = None  # correlation of images and target images, the median
     frozen: str = ""  # a transform that draws, and that never changed what came out
     unsharded: bool | None = None  # two workers of a stream give the same samples
     fit: Fit | None = None  # of masks to the images of their neighbours in the data set
@@ -303,7 +323,7 @@ class Split:
     parts: tuple[Part, ...] = ()
     images: Images = field(default_factory=Images)
     labels: Labels | None = None
-    objects: tuple[Boxes | Masks, ...] = ()
+    objects: tuple[Boxes | Masks | Points, ...] = ()
     trials: SampleTrials = field(default_factory=SampleTrials)
     failed: Failed | None = None
     unread: str = ""  # why a batch could not be measured
@@ -312,40 +332,6 @@ class Split:
     def of(self, *roles: str) -> tuple[Part, ...]:
         """The parts of these roles, in the order of the batch."""
         return tuple(part for part in self.parts if part.role in roles)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
-    """What images the published weights of a model were trained on."""
-
-    name: str  # "torchvision's ResNet"
-    # mean and std by channel in the order R, G, B, the usual ones first
-    normalisations: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = ()
-    sides: tuple[int, ...] = ()  # pixels, from the least
-    loaded: bool | None = None  # the model is not at its initialisation; None: that cannot be told
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expectation:
-    """What the model and its loss expect of the data."""
-
-    outputs: int | None = None  # classes
-    loss: str = ""  # "cross_entropy"
-    ignored: int = -100  # label that the loss leaves out
-    batch_norm: str = ""  # name of a BatchNorm that sees one value per channel of a batch of one
-    seconds: float | None = None  # of a training step, at most
-    accepted: bool | None = None  # whether the model took a batch; None: it was not tried
-    weights: Weights | None = None  # where the model, or a part of it, is a published one
-
-    @property
-    def of_classes(self) -> bool:
-        """Whether the loss takes the numbers of classes."""
-        return self.loss in ("cross_entropy", "nll_loss")
-
-    @property
-    def of_numbers(self) -> bool:
-        """Whether the loss takes numbers that are no classes, as in regression."""
-        return self.loss in _OF_NUMBERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

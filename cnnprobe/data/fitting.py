@@ -14,6 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from cnnprobe.data.facts import Fit
 
 SIDE = 64  # pixels of the copies that are compared
+SKETCH = 16  # pixels of the copies of two images that are compared
 FARTHEST = 3  # places in the list
 Outline = tuple[NDArray[Any], NDArray[Any]]  # the edges of an image, and its mask
 FEWEST = 12  # masks with edges, below which nothing is said
@@ -49,6 +50,57 @@ def find_fit(images: Sequence[Any], masks: Sequence[Any]) -> Fit | None:
         own,
         {(s, ""): [_measure_fit(pairs[i + s][0], pairs[i][1]) for i in kept] for s in shifts},
     )
+
+
+def compare_pictures(images: Sequence[Any], targets: Sequence[Any]) -> float | None:
+    """The correlation of images with their own target images of another size, the median; None
+    where there are few, or where they are no such.
+    """
+    pairs = list(zip(images, targets, strict=False))
+    if len(pairs) < FEWEST or not all(_is_picture(x) and _is_picture(y) for x, y in pairs):
+        return None
+    if any(x.shape == y.shape for x, y in pairs):
+        return None
+    return float(np.median([float(_sketch(x) @ _sketch(y)) for x, y in pairs]))
+
+
+def match_pictures(images: Sequence[Any], targets: Sequence[Any]) -> Fit | None:
+    """Which targets, counted from its own in the list, show what an image shows, as those of a
+    super-resolution or of a denoising do.
+
+    Returns:
+        None where fewer than FEWEST are read, where most fit their own, and where the targets are
+        the next images themselves, as those of a video are.
+    """
+    if len(images) < FEWEST or not all(_is_picture(x) for x in (*images, *targets)):
+        return None
+    ours, theirs = (np.stack([_sketch(x) for x in each]) for each in (images, targets))
+    alike = ours @ theirs.T  # correlations, (N, N)
+    shifts = [s for s in range(-FARTHEST, FARTHEST + 1) if s]
+    medians = {s: float(np.median(alike.diagonal(s))) for s in shifts}
+    best = max(shifts, key=lambda s: medians[s])
+    inside = range(FARTHEST, len(images) - FARTHEST)
+    if all(torch.equal(images[i], targets[i + best]) for i in inside):
+        return None
+    gain = np.array([alike[i, i + best] - alike[i, i] for i in inside])
+    error = max(float(gain.std(ddof=1)) / len(gain) ** 0.5, 1e-9)
+    return Fit(
+        pairs=len(images), shift=best, own=float(np.median(alike.diagonal())), best=medians[best],
+        z=float(gain.mean()) / error, pictures=True,
+    )  # fmt: skip
+
+
+def _is_picture(given: Any) -> bool:
+    return isinstance(given, Tensor) and given.dim() == 3 and min(given.shape[-2:]) >= SKETCH // 2
+
+
+def _sketch(image: Tensor) -> NDArray[Any]:
+    """A grey copy of SKETCH pixels a side of mean 0 and length 1, as a vector."""
+    grey = image.detach().cpu().float().nan_to_num(0, 0, 0).mean(0, keepdim=True)
+    flat = np.asarray(adaptive_avg_pool2d(grey, SKETCH).reshape(-1).numpy())
+    flat = flat - flat.mean()
+    found: NDArray[Any] = flat / max(float(np.linalg.norm(flat)), 1e-12)
+    return found
 
 
 def find_turn(pairs: Sequence[Outline]) -> Fit | None:

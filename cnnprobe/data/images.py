@@ -107,6 +107,8 @@ class ImageTally:
         copies = copy_images(batch)
         self.latest = copies.sketches
         self.pixels.add(batch, spots)
+        if batch.dim() == 5:
+            self.pixels.add_clips(batch)
         self.pixels.add_means(copies.pooled.mean((2, 3)), spots)
         for share, grounds in self._grounds.items():
             grounds.update(_list_grounds(copies, share))
@@ -167,6 +169,8 @@ class ImageTally:
 
     def describe(self, **more: Any) -> Images:
         """What was met, as plain data."""
+        named = [spot.name for spot in self._found["constant"] if spot.name]
+        files = [(name, getattr(open_picture(name), "mode", "")) for name in named]
         return Images(
             constant=tuple(self._found["constant"]),
             constants=self._counts["constant"],
@@ -182,11 +186,8 @@ class ImageTally:
                     (value, self._grounds[GROUNDS[0]][value], n)
                     for value, n in self._grounds[GROUNDS[1]].most_common(NAMED)
                 ),
-                unopened=tuple(
-                    spot.name
-                    for spot in self._found["constant"]
-                    if spot.name and open_picture(spot.name) is None
-                ),
+                unopened=tuple(name for name, mode in files if not mode),
+                deep=sum(mode.startswith("I") for _, mode in files),
             ),
             **more,
         )

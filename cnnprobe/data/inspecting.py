@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cnnprobe.data.facts import Data, Expectation
+from cnnprobe.data.expectation import Expectation
+from cnnprobe.data.facts import Data
 from cnnprobe.data.pictures import draw_sheets
 from cnnprobe.data.reading import LoaderReading, read_data
 from cnnprobe.data.report import DataReport

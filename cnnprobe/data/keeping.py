@@ -18,6 +18,7 @@ from cnnprobe.recorder.preservation import preserved_generators
 
 _DEEPEST = 8  # levels of attributes that are followed
 _MOST = 5000  # objects that are looked at
+_CACHED = 10_000  # items of a dict or a list that is copied with its data set
 _ITEMS = 64  # of a container
 _LEAVES = (str, bytes, bool, int, float, complex, type(None), np.ndarray, torch.Tensor, type,
            types.ModuleType)  # fmt: skip
@@ -126,6 +127,7 @@ def copy_dataset(dataset: Any) -> Any:
     """A copy of a data set, and of those that it wraps, that shares what they hold."""
     try:
         twin = copy.copy(dataset)
+        _copy_caches(twin)
         for name in ("dataset", "datasets"):
             inner = getattr(twin, "__dict__", {}).get(name)
             if isinstance(inner, list):
@@ -135,6 +137,16 @@ def copy_dataset(dataset: Any) -> Any:
     except Exception:  # a data set that cannot be copied is read itself
         return dataset
     return twin
+
+
+def _copy_caches(twin: Any) -> None:
+    """Give a copy its own dicts and lists, so that what it puts there while it is read stays its
+    own.
+    """
+    held = getattr(twin, "__dict__", {})
+    for name, value in held.items():
+        if type(value) in (dict, list) and len(value) <= _CACHED:
+            held[name] = value.copy()
 
 
 def copy_deeply(sampler: Any, memo: dict[int, Any]) -> Any:

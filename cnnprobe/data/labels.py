@@ -19,6 +19,7 @@ class LabelTallies(Protocol):
     labels: Counter[int]
     uniform: int
     compared: int
+    mixing: list[tuple[int, int]]  # samples of a batch, and its classes
     told: dict[int, int]
 
 
@@ -36,6 +37,7 @@ def describe_labels(source: Source, tallies: LabelTallies) -> Labels:
         complete=listed is not None or source.complete,
         names=list_classes(source.dataset) if source.dataset is not None else (),
         uniform=tallies.uniform,
+        kinds=_compare_mixing(tallies),
         batches=tallies.compared,
         ordered=bool(drawn) and drawn == sorted(drawn),
         chance=measure_chance(tallies.images.features),
@@ -73,3 +75,11 @@ def _list_drawn(source: Source) -> tuple[list[int], list[int]] | None:
 def _fits(source: Source, whole: list[int]) -> bool:
     """Whether there is a label for each sample."""
     return len(whole) == len(source.dataset) and count_samples(source) is not None
+
+
+def _compare_mixing(tallies: LabelTallies) -> float:
+    """The classes of a batch, over those of one drawn from all that was read; 1 where none was."""
+    total = sum(tallies.labels.values())
+    shares = [n / total for n in tallies.labels.values()]
+    expected = sum(sum(1 - (1 - share) ** size for share in shares) for size, _ in tallies.mixing)
+    return sum(kinds for _, kinds in tallies.mixing) / expected if expected else 1.0

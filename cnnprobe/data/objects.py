@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
 from cnnprobe.data.columns import BatchColumn
-from cnnprobe.data.facts import Boxes, Masks, Spotted
+from cnnprobe.data.facts import Boxes, Masks, Points, Spotted
 from cnnprobe.data.fitting import Outline, find_turn, outline
 from cnnprobe.data.images import NAMED
 from cnnprobe.data.pixels import FILES, open_picture
@@ -109,6 +109,35 @@ def _compare_sizes(path: str, size: tuple[int, ...]) -> list[float]:
         return []
     high, wide = size[0] / picture.height, size[1] / picture.width
     return [round(high, 2)] if abs(high - wide) < 0.02 * high else []
+
+
+class PointTally:
+    """Key points against the images that they lie in."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._counts: Counter[str] = Counter()
+
+    def add(self, column: BatchColumn, images: BatchColumn | None, spots: list[Spotted]) -> None:
+        """Take in the points of a batch; those in parts of the image are passed over."""
+        for i in range(len(spots)):
+            points, image = column.values[i], images.values[i] if images is not None else None
+            if not isinstance(points, Tensor) or not isinstance(image, Tensor) or points.dim() < 2:
+                continue
+            xy = points.detach().reshape(-1, points.shape[-1])[:, :2].double()
+            if not len(xy) or bool((xy <= 1).all()):
+                continue
+            limit = torch.tensor([image.shape[-1], image.shape[-2]], dtype=torch.float64) + SLACK
+            outside = (xy > limit).any(1)
+            self._counts["count"] += len(xy)
+            self._counts["outside"] += int(outside.sum())
+            self._counts["turned"] += int((outside & (xy.flip(1) <= limit).all(1)).sum())
+
+    def describe(self) -> Points:
+        """What was met, as plain data."""
+        return Points(
+            path=self.path, **{k: self._counts[k] for k in ("count", "outside", "turned")}
+        )
 
 
 class MaskTally:

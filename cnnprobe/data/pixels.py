@@ -17,6 +17,7 @@ from cnnprobe.data.facts import Colours, Pixels, Range, Spotted
 LOOKED_AT = 16  # images whose pixels are compared with their neighbours
 PER_BATCH = 2  # of them
 LEAST_SIDE = 8  # pixels
+FRAMES = 11  # of a clip, from which on the order of strings is another one
 COLOURED = 1024  # images whose channels are compared
 NAMED = 8
 WINDOW = 128  # pixels a side, of which values that wrap around are looked for
@@ -48,6 +49,7 @@ class PixelTally:
         self._means: list[tuple[NDArray[np.float32], Spotted]] = []
         self._ranges: dict[int, list[tuple[float, float]]] = {}
         self._peaks: Counter[int] = Counter()
+        self._jumps: list[float] = []
 
     def add(self, batch: Tensor, spots: Sequence[Spotted]) -> None:
         """Look at the first images of a batch, shape (N, C, H, W); others are passed over."""
@@ -78,6 +80,13 @@ class PixelTally:
         if len(held) < PER_CLASS:
             held.append((low, high))
 
+    def add_clips(self, batch: Tensor) -> None:
+        """Look at the first clips of a batch, (N, T, C, H, W) or (N, C, T, H, W)."""
+        for clip in batch[: min(PER_BATCH, LOOKED_AT - len(self._jumps))].detach().float():
+            frames = clip if clip.shape[1] <= 4 < clip.shape[0] else clip.transpose(0, 1)
+            if len(frames) >= FRAMES:
+                self._jumps.append(compare_frames(frames[..., ::2, ::2].flatten(1)))
+
     def add_peak(self, low: float, high: float) -> None:
         """Take in the bounds of an image that has more than one colour."""
         self._peaks[math.frexp(max(abs(low), abs(high)))[1] - 1] += 1
@@ -97,6 +106,8 @@ class PixelTally:
             wraps=self._wraps,
             colours=self._describe_colours(steps),
             peaks=tuple(sorted(self._peaks.items())),
+            clips=len(self._jumps),
+            jumps=(min(self._jumps), float(np.median(self._jumps))) if self._jumps else (0.0, 0.0),
         )
 
     def _describe_colours(self, steps: Normalisations) -> Colours:
@@ -169,6 +180,22 @@ def compare_orders(images: Tensor) -> Mapping[str, list[float]]:
         after = measure_roughness(reorder(images))
         found[name] = (before / after.clamp(min=1e-12)).tolist()
     return found
+
+
+def compare_frames(frames: Tensor) -> float:
+    """By what factor the frames, shape (T, F), change less from one to the next when they are put
+    from the order of their numbers as strings into that of the numbers; from 0 or from 1.
+
+    >>> compare_frames(torch.tensor([[0.0], [1], [10], [11], [2], [3], [4], [5], [6], [7], [8], [9]])) > 2
+    True
+    """
+    given = float(frames.diff(dim=0).abs().mean())
+    found = []
+    for first in (0, 1):
+        names = sorted(range(first, first + len(frames)), key=str)
+        order = torch.tensor(np.argsort(names))
+        found.append(given / max(float(frames[order].diff(dim=0).abs().mean()), 1e-12))
+    return max(found)
 
 
 def measure_roughness(images: Tensor) -> Tensor:

@@ -19,22 +19,16 @@ from cnnprobe.data.datasets import (
     find_mispaired,
     list_normalisations,
     list_transforms,
+    name_transforms,
 )
-from cnnprobe.data.facts import (
-    Data,
-    Expectation,
-    Failed,
-    Images,
-    SampleTrials,
-    Split,
-    Spotted,
-)
+from cnnprobe.data.expectation import Expectation
+from cnnprobe.data.facts import Data, Failed, Images, SampleTrials, Split, Spotted
 from cnnprobe.data.images import NAMED, ImageTally
 from cnnprobe.data.information import find_exchange
 from cnnprobe.data.keeping import kept_generators
 from cnnprobe.data.labels import describe_labels
 from cnnprobe.data.leaks import find_leaks
-from cnnprobe.data.objects import BoxTally, MaskTally, take_objects
+from cnnprobe.data.objects import BoxTally, MaskTally, PointTally, take_objects
 from cnnprobe.data.roles import assign_roles, choose_main, choose_target, find_channels_last
 from cnnprobe.data.source import (
     Batch,
@@ -52,6 +46,9 @@ from cnnprobe.data.trials import STREAMED, SampleStretch, confirm_pairs, try_aga
 KEPT = 4  # images of the first batch, for a forward pass
 RETRIED = 64  # samples that are read one by one where the loader raised
 TELLING = ("ToTensor", "ToDtype", "ConvertImageDtype", "ToImageTensor", "PILToTensor")
+_TALLIES: dict[str, type[BoxTally | MaskTally | PointTally]] = {
+    "boxes": BoxTally, "mask": MaskTally, "points": PointTally,
+}  # fmt: skip
 Tell = Callable[[str, int], None]
 
 
@@ -71,12 +68,13 @@ class _Tallies:
     roles: dict[str, str]
     parts: dict[str, PartTally]
     images: ImageTally = field(default_factory=ImageTally)
-    objects: dict[str, BoxTally | MaskTally] = field(default_factory=dict)
+    objects: dict[str, BoxTally | MaskTally | PointTally] = field(default_factory=dict)
     labels: Counter[int] = field(default_factory=Counter)
     main: str | None = None  # path of the images
     target: str | None = None  # path of the classes
     uniform: int = 0
     compared: int = 0  # batches of two samples or more
+    mixing: list[tuple[int, int]] = field(default_factory=list)  # samples and classes of each
     samples: int = 0
     batches: int = 0
     waited: list[float] = field(default_factory=list)
@@ -167,8 +165,8 @@ def _start(batch: Batch, limits: Limits) -> _Tallies:
     tallies.main = main.path if main is not None else None
     tallies.target = target.path if target is not None else None
     for path, role in roles.items():
-        if role in ("boxes", "mask"):
-            tallies.objects[path] = BoxTally(path) if role == "boxes" else MaskTally(path)
+        if role in _TALLIES:
+            tallies.objects[path] = _TALLIES[role](path)
     return tallies
 
 
@@ -209,6 +207,7 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
     tallies.labels.update(known)
     if len(known) > 1:
         tallies.compared += 1
+        tallies.mixing.append((len(known), len(set(known))))
         tallies.uniform += len(set(known)) == 1
     tallies.samples += size
     tallies.batches += 1
@@ -283,6 +282,7 @@ def _read_singly(
         tallies = _start(batch, limits)
         _measure(tallies, batch, source)
         tallies.compared = tallies.uniform = 0
+        tallies.mixing = []
     return failed, tallies
 
 
@@ -293,6 +293,9 @@ def _describe(source: Source, tallies: _Tallies, failed: Failed | None) -> Split
         tallies.parts[twin].same_as = path
     parts = tuple(tally.describe() for tally in tallies.parts.values())
     placed = {p: role for p, role in tallies.roles.items() if role in ("mask", "boxes", "points")}
+    pictures = [path for path, role in tallies.roles.items() if role == "image"]
+    if len(pictures) == 2 and tallies.main == pictures[0]:
+        placed[pictures[1]] = "image"
     return Split(
         name=source.name,
         loading=describe_loading(source, seconds),
@@ -321,7 +324,10 @@ def _describe_images(source: Source, tallies: _Tallies) -> Images:
     if known:
         scaled = any(name in TELLING[:3] for name in known)
     found = tallies.images.describe(
-        normalisations=steps, scaled=scaled, pixels=tallies.images.pixels.describe(steps)
+        transforms=tuple(sorted(name_transforms(source.dataset))),
+        normalisations=steps,
+        scaled=scaled,
+        pixels=tallies.images.pixels.describe(steps),
     )
     if tallies.main is None:
         return found

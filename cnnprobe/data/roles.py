@@ -21,6 +21,8 @@ _TARGETS = re.compile(r"label|target|class|categor|digit|^y$")
 _MASKS = re.compile(r"mask|seg|annotation_map")
 _BOXES = re.compile(r"box")
 _POINTS = re.compile(r"key_?p(oin)?ts?|landmark|joint|kpt|^points$|^pts$")
+_PADDING = re.compile(r"(pixel|attention|pad(ding)?|valid)_?mask|^valid$")
+MOST_SIZES = 0.8  # of the sizes before padding: images may end in one colour
 _TARGET_ROLES = ("class", "classes", "multilabel", "value")
 
 
@@ -32,14 +34,16 @@ def assign_roles(columns: Sequence[BatchColumn]) -> dict[str, str]:
     """
     roles = {column.path: _role(column) for column in columns}
     for column in columns:
-        if roles[column.path] == "class" and any(_is_length(column, other) for other in columns):
+        if roles[column.path] == "class" and any(
+            _is_length(column, other) or _is_size(column, other) for other in columns
+        ):
             roles[column.path] = "other"
     main = choose_main(columns, roles)
     if main is None:
         return roles
     for column in columns:
-        if column is not main and _is_mask(column, main):
-            roles[column.path] = "mask"
+        if column is not main and (roles[column.path] == "mask" or _is_mask(column, main)):
+            roles[column.path] = "other" if _is_padding(column) else "mask"
         elif roles[column.path] in _TARGET_ROLES and _is_no_target(column, main, columns):
             roles[column.path] = "other"
     return roles
@@ -79,6 +83,58 @@ def choose_target(columns: Sequence[BatchColumn], roles: Mapping[str, str]) -> B
     named = [column for column in classes if _TARGETS.search(_last_name(column.path))]
     shared = [column for column in classes if _has_equal(column)]
     return next(iter(named or shared or classes), None)
+
+
+def _is_padding(column: BatchColumn) -> bool:
+    """Whether a mask says which pixels of a padded batch are those of the image: by its name, or by
+    its ones, which fill the upper left of each sample and leave some of the others free.
+    """
+    if _PADDING.search(_last_name(column.path)):
+        return True
+    values = column.values
+    if not isinstance(values, Tensor) or values.dim() != 3 or values.dtype.is_floating_point:
+        return False
+    ones = values != 0
+    rows, columns = ones.any(2), ones.any(1)
+    is_box = bool((ones == (rows[:, :, None] & columns[:, None, :])).all())
+    starts = bool(ones[:, 0, 0].all()) and all(
+        bool((each[:, 1:] <= each[:, :-1]).all()) for each in (rows, columns)
+    )
+    return is_box and starts and bool(ones.flatten(1).all(1).any()) and int(values.max()) == 1
+
+
+def _is_size(column: BatchColumn, padded: BatchColumn) -> bool:
+    """Whether numbers say how wide, high or long each of some padded images is, in their own order
+    or in another: behind that nothing but padding follows.
+    """
+    numbers, rows = column.values, padded.values
+    if not isinstance(numbers, Tensor) or not isinstance(rows, Tensor):
+        return False
+    if (
+        not _is_plain(rows)
+        or rows.dim() < 3
+        or numbers.dim() != 1
+        or numbers.is_floating_point()
+        or len(rows) != len(numbers)
+    ):
+        return False
+    return any(_fit(measure_sizes(rows, dim), numbers.tolist()) for dim in (-1, -2, 1))
+
+
+def _fit(measured: Sequence[int], said: Sequence[int]) -> bool:
+    """Whether nearly all sizes are those that were said, in any order, and not all are the same."""
+    pairs = list(zip(sorted(measured), sorted(said), strict=True))
+    return len(set(said)) > 1 and sum(a == b for a, b in pairs) >= MOST_SIZES * len(pairs)
+
+
+def measure_sizes(rows: Tensor, dim: int) -> list[int]:
+    """The size of each sample along a dim without the padding at its end: what equals the last
+    value there.
+    """
+    moved = rows.movedim(dim, 1).flatten(2)
+    filled = (moved != moved[:, -1:, :1]).any(2)
+    sizes = (filled * torch.arange(1, filled.shape[1] + 1)).amax(1).tolist()
+    return [n or moved.shape[1] for n in sizes]
 
 
 def _is_length(column: BatchColumn, sequences: BatchColumn) -> bool:

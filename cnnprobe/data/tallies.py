@@ -17,6 +17,9 @@ from cnnprobe.stats import Statistics, merge, summarise
 VALUES = 512  # distinct values of a part that are counted
 SHAPES = 64  # distinct shapes that are counted
 LOOKED_AT = 65536  # values of a batch that are looked at one by one
+NUMBERS = 4096  # distinct numbers to be predicted that are counted
+FAR = 3.0  # times the range of all other numbers: an extreme one that stands alone is a mark
+OFTEN = 2  # times, at least
 AT_ONCE = 2**22  # whole numbers that are copied as floats at a time
 CHANNELS = 16  # more than that are not the colours of an image
 _COUNTED = ("class", "classes", "multilabel", "mask")
@@ -37,6 +40,7 @@ class PartTally:
         self._statistics: Statistics | None = None
         self.channels_last = False
         self.same_as = ""
+        self._numbers: Counter[float] = Counter()  # of a part to be predicted
 
     def add(self, column: BatchColumn) -> bool:
         """Take in the column of a batch; whether it holds no NaN and no Inf."""
@@ -78,6 +82,8 @@ class PartTally:
             if found is not None:
                 held = self._statistics
                 self._statistics = found if held is None else merge(held, found)
+        if self.role == "value" and len(self._numbers) < NUMBERS:
+            self._numbers.update(take_some(batch)[:NUMBERS].tolist())
         is_counted = self.role in _COUNTED
         if not is_counted and not (self._whole and batch.dtype.is_floating_point):
             return
@@ -106,6 +112,7 @@ class PartTally:
             whole=self._whole and self._statistics is not None,
             channels_last=self.channels_last,
             same_as=self.same_as,
+            mark=find_mark(self._numbers),
         )
 
     def _channels(self) -> Iterable[Channel]:
@@ -126,6 +133,23 @@ def _describe(found: Statistics | None) -> Numbers | None:
         count=found.count, mean=found.mean, std=found.std, low=found.min, high=found.max,
         zeros=found.zeros, nan=found.nan, inf=found.inf,
     )  # fmt: skip
+
+
+def find_mark(counts: Counter[float]) -> tuple[float, int] | None:
+    """A value that stands far from all others and is there several times, as -999 for a missing
+    one; None where there is none.
+
+    >>> find_mark(Counter({-999.0: 3, 1.5: 1, 2.5: 1, 4.0: 1, 7.0: 2}))
+    (-999.0, 3)
+    """
+    values = sorted(counts)
+    if len(values) < 4:
+        return None
+    for extreme, rest in ((values[0], values[1:]), (values[-1], values[:-1])):
+        gap = min(abs(extreme - rest[0]), abs(extreme - rest[-1]))
+        if counts[extreme] >= OFTEN and gap > FAR * (rest[-1] - rest[0]):
+            return extreme, counts[extreme]
+    return None
 
 
 def list_floats(batch: Tensor) -> Iterator[Tensor]:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from cnnprobe.data.columns import join_samples, read_columns
 from cnnprobe.data.datasets import list_transforms
 from cnnprobe.data.facts import SamePicture, SampleTrials, Spotted
-from cnnprobe.data.fitting import find_fit
+from cnnprobe.data.fitting import compare_pictures, find_fit, match_pictures
 from cnnprobe.data.images import is_single
 from cnnprobe.data.keeping import copy_dataset, copy_loader, kept_generators
 from cnnprobe.data.source import Source
@@ -30,6 +30,7 @@ NEIGHBOURS = 32  # samples side by side in the data set whose masks are laid on 
 SAME = 0.95  # of the other samples of a batch are less alike than the one at the same place
 FEWEST = 8  # samples of a stream that are compared
 PATIENCE = 30.0  # seconds that a worker may take
+SIMILAR = 0.5  # of the distance of two images: one, augmented, is nearer to itself
 FROZEN = 16  # readings of a sample: an even chance leaves it so each time once in 65,000
 LEAST_CHANCE = 0.4  # of a transform that is applied by chance
 _DRAWING = ("RandomHorizontalFlip", "RandomVerticalFlip", "RandomResizedCrop", "RandAugment",
@@ -55,7 +56,8 @@ def try_again(
     Args:
         source: where they come from.
         path: of the images in a sample.
-        objects: path to role of what has a place in the image: mask, boxes, points.
+        objects: path to role of what has a place in the image: mask, boxes, points; an image is
+            the target of another.
         stream: the first batches of a stream, as they were read.
     """
     if isinstance(source.dataset, IterableDataset):
@@ -64,19 +66,28 @@ def try_again(
         return SampleTrials()
     try:
         with kept_generators(source.given), _quiet():
-            random, apart, unmoved = _read_repeatedly(source, path, objects)
+            random, anew, apart, unmoved = _read_repeatedly(source, path, objects)
+            rescaled = random and _is_rescaled(source, path)
             workers, epochs = _try_workers(source, path) if random else (None, None)
             frozen = "" if random else _find_frozen(source, path)
             mask = next((p for p, role in objects.items() if role == "mask"), "")
+            twin = next((p for p, role in objects.items() if role == "image"), "")
             fit = find_fit(*_read_neighbours(source, path, mask)) if mask else None
+            alike = None
+            if twin and not mask:
+                pictures = _read_neighbours(source, path, twin)
+                fit, alike = match_pictures(*pictures), compare_pictures(*pictures)
     except Exception:  # a trial that the user's code does not allow shows nothing
         return SampleTrials()
     return SampleTrials(
         random=random,
+        anew=anew,
         workers_repeat=workers,
         epochs_repeat=epochs,
         apart=apart,
         unmoved=unmoved,
+        rescaled=rescaled,
+        alike=alike,
         frozen=frozen,
         fit=fit,
     )
@@ -130,20 +141,53 @@ def _quiet() -> Iterator[None]:
 
 def _read_repeatedly(
     source: Source, path: str, objects: Mapping[str, str]
-) -> tuple[bool, str, str]:
-    """Whether a sample's image changes from reading to reading, and how it was flipped while its
-    mask, boxes or key points were not.
+) -> tuple[bool, bool, str, str]:
+    """Whether a sample's image changes from reading to reading, whether it is a set of images drawn
+    anew, and how it was flipped while its mask, boxes or key points were not.
     """
     length = len(source.dataset)
-    random, apart, unmoved = False, "", "mask"
+    random, anew, apart, unmoved = False, False, "", "mask"
     for index in dict.fromkeys((0, length // 2)):
         columns = _read_often(source, index, READINGS)
         images = columns.get(path, [])
         random = random or any(not _equal(images[0], other) for other in images[1:])
+        anew = anew or _are_drawn(images)
         for place, role in objects.items():
-            if not apart and (turn := _find_turn(images, columns.get(place, []), role)):
+            if (
+                not apart
+                and role != "image"
+                and (turn := _find_turn(images, columns.get(place, []), role))
+            ):
                 apart, unmoved = turn, _UNMOVED[role]
-    return random, apart, unmoved
+    return random, anew, apart, unmoved
+
+
+def _is_rescaled(source: Source, path: str) -> bool:
+    """Whether each reading of a sample is the last one, scaled by the same factors in each channel."""
+    read = _read_often(source, 0, READINGS).get(path, [])
+    if not all(isinstance(x, Tensor) and x.dim() == 3 and x.is_floating_point() for x in read):
+        return False
+    if len({tuple(x.shape) for x in read}) != 1:
+        return False
+    flat = torch.stack([x.detach().double().flatten(1) for x in read])  # (READINGS, C, F)
+    apart = flat - flat.mean(2, keepdim=True)
+    sizes = apart.norm(dim=2)
+    same = (apart[1:] * apart[:-1]).sum(2) > (1 - 1e-6) * sizes[1:] * sizes[:-1]
+    factors = sizes[1:] / sizes[:-1].clamp(min=1e-12)
+    steady = (factors - factors[0]).abs() < 1e-3 * factors[0]
+    moved = (factors[0] - 1).abs() > 1e-3
+    return bool(same.all() and steady.all() and moved.all())
+
+
+def _are_drawn(images: Sequence[Any]) -> bool:
+    """Whether a sample holds several images, as an episode does, and others in another reading."""
+    sets = [image for image in images if isinstance(image, Tensor) and image.dim() == 4]
+    if len(sets) < 2 or sets[0].shape != sets[1].shape:
+        return False
+    first, second = (each.flatten(1).double() for each in sets[:2])
+    apart = torch.cdist(first, second).diagonal()  # one place in both, beside two places in one
+    others = torch.cdist(first, first)
+    return bool(apart.median() > SIMILAR * others[others > 0].median()) if others.any() else False
 
 
 def _read_often(source: Source, index: int, times: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cnnprobe.data.facts import Weights
+from cnnprobe.data.expectation import Weights
 
 AT_ZERO = 0.5  # of the biases: initialisations set them so, training moves nearly all
 _TORCHVISION = "torchvision.models."

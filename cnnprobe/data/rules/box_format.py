@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Boxes, Data
+from cnnprobe.data.facts import Boxes, Data, Points, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import detections
 from cnnprobe.diagnosis import Finding, Severity
@@ -32,7 +32,7 @@ def healthy() -> Mapping[str, Any]:
     explains=("impossible-boxes",),
 )
 def box_format(data: Data) -> Iterator[Finding]:
-    """Boxes are written in another form than their name says, or in two forms.
+    """Boxes are written in another form than their name says, or in two forms; key points as (y, x).
 
     Why it matters: [x, y, width, height] taken for corners are other boxes, most of them empty.
     What to do: torchvision.ops.box_convert(boxes, "xywh", "xyxy"); or tv_tensors.BoundingBoxes,
@@ -42,6 +42,7 @@ def box_format(data: Data) -> Iterator[Finding]:
     torchvision.models.detection: boxes [x1, y1, x2, y2].
     """
     for split in data.splits:
+        yield from _list_points(split)
         for boxes in split.objects:
             if not isinstance(boxes, Boxes) or not boxes.count:
                 continue
@@ -72,3 +73,18 @@ def box_format(data: Data) -> Iterator[Finding]:
                     ),
                     fix="bring all boxes to one scale",
                 )
+
+
+def _list_points(split: Split) -> Iterator[Finding]:
+    for points in split.objects:
+        if not isinstance(points, Points) or points.outside <= LEAST * points.count:
+            continue
+        if points.turned >= ALL * points.outside:
+            yield Finding(
+                severity=Severity.WARNING,
+                message=(
+                    f"{points.turned:,} of {points.count:,} key points {points.path} of the "
+                    f"{split.name} data lie outside of their image, and all inside of it as (y, x)"
+                ),
+                fix="key_points[..., [1, 0]]; np.argwhere and np.nonzero give the row first",
+            )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data, Split
+from cnnprobe.data.facts import Blanks, Data, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, loader
 from cnnprobe.data.words import among, name_samples
@@ -59,19 +59,26 @@ def constant_images(data: Data) -> Iterator[Finding]:
         if not images.constants:
             continue
         share = images.constants / max(1, split.samples)
-        meant = not images.blanks.unopened and (
-            _are_grounds(split, data) or 2 * images.blanks.unsteady > images.blanks.tried
+        meant = (
+            not images.blanks.unopened
+            and not images.blanks.deep
+            and (_are_grounds(split, data) or 2 * images.blanks.unsteady > images.blanks.tried)
         )
-        severity = Severity.WARNING if split.of("class") and not meant else Severity.INFO
+        severity = (
+            Severity.WARNING
+            if (split.of("class") or images.blanks.deep) and not meant
+            else Severity.INFO
+        )
         yield Finding(
             severity=Severity.ERROR if share > ALL else severity,
             message=(
                 f"{format_counted(images.constants, 'image')} of {among(split)} "
                 f"{'has' if images.constants == 1 else 'have'} a single colour: "
-                f"{name_samples(images.constant, images.constants)}"
-                + _name_broken(images.blanks.unopened)
+                f"{name_samples(images.constant, images.constants)}" + _name_broken(images.blanks)
             ),
-            fix="let __getitem__ raise, and remove or replace the files"
+            fix="read the 16 bits, np.asarray(Image.open(file)), and divide by 65535"
+            if images.blanks.deep
+            else "let __getitem__ raise, and remove or replace the files"
             if images.blanks.unopened
             else "look at the transforms: every picture is lost on the way"
             if share > ALL
@@ -94,7 +101,11 @@ def _are_grounds(split: Split, data: Data) -> bool:
     return known == split.images.constants
 
 
-def _name_broken(files: tuple[str, ...]) -> str:
+def _name_broken(blanks: Blanks) -> str:
+    files = blanks.unopened
+    if blanks.deep:
+        said = format_counted(blanks.deep, "of these files holds", "of these files hold")
+        return f"; {said} 16 bits, which convert('L') and convert('RGB') cut off at 255"
     if not files:
         return ""
     said = format_counted(len(files), "of these files", "of these files")

@@ -11,6 +11,8 @@ from cnnprobe.diagnosis import Finding, Severity
 
 _VIEWS = re.compile(r"view|aug|crop|anchor|positive|query|key|^x?[qk12ij]$|_[ijqk12]$")
 
+_CONTRASTIVE = {"ColorJitter", "RandomGrayscale", "GaussianBlur", "RandAugment", "RandomSolarize"}
+
 
 def _views(second: float) -> Mapping[str, Any]:
     given = images(16)
@@ -42,7 +44,8 @@ def identical_views(data: Data) -> Iterator[Finding]:
     whatever the model does, and it learns nothing.
     What to do: call the transform twice: return transform(image), transform(image).
     Known exceptions: an autoencoder, whose target is its input; so it is info where the two are not
-    named as views and do not stand in a list of their own, and with a loss such as mse_loss.
+    named as views and do not stand in a list of their own, and no transform changes colours, as
+    contrastive learning does; and with a loss such as mse_loss.
     Source: Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual
     Representations", arXiv:2002.05709, section 2.1 (two correlated views).
     """
@@ -50,7 +53,8 @@ def identical_views(data: Data) -> Iterator[Finding]:
         for part in split.of("image"):
             if not part.same_as:
                 continue
-            sure = _are_views(split, part) and not data.expected.of_numbers
+            jittered = bool(_CONTRASTIVE & set(split.images.transforms))
+            sure = (jittered or _are_views(split, part)) and not data.expected.of_numbers
             yield Finding(
                 severity=None if sure else Severity.INFO,
                 message=(

@@ -51,6 +51,7 @@ def label_out_of_range(data: Data) -> Iterator[Finding]:
     Source: torch.nn.CrossEntropyLoss, "class indices in the range [0, C)".
     """
     outputs = data.expected.outputs if data.expected.of_classes else None
+    yield from _list_improbable(data)
     for split in data.splits:
         limit, whose = outputs, "the model's outputs"
         if limit is None and split.labels is not None:
@@ -78,3 +79,24 @@ def _list_wrong(split: Split, limit: int | None, ignored: int) -> list[tuple[int
         for label, n in given
         if not 0 <= label < limit and label != ignored and not (label in MARKS and label < 0)
     ]
+
+
+def _list_improbable(data: Data) -> Iterator[Finding]:
+    """Targets of a loss over probabilities outside of 0 to 1."""
+    if not data.expected.of_probabilities:
+        return
+    for split in data.splits:
+        for part in split.of("value", "multilabel", "class"):
+            numbers = part.numbers
+            if numbers is None or (numbers.low >= 0 and numbers.high <= 1):
+                continue
+            unknown = part.whole and numbers.low == -1 and numbers.high == 1
+            yield Finding(
+                message=(
+                    f"{part.path} of the {split.name} data goes from {numbers.low:g} to "
+                    f"{numbers.high:g}; {data.expected.loss} takes 0 to 1"
+                ),
+                fix="map -1, what is not known, to 0 or 1, or leave it out of the loss"
+                if unknown
+                else "bring the targets into [0, 1]",
+            )

@@ -10,8 +10,6 @@ from cnnprobe.diagnosis import Finding, Severity
 
 _REFUSED = ("int32", "int16", "int8")
 _CLASSES = ("cross_entropy", "nll_loss")
-_PROBABILITIES = ("BCEWithLogitsLoss", "BCELoss", "binary_cross_entropy",
-                  "binary_cross_entropy_with_logits")  # fmt: skip
 
 
 def _with(name: str) -> Mapping[str, Any]:
@@ -70,7 +68,7 @@ def label_type(data: Data) -> Iterator[Finding]:
                     ),
                     fix="labels.argmax(dim=1), or labels.float()",
                 )
-            if loss in _PROBABILITIES and part.dtype.startswith(("int", "uint", "bool")):
+            if data.expected.of_probabilities and part.dtype.startswith(("int", "uint", "bool")):
                 yield Finding(
                     message=(
                         f"{part.path} of the {split.name} data is {part.dtype}; {loss} takes floats"

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data, Expectation, Part
+from cnnprobe.data.expectation import Expectation
+from cnnprobe.data.facts import Data, Part
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import blobs, masked
 from cnnprobe.diagnosis import Finding, Severity

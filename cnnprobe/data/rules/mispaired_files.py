@@ -9,6 +9,9 @@ from cnnprobe.data.rules.material import images, made, seed
 from cnnprobe.diagnosis import Finding, Severity
 
 SURE = 5.0  # standard errors: six places are tried, and chance gives that once in a million
+# Correlation of a picture with a smaller one of it, and of one with another crop of its scene.
+SURELY, LOOSE = 0.93, 0.8
+SAME, OTHER = 0.8, 0.5  # correlations of pictures of one scene, and of two
 BETTER = 1.2  # times as strong edges as those of the own image
 
 
@@ -41,7 +44,7 @@ def healthy() -> Mapping[str, Any]:
     explains=("uninformative-labels", "loss-not-decreasing"),
 )  # fmt: skip
 def mispaired_files(data: Data) -> Iterator[Finding]:
-    """Masks or labels stand beside other images than their own.
+    """Masks, labels or target images stand beside other images than their own.
 
     Why it matters: nothing can be learned from them, and the loss still falls to that of the mean
     mask.
@@ -52,10 +55,14 @@ def mispaired_files(data: Data) -> Iterator[Finding]:
     better. Lists mixed up without such names are not told.
     Source: os.listdir, "The list is in arbitrary order".
     """
+    yield from _compare(data)
     for split in data.splits:
         if split.mispaired is not None:
             yield _by_name(split.name, split.mispaired)
-        elif (fit := split.trials.fit) is not None and is_better(fit):
+        elif (fit := split.trials.fit) is not None and fit.pictures:
+            if fit.z > SURE and fit.best > SAME and fit.own < OTHER:
+                yield _by_picture(split.name, fit)
+        elif fit is not None and is_better(fit):
             places = "place" if abs(fit.shift) == 1 else "places"
             yield Finding(
                 message=(
@@ -66,6 +73,35 @@ def mispaired_files(data: Data) -> Iterator[Finding]:
                 ),
                 fix="pair images and masks by their names",
             )
+
+
+def _compare(data: Data) -> Iterator[Finding]:
+    """Target images that show what their images show in one of the two alone."""
+    measured = (split.trials.alike for split in data.splits)
+    alike = [each for each in measured if each is not None]
+    if len(alike) < 2:
+        return
+    if min(alike) < LOOSE and max(alike) > SURELY:
+        where = "training" if alike[0] < alike[1] else "validation"
+        yield Finding(
+            message=(
+                f"images and target images show one thing in one of the two alone: correlation "
+                f"{alike[0]:.2f} in training, {alike[1]:.2f} in validation"
+            ),
+            fix=f"look whether both are cropped at one place in the {where} data: draw it once",
+        )
+
+
+def _by_picture(name: str, fit: Fit) -> Finding:
+    places = "place" if abs(fit.shift) == 1 else "places"
+    return Finding(
+        message=(
+            f"the targets of {fit.pairs} images of the {name} data show what the image "
+            f"{abs(fit.shift)} {places} {'back' if fit.shift > 0 else 'on'} in the list shows "
+            f"(correlation {fit.best:.2f}), and not what their own shows ({fit.own:.2f})"
+        ),
+        fix="pair images and targets by their names",
+    )
 
 
 def _by_name(name: str, found: Mispaired) -> Finding:

@@ -53,6 +53,14 @@ def normalised_twice(data: Data) -> Iterator[Finding]:
     Source: torchvision.transforms.ToTensor, "in the range [0.0, 1.0]".
     """
     for split in data.splits:
+        if split.trials.rescaled:
+            yield Finding(
+                message=(
+                    f"a sample of the {split.name} data is scaled once more each time that it is "
+                    "read: what the data set keeps is changed in place"
+                ),
+                fix="make a new array: image = (image - mean) / std, and not -= and /=",
+            )
         steps = split.images.normalisations
         if len(steps) > 1 and len(split.of("image")) == 1:
             yield Finding(

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data
+from cnnprobe.data.facts import Data, Part
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import labels, made, seed
 from cnnprobe.diagnosis import Finding, Severity
 
 LARGE = 100.0  # (255 - mean) / std is above 400 for the usual numbers; (1 - mean) / std is below 4
+STILL = 0.02  # std of each channel, over the size of its mean
 UNIT = 1.0  # a mean and a std up to it are those of images in [0, 1]
 
 
@@ -44,7 +45,7 @@ def healthy() -> Mapping[str, Any]:
     explains=("input-range", "loss-at-init", "exploding-activation"),
 )
 def normalised_unscaled(data: Data) -> Iterator[Finding]:
-    """Pixels from 0 to 255 went through a Normalize for values from 0 to 1.
+    """Pixels from 0 to 255 went through a Normalize for values from 0 to 1, or the other way round.
 
     Why it matters: the model gets values up to a thousand where it expects up to three.
     What to do: v2.ToDtype(torch.float32, scale=True) before v2.Normalize; without scale=True it
@@ -57,6 +58,16 @@ def normalised_unscaled(data: Data) -> Iterator[Finding]:
         steps = split.images.normalisations
         for part in split.of("image")[:1]:
             numbers = part.numbers
+            if _is_still(part):
+                shown = ", ".join(f"{c.mean:.4g} (std {c.std:.2g})" for c in part.channels)
+                yield Finding(
+                    message=(
+                        f"{part.path or 'the images'} of the {split.name} data hardly vary: the "
+                        f"means of the channels are {shown}, as where values from 0 to 1 are "
+                        "normalised by the mean and std of values from 0 to 255"
+                    ),
+                    fix="divide the mean and the std of Normalize by 255",
+                )
             if numbers is None or len(steps) != 1 or numbers.high <= LARGE:
                 continue
             if max((*steps[0][0], *steps[0][1])) <= UNIT:
@@ -69,3 +80,10 @@ def normalised_unscaled(data: Data) -> Iterator[Finding]:
                     ),
                     fix="put v2.ToDtype(torch.float32, scale=True) before v2.Normalize",
                 )
+
+
+def _is_still(part: Part) -> bool:
+    """Whether all channels vary by far less than the size of their mean, above 1 in all."""
+    return bool(part.channels) and all(
+        abs(c.mean) > UNIT and c.std < STILL * abs(c.mean) for c in part.channels
+    )

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data, Split, Weights
+from cnnprobe.data.expectation import Weights
+from cnnprobe.data.facts import Data, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import labels, loader, seed
 from cnnprobe.data.words import shape

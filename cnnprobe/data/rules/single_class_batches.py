@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data
+from cnnprobe.data.facts import Data, Labels, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, loader
 from cnnprobe.diagnosis import Finding, Severity
 
+UNMIXED = 0.5  # of the classes that a batch of a shuffled set has
+KINDS = 4  # classes, from which on that is said
 FEWEST = 4  # batches
 SHARE = 0.5  # of the batches, of one class
 CHANCE = 0.05  # that a shuffled batch is of one class: more is no wonder
@@ -68,3 +70,21 @@ def single_class_batches(data: Data) -> Iterator[Finding]:
             if split.loading.shuffled is False
             else "mix the classes before they are put into batches",
         )
+    elif _are_unmixed(split, labels):
+        yield Finding(
+            message=(
+                f"a batch holds {labels.kinds:.0%} of the classes that a mixed one would "
+                f"(less than {UNMIXED:.0%}), over {labels.batches} batches"
+            ),
+            fix="DataLoader(..., shuffle=True)"
+            if split.loading.shuffled is False
+            else "shuffle what is read in a buffer of several classes, or the shards when they are "
+            "written",
+        )
+
+
+def _are_unmixed(split: Split, labels: Labels) -> bool:
+    """Whether batches hold few classes, though no sampler of the user's puts them together."""
+    sampler = split.loading.sampler
+    own = bool(sampler) and split.loading.shuffled is None and sampler != "_InfiniteConstantSampler"
+    return not own and 0 < labels.kinds < UNMIXED and len(labels.counts) >= KINDS

@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data
+from cnnprobe.data.facts import Data, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels
 from cnnprobe.diagnosis import Finding, Severity
+
+REPEATED = 0.6  # of the images that are there once per worker; fewer where not all were read
 
 
 def _streaming(sharded: bool) -> Mapping[str, Any]:
@@ -43,18 +45,36 @@ def unsharded_stream(data: Data) -> Iterator[Finding]:
     Why it matters: an epoch holds each sample once per worker; the validation counts each so often.
     What to do: in __iter__, islice(samples, info.id, None, info.num_workers) with info =
     torch.utils.data.get_worker_info(); or split the list of files so.
-    Known exceptions: it is told by workers whose samples come in one order; a stream that shuffles
-    in each worker by itself is not.
+    Known exceptions: told by workers whose samples come in one order, or by equal images; a stream
+    that both shuffles and augments in each worker is not.
     Source: torch.utils.data.IterableDataset, "each worker process will have a different copy of the
     dataset object".
     """
     for split in data.splits:
+        workers = split.loading.workers
+        said = ""
         if split.trials.unsharded:
+            said = f"the first two of {workers} workers give the same samples of the {split.name} data in the same order"
+        elif _repeat(split):
+            said = (
+                f"{split.images.repeated:,} of {split.samples:,} {split.name} images repeat one "
+                f"that another of {workers} workers gave: each gives all samples"
+            )
+        if said:
             yield Finding(
-                message=(
-                    f"the first two of {split.loading.workers} workers give the same samples of "
-                    f"the {split.name} data in the same order"
-                ),
+                message=said,
                 fix="in __iter__: islice(samples, info.id, None, info.num_workers) with "
                 "info = get_worker_info()",
             )
+
+
+def _repeat(split: Split) -> bool:
+    """Whether images are repeated as often as where each worker gives all, by other workers: those
+    give the batches in turn.
+    """
+    workers, pairs = split.loading.workers, split.images.duplicates
+    if workers < 2 or split.loading.size is not None or not pairs:
+        return False
+    often = REPEATED * (1 - 1 / workers) * split.samples
+    other = sum(p.first.batch % workers != p.second.batch % workers for p in pairs)
+    return split.images.repeated >= often and 2 * other > len(pairs)

@@ -170,6 +170,9 @@ def scale_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
     targets = variable(evidence, "targets")
     low = min((stat(info, "min") for info in evidence.targets), default=0.0)
     high = max((stat(info, "max") for info in evidence.targets), default=1.0)
+    if (low, high) == (-1, 1) and any(stat(info, "zeros") > 0 for info in evidence.targets):
+        yield _clamp_unknown(targets)
+        return
     code = f"{{y}} / {high:g}"
     if low != 0 and high > low:  # labels of -1 and 1, of 1 and 2
         moved = f"({{y}} {'-' if low > 0 else '+'} {abs(low):g})"
@@ -178,6 +181,17 @@ def scale_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
         title=code.format(y=targets),
         change=change_targets(lambda t: (t - low) / (high - low) if low else t / high),
         edited=lambda program: change_targets_first(program, code),
+        shows="the loss has a lower bound, 0",
+        is_comparable=False,
+    )
+
+
+def _clamp_unknown(targets: str) -> Remedy:
+    """Labels of 0 and 1 among which -1 says that it is not known: halves would blur the others."""
+    return Remedy(
+        title=f"{targets}.clamp(min=0), or leave those of -1 out of the loss",
+        change=change_targets(lambda t: t.clamp(min=0)),
+        edited=lambda program: change_targets_first(program, "{y}.clamp(min=0)"),
         shows="the loss has a lower bound, 0",
         is_comparable=False,
     )
