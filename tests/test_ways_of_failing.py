@@ -197,3 +197,21 @@ def test_statistics_of_a_view_are_read_again_after_its_base_was_written():
 
     trace = cnnprobe.probe(nn.Sequential(View()), torch.randn(2, 4)).trace
     assert (3.0, 3.0) == (trace[""].outputs[0].stats["mean"], trace["0"].outputs[0].stats["mean"])
+
+
+class Checkpointed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(4, 3))
+
+    def forward(self, x):
+        return checkpoint(self.block, x, use_reentrant=False)
+
+
+def test_segment_that_raises_leaves_no_hook_on_saved_tensors():
+    report = cnnprobe.probe(Checkpointed(), torch.ones(2, 4))
+    assert "block.2" == report.explanation.module
+    x = torch.ones(3, requires_grad=True)
+    y = x.exp()
+    y.sum().backward()  # a hook that had stayed would run the segment once more, and raise
+    assert torch.equal(y.detach(), x.grad)

@@ -41,6 +41,7 @@ from cnnprobe.recorder.peers import describe_peers, without_peers
 from cnnprobe.recorder.preservation import (
     ModuleState,
     StateGuard,
+    end_checkpoints,
     is_sharded,
     own_passes,
     preserved_generators,
@@ -326,6 +327,7 @@ def observe(
                         wait_for_devices((args, kwargs, output))
         except Exception as raised:  # the forward's own: it is what the report is about
             error = raised
+            end_checkpoints(error)
         except BaseException as interrupt:
             interrupt.observation = _observation(recording, model, None, interrupt, [*notes, *more])  # type: ignore[attr-defined]
             raise

@@ -12,12 +12,15 @@ import functools
 import operator
 import random
 import sys
+import traceback
+import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils import checkpoint
 
 from cnnprobe.recorder.devices import outliving_devices
 from cnnprobe.recorder.inventory import Entry
@@ -268,3 +271,15 @@ def _device_modules() -> list[Any]:
     return [torch.cuda] + (
         [torch.xpu] if hasattr(torch, "xpu") and hasattr(torch.xpu, "is_initialized") else []
     )
+
+
+def end_checkpoints(error: BaseException) -> None:
+    """End the checkpointed segments that raised. Older torch leaves their hooks on saved tensors
+    in place for as long as somebody holds the error.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames):
+        if frame.f_code.co_filename == checkpoint.__file__:
+            segment = frame.f_locals.get("gen")
+            if isinstance(segment, types.GeneratorType):
+                segment.close()

@@ -1,3 +1,4 @@
+import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -146,9 +147,13 @@ def _exchange_layer(crash: Crash, found: ChannelMismatch) -> Candidates:
 
 def _read_settings(layer: nn.Module, name: str) -> dict[str, Any] | None:
     """What a layer of another number of dims is built with; None where dims differ in a setting."""
-    info = find_layer(name)
+    info, make = find_layer(name), getattr(nn, name, None)
     found: dict[str, Any] = {}
+    # In an older torch a normalisation takes no `bias`.
+    taken = inspect.signature(make).parameters if make is not None else ()
     for argument in info.constructor.names if info is not None and info.constructor else ():
+        if argument not in taken:
+            continue
         value = getattr(layer, argument, None)
         if isinstance(value, tuple | list):
             if len(set(value)) != 1:
