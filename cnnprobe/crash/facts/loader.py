@@ -33,18 +33,29 @@ def find_fetch(error: BaseException) -> Fetch | None:
     if (at := next((i for i, path in enumerate(paths) if path.endswith(_FETCH)), None)) is None:
         return None
     inner = frames[at:]
-    found = {key: value for frame in inner[1::-1] for key, value in frame.f_locals.items()}
-    indices = found.get("possibly_batched_index")
+    indices = inner[0].f_locals.get("possibly_batched_index")
     samples = inner[0].f_locals.get("data")
     parts = [frame.f_locals.get("batch") for frame in inner if _is_in(frame, _COLLATE)]
     return Fetch(
         dataset=getattr(inner[0].f_locals.get("self"), "dataset", None),
         indices=list(indices) if isinstance(indices, list | tuple) else [indices],
-        index=found.get("idx", None if isinstance(indices, list) else indices),
+        index=_find_index(inner) if isinstance(indices, list) else indices,
         frames=[] if samples is not None else [f for f in inner if not _is_in(f, _FETCH)],
         samples=list(samples) if isinstance(samples, list) else [],
         joined=[list(part) for part in parts if isinstance(part, list | tuple)],
     )
+
+
+def _find_index(inner: list[types.FrameType]) -> Any:
+    """The index of the sample that raised, from the comprehension that runs over the batch; from
+    Python 3.12 on it has no frame, and the data set's method knows what it was given.
+    """
+    own = inner[1] if len(inner) > 1 else inner[0]
+    name = "idx"
+    if not _is_in(own, _FETCH):
+        is_method = own.f_code.co_name == "__getitem__" and own.f_code.co_argcount > 1
+        name = own.f_code.co_varnames[1] if is_method else ""
+    return own.f_locals.get(name)
 
 
 def fetch_again(error: BaseException) -> BaseException | None:

@@ -204,15 +204,16 @@ def _variables(value: object) -> list[str]:
 
 def _frames() -> Iterator[types.FrameType]:
     """The user's functions that are running; names of a module are found in its dictionary."""
-    for frame in sys._current_frames().values():
-        at: types.FrameType | None = frame
+    at: types.FrameType | None
+    # One name, which ends as None: a frame that holds itself would keep all that it stands on.
+    for at in sys._current_frames().values():
         while at is not None:
             if (
                 at.f_code.co_name != "<module>"
                 and at.f_globals.get("__name__", "").partition(".")[0] != "cnnprobe"
             ):
                 yield at
-            at = at.f_back
+            at = at.f_back  # noqa: PLW2901 - see above
 
 
 def _owner(names: dict[Any, Any]) -> str:

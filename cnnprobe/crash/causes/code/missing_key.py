@@ -59,13 +59,14 @@ def missing_key(crash: Crash) -> Suspects:
         return
     line = read_failing_line(crash)
     for node in (n for n in line.nodes if isinstance(n, ast.Subscript)):
-        value, key = line.evaluate(node.value), _read_key(node.slice, line.names)
+        value = line.evaluate(node.value)
+        key = _read_key(crash, node.slice, line.names, value)
         if isinstance(value, Tensor) and isinstance(node.slice, ast.Constant) and type(key) is str:
             yield _blame_tensor(crash, node, value)
             return
         if key is None or isinstance(value, Tensor):
             continue
-        if isinstance(value, Mapping | nn.ModuleDict) and key not in value:
+        if _is_keyed(value) and key not in value:
             yield _blame_key(crash, node, value, key)
             return
         is_list = isinstance(value, Sequence | nn.ModuleList | nn.Sequential)
@@ -74,13 +75,35 @@ def missing_key(crash: Crash) -> Suspects:
             return
 
 
-def _read_key(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    """A plain key, as it is written or as its name stands for; None: not known."""
+def _read_key(crash: Crash, node: ast.expr, names: Mapping[str, Any], value: Any) -> Any:
+    """A plain key, as it is written or as its name stands for; None: not known.
+
+    From Python 3.12 on the name of a comprehension is gone when it has raised: it was the first
+    that `value` lacks.
+    """
     try:
         key = ast.literal_eval(node)
     except ValueError:
         key = names.get(node.id) if isinstance(node, ast.Name) else None
+        if isinstance(node, ast.Name) and node.id not in names and _is_keyed(value):
+            key = next((each for each in _list_elements(crash, node.id) if each not in value), None)
     return key if isinstance(key, str | int) else None
+
+
+def _is_keyed(value: Any) -> bool:
+    return isinstance(value, Mapping | nn.ModuleDict)
+
+
+def _list_elements(crash: Crash, name: str) -> list[Any]:
+    """What the innermost loop over `name` runs over; nothing where it is not known."""
+    loops = (one for one in list_loops(crash) if ast.unparse(one.target) == name)
+    if (loop := next(loops, None)) is None:
+        return []
+    try:
+        over = ast.literal_eval(loop.iterable)
+    except ValueError:
+        over = loop.value
+    return [*over] if isinstance(over, dict | list | tuple | nn.ModuleDict) else []
 
 
 def _blame_tensor(crash: Crash, node: ast.Subscript, value: Tensor) -> Suspect:
@@ -132,9 +155,7 @@ def _add_affix(crash: Crash, node: ast.Subscript, value: Any, key: str | int) ->
     name, keys = ast.unparse(node.slice), [each for each in value if isinstance(each, str)]
     if not isinstance(node.slice, ast.Name) or not isinstance(key, str) or not key:
         return
-    loops = (one for one in list_loops(crash) if ast.unparse(one.target) == name)
-    over = next((loop.value for loop in loops), None)
-    wanted = [*over] if isinstance(over, dict | list | tuple | nn.ModuleDict) else [key]
+    wanted = _list_elements(crash, name) or [key]
     affixes = [(each.removesuffix(key), "") for each in keys if each.endswith(key)]
     affixes += [("", each.removeprefix(key)) for each in keys if each.startswith(key)]
     for start, end in dict.fromkeys(affixes):
