@@ -1,5 +1,6 @@
 """Every cause: its page, and its examples, which are explained and corrected as they say."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import re
@@ -7,6 +8,7 @@ import subprocess
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import cnnprobe
 import cnnprobe.crash
@@ -88,8 +90,18 @@ def test_corrected_example_of_a_cause_gives_no_explanation(cause, example, tmp_p
     assert explain_text(example.repaired, tmp_path) is None
 
 
+def looks_up_floats_on_meta():
+    """Whether an embedding takes float indices on the meta device, as older torch does."""
+    with torch.device("meta"), contextlib.suppress(RuntimeError):
+        F.embedding(torch.ones(2), torch.ones(3, 4))
+        return True
+    return False
+
+
 @pytest.mark.parametrize(("cause", "example"), META)
 def test_example_of_a_cause_is_named_on_the_meta_device_too(cause, example, tmp_path):
+    if cause.name == "float-indices" and looks_up_floats_on_meta():
+        pytest.skip(f"torch {torch.__version__} takes float indices on the meta device")
     with torch.device("meta"):
         explanation = explain_text(example.sick, tmp_path)
     assert (cause.name, example.blames) == (explanation.diagnosis, explanation.module)

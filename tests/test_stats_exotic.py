@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cnnprobe.stats import summarise
 
 SPARSE_IS_BETA = "ignore:Sparse .* tensor support is in beta state"
+SPARSE_IS_NOT_CHECKED = "ignore:Sparse invariant checks are implicitly disabled"
 NESTED_IS_PROTOTYPE = "ignore:The PyTorch API of nested tensors is in prototype stage"
 QUANTIZATION_IS_DEPRECATED = "ignore::UserWarning"
 
@@ -163,7 +164,7 @@ def test_block_sparse_tensor_counts_its_zeros():
     assert (16, 14, 5.0, 6 / 16) == (stats.count, stats.zeros, stats.max, stats.mean)
 
 
-@pytest.mark.filterwarnings(SPARSE_IS_BETA)
+@pytest.mark.filterwarnings(SPARSE_IS_BETA, SPARSE_IS_NOT_CHECKED)  # 2.11 says it all the same
 def test_uncoalesced_sparse_tensor_adds_up_its_duplicates_and_stays_uncoalesced():
     x = torch.sparse_coo_tensor([[0, 0, 1]], [1.0, 2.0, -3.0], (4,), check_invariants=True)
     stats = summarise(x)

@@ -54,7 +54,8 @@ def measure_allocations(model, x, *, training=True, dtype=None, forward=None, st
     optimizer.zero_grad()  # what is let go later would be taken for the loop's own
     forward = forward or model
     before = sum(t.nbytes for t in (x, *model.parameters(), *model.buffers()))
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    # torch 2.11 warns of events that are cleared at the end of a cycle, even where there is one.
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
         for _ in range(steps if training else 1):
             optimizer.zero_grad()
             cast = torch.autocast("cpu", dtype=dtype, enabled=dtype is not None)
