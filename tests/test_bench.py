@@ -17,6 +17,7 @@ UNMENDED = {
     "pixels_divided_as_integers",
     "two_views_that_are_the_same",
     "copy_that_is_trained",
+    "experts_without_the_weight_of_their_gate",
 }
 
 

@@ -47,6 +47,10 @@ def add_zero_grad(program: UserProgram) -> list[TextChange]:
     file, function = read_step(program)
     names = _name_lacking(program, function, "zero_grad")
     texts = [f"{name}.zero_grad()" for name in names]
+    inner = [n for n in ast.walk(function) if isinstance(n, ast.FunctionDef) and n is not function]
+    closures = [n for n in inner if list_statements(n, calls_method("backward"))]
+    if len(closures) == 1:
+        return [insert_first(file, closures[0], *texts)]
     found = list_statements(function, calls_method("backward"))
     if len(found) == 1 and found[0][0] is function.body:
         return [insert_before(file, found[0][1], *texts)]

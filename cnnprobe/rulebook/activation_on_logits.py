@@ -21,11 +21,11 @@ from cnnprobe.diagnosis.evidence.questions import (
     spoken,
     stat,
     trainable,
-    variable,
 )
-from cnnprobe.records.trace import TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 from cnnprobe.rulebook.material import classifying, layers, perceptron
 
+BELOW = 0.9  # a factor this small is a temperature at the wrong place
 SCALE = 10.0  # of cosines: NormFace finds it between 10 and 30
 BENDING = frozenset(
     {
@@ -118,7 +118,11 @@ def activation_on_logits(evidence: Evidence) -> Iterator[Finding]:
             continue
         kind = operation(flow.calls[origin])
         if loss.operation == "cross_entropy" and _are_cosines(evidence, flow, origin):
-            yield _to_cosines(evidence, loss, origin)
+            yield _to_cosines(loss, origin)
+            continue
+        factor = _find_shrinking(flow, origin)
+        if loss.operation == "cross_entropy" and factor is not None:
+            yield _to_cosines(loss, origin, factor)
             continue
         if kind not in BENDING or (
             loss.operation == "binary_cross_entropy_with_logits"
@@ -150,18 +154,39 @@ def _are_cosines(evidence: Evidence, flow: Flow, origin: int) -> bool:
     return is_product and is_cosine(flow, origin) and bool(weights & set(trainable(evidence)))
 
 
-def _to_cosines(evidence: Evidence, loss: LossCall, origin: int) -> Finding:
+def _find_shrinking(flow: Flow, origin: int) -> float | None:
+    """The factor below 1 that cosines are multiplied by; None where it is another product."""
+    call = flow.calls[origin]
+    base = flow.origin(call.inputs[0]) if call.inputs else None
+    is_scaled = operation(call) in ("mul", "div") and base is not None
+    if not is_scaled or base is None or not is_cosine(flow, base):
+        return None
+    if operation(flow.calls[base]) not in PROJECTIONS | {"matmul"}:
+        return None
+    before, after = (_find_largest(flow.calls[i]) for i in (base, origin))
+    return after / before if 0 < after < BELOW * before else None
+
+
+def _find_largest(call: ModuleCall) -> float:
+    made = call.outputs[0]
+    return max(abs(stat(made, "min")), abs(stat(made, "max")))
+
+
+def _to_cosines(loss: LossCall, origin: int, factor: float = 1.0) -> Finding:
     classes = loss.prediction.shape[1] if len(loss.prediction.shape) > 1 else 1
-    least = math.log(1 + (classes - 1) * math.exp(-2))
+    least = math.log(1 + (classes - 1) * math.exp(-2 * factor))
     made = loss.flow.calls[origin].outputs[0]
     return Finding(
         module=loss.flow.owner(origin),
         message=(
-            f"the logits are cosines, the output of {describe(loss.flow.calls[origin])}: values "
+            f"the logits are cosines{'' if factor == 1 else f' times {factor:.2g}'}, the output "
+            f"of {describe(loss.flow.calls[origin])}: values "
             f"from {stat(made, 'min'):.3g} to {stat(made, 'max'):.3g}, so that the cross entropy "
             f"of {classes} classes stays above {least:.2g}"
         ),
-        fix=f"multiply them by a scale, {SCALE:g} to begin with, before {variable(evidence, 'loss_fn')}",
+        fix="divide them by the temperature, and do not multiply"
+        if factor != 1
+        else f"multiply them by a scale, {SCALE:g} to begin with, before the loss",
         source=loss.flow.line(origin),
     )
 

@@ -51,8 +51,8 @@ def eval_nondeterminism(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: a prediction is not reproducible, and is not the one that validation measured.
     What to do: make noise and sampling depend on self.training.
     Known exceptions: sampling by a learned scale or learned probabilities, as in a variational
-    auto-encoder, and a model that gives its own loss or target beside or in place of a prediction
-    are info; one that writes to its own buffers in eval mode, such as a queue of keys, is not
+    auto-encoder, and a model that gives its own loss or target beside or in place of a prediction,
+    or the mask that it drew, are info; one that writes to its own buffers in eval mode, such as a queue of keys, is not
     judged.
     Source: two forward passes in eval mode with different seeds.
     """
@@ -76,7 +76,9 @@ def eval_nondeterminism(evidence: Evidence) -> Iterator[Finding]:
     what = f": {describe(flow.calls[place])} is random" if place is not None else ""
     yield Finding(
         module=flow.owner(place) if place is not None else "",
-        severity=Severity.INFO if learned or _is_objective(flow) else None,
+        severity=Severity.INFO
+        if learned or _is_objective(flow) or _is_handed_out(flow, place)
+        else None,
         message=(
             f"two passes in eval mode differ by {gap:.1e} of the output's size (more than "
             f"{DIFFERENT:g}){what}"
@@ -102,6 +104,20 @@ def _has_learned_probabilities(flow: Flow, place: int) -> bool:
     return operation(flow.calls[place]) in SAMPLING and any(
         operation(flow.calls[j]) in PROJECTIONS for j in flow.before(place)
     )
+
+
+def _is_handed_out(flow: Flow, place: int | None) -> bool:
+    """Whether the model gives the choice that it drew, such as a mask, beside what it computes."""
+    given = [info for i in flow.roots() for info in flow.calls[i].outputs]
+    sources = {flow.producer(info) for info in given}
+    return len(sources) > 1 and any(
+        j is not None and place in flow.before(j) | {j} and not _has_layers(flow, j)
+        for j in sources
+    )
+
+
+def _has_layers(flow: Flow, index: int) -> bool:
+    return any(operation(flow.calls[j]) in PROJECTIONS for j in flow.before(index) | {index})
 
 
 def _is_objective(flow: Flow) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, option
+from cnnprobe.diagnosis.evidence import Evidence, Flow, option
 from cnnprobe.diagnosis.evidence.questions import (
     LossCall,
     are_probabilities,
@@ -75,6 +75,7 @@ def loss_activation_mismatch(evidence: Evidence) -> Iterator[Finding]:
     Known exceptions: targets that leave the range by less than 5%.
     Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.2.2.
     """
+    yield from _judge_ctc(evidence)
     for loss in loss_calls(evidence):
         given = input_stats(loss.flow, loss.prediction)
         problem = _problem(evidence, loss, given)
@@ -83,6 +84,24 @@ def loss_activation_mismatch(evidence: Evidence) -> Iterator[Finding]:
             place = loss.origin if loss.origin is not None else loss.flow.producer(loss.prediction)
             yield Finding(
                 module=loss.flow.owner(place), message=what, fix=fix, source=loss.flow.line(place)
+            )
+
+
+def _judge_ctc(evidence: Evidence) -> Iterator[Finding]:
+    """ctc_loss takes log-probabilities, and gets positive values."""
+    flow = Flow(evidence.trace)
+    for i in flow.primitives({"ctc_loss"}):
+        call = flow.calls[i]
+        high = stat(input_stats(flow, call.inputs[0]), "max") if call.inputs else 0.0
+        if high > TINY:
+            yield Finding(
+                module=flow.owner(flow.origin(call.inputs[0])),
+                message=(
+                    "ctc_loss takes log-probabilities, which are at most 0, but gets values up to "
+                    f"{high:.3g}"
+                ),
+                fix="apply log_softmax(x, dim=-1) first",
+                source=call.source,
             )
 
 

@@ -64,6 +64,32 @@ def loss_broadcast(evidence: Evidence) -> Iterator[Finding]:
         ):
             yield _finding(evidence, loss.prediction.shape, loss.target.shape, loss.call.source)
     yield from _by_hand(evidence)
+    yield from _over_the_batch(evidence)
+
+
+def _over_the_batch(evidence: Evidence) -> Iterator[Finding]:
+    """(N, 1, ...) and (N, ...) in an operation of the loss: each sample with each other's
+    targets.
+    """
+    flow = Flow(evidence.trace)
+    for i in flow.primitives({"mul", "add", "sub", "rsub", "div"}):
+        call = flow.calls[i]
+        if flow.owner(i) is not None or len(call.inputs) != 2:
+            continue
+        for target, prediction in (call.inputs, call.inputs[::-1]):
+            if prediction.requires_grad and is_crossed(prediction.shape, target.shape):
+                yield _finding(evidence, prediction.shape, target.shape, call.source)
+                return
+
+
+def is_crossed(prediction: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether the batch of one meets an axis of one of the other.
+
+    >>> is_crossed((8, 1, 6, 6), (8, 6, 6)), is_crossed((8, 1, 6, 6), (6, 6)), is_crossed((8, 1), (8, 8))
+    (True, False, False)
+    """
+    rest = prediction[:1] + prediction[2:]
+    return len(prediction) > 2 and prediction[0] > 1 == prediction[1] and rest == target
 
 
 def _by_hand(evidence: Evidence) -> Iterator[Finding]:

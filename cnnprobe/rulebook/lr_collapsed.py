@@ -1,5 +1,6 @@
 """A scheduler that counts batches as epochs."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -47,16 +48,28 @@ def healthy() -> Mapping[str, Any]:
 )
 def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
     """The scheduler steps with every batch and makes the learning rate vanish within a hundred of
-    them.
+    them, or waits for the loss to grow.
 
     Why it matters: step sizes and decays are mostly meant in epochs; counted in batches, training
     ends in the first epoch.
-    What to do: call scheduler.step() once an epoch, outside the loop over the batches.
+    What to do: call scheduler.step() once an epoch, outside the loop over the batches;
+    ReduceLROnPlateau needs mode="min" for a loss.
     Known exceptions: schedules with an end of their own (OneCycleLR, cosine, linear), which are
     given in batches; a train_step that is an epoch, with more steps of the optimizer than of the
     scheduler.
     Source: torch.optim, "How to adjust learning rate".
     """
+    upward = _find_upward(evidence)
+    if upward:
+        yield Finding(
+            module=None,
+            message=(
+                f'{upward} waits for a larger number (mode="max"), but is given the loss: it '
+                "takes each improvement for a standstill and lowers the learning rate"
+            ),
+            fix=f'mode="min" in {upward}',
+        )
+        return
     rates = [
         e.rate
         for step in evidence.steps
@@ -76,6 +89,22 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
         ),
         fix=f"call {name}.step() once an epoch, after the loop over the batches",
     )
+
+
+def _find_upward(evidence: Evidence) -> str:
+    """The ReduceLROnPlateau that is given the value of the loss and waits for a larger one."""
+    told = [
+        (event, step.value)
+        for step in evidence.steps
+        for event in step.events
+        if event.kind == "schedule" and event.metric is not None
+    ]
+    falls = len(told) > 1 and (told[-1][0].metric or 0.0) < (told[0][0].metric or 0.0)
+    is_loss = all(
+        value is not None and math.isclose(event.metric or 0.0, value, rel_tol=1e-4)
+        for event, value in told
+    )
+    return told[0][0].subject if falls and is_loss else ""
 
 
 def _is_epoch(step: Step) -> bool:

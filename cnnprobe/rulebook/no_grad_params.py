@@ -18,6 +18,8 @@ from cnnprobe.diagnosis.evidence.questions import (
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
 
+PAIR = 2  # values and indices, as max, topk and sort give them
+
 
 def _net(cut: bool) -> Mapping[str, Any]:
     from torch import nn
@@ -106,11 +108,26 @@ def _choose_fix(evidence: Evidence, flow: Flow, module: str, rows: set[int], *, 
             f"{describe(cut)} has no derivative: use softmax, or F.gumbel_softmax(..., hard=True), "
             "in its place"
         )
+    ranking = next((i for i in sorted(after) if _gives_indices_alone(flow, i)), None)
+    if ranking is not None:
+        return (
+            f"multiply by the values that {describe(flow.calls[ranking])} gives: only its indices "
+            "are used, which have no derivative"
+        )
     ends = [flow.calls[i] for i in after if not flow.readers.get(i) and flow.owner(i) is not None]
     if ends and all(call.outputs and call.outputs[0].requires_grad for call in ends):
         last = describe(ends[-1])
         return f"use what {last} gives, which nothing reads, or remove {spoken(evidence, module)}"
     return "remove the detach(), no_grad(), .data or .item() between them and the loss"
+
+
+def _gives_indices_alone(flow: Flow, index: int) -> bool:
+    """Whether a row gives values and indices, as max, topk and sort do, and only these are read."""
+    made = flow.calls[index].outputs
+    if len(made) != PAIR or not made[0].requires_grad or not made[1].dtype.startswith("int"):
+        return False
+    read = [t for j in flow.readers.get(index, ()) for t in flow.calls[j].inputs]
+    return not any(t.source == index and t.dtype == made[0].dtype for t in read)
 
 
 def unreached(evidence: Evidence) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.questions import owner, spoken
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
@@ -25,6 +25,10 @@ def sick() -> Mapping[str, Any]:
 def healthy() -> Mapping[str, Any]:
     """A detach beside the path: of a statistic that is only looked at."""
     return _net(cut=False)
+
+
+# They give new values, which no gradient goes through, whatever they are given.
+CREATING = frozenset({"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"})  # fmt: skip
 
 
 def _net(cut: bool) -> Mapping[str, Any]:
@@ -68,7 +72,7 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
         return
     flow = Flow(evidence.trace)
     modules = {owner(p) for p in idle}
-    ends = [loss.call for loss in evidence.steps[0].losses if loss.call is not None]
+    ends = _find_ends(evidence, idle)
     toward = set().union(*(flow.before(i) for i in ends)) if ends else set(range(len(flow.calls)))
     # The nearest cut on the way to the loss; else one whose values left torch, by numpy or by item,
     # and came back as others.
@@ -82,6 +86,8 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
             or any(o.requires_grad for o in call.outputs)
             or not call.outputs[0].dtype.startswith(("float", "bfloat"))
         ):
+            continue
+        if operation(call) in CREATING:
             continue
         carries = any(t.requires_grad for t in call.inputs)
         own = call.fqn in modules or any(
@@ -105,6 +111,21 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
 
 def _say_cut(evidence: Evidence, module: str | None) -> str:
     return f"remove the detach(), .data or torch.no_grad() around it in {spoken(evidence, module)}"
+
+
+def _find_ends(evidence: Evidence, idle: set[str]) -> list[int]:
+    """The losses that should reach the parameters: with several optimizers, that of the last
+    backward before the step of the one that holds them.
+    """
+    step = evidence.steps[0]
+    holders = {o.name for o in evidence.optimizers if o.parameters & idle}
+    count, chosen = 0, []
+    for event in step.events:
+        count += event.kind == "backward"
+        if event.kind == "step" and event.subject in holders and 0 < count <= len(step.losses):
+            chosen.append(step.losses[count - 1])
+    losses = chosen if len(evidence.optimizers) > 1 and chosen else step.losses
+    return [loss.call for loss in losses if loss.call is not None]
 
 
 def _is_checkpointed(evidence: Evidence, index: int) -> bool:

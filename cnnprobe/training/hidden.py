@@ -200,3 +200,14 @@ def _distinct_rows(tensor: Tensor) -> int:
     return len(
         set((flat * direction).sum(1).tolist())
     )  # not by matmul, which may sum equal rows in different orders
+
+
+def list_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter once, with its name."""
+    seen: set[int] = set()
+    for fqn, module, first in named_modules(model):
+        if first:
+            for name, parameter in module._parameters.items():
+                if parameter is not None and id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield (f"{fqn}.{name}" if fqn else name), parameter

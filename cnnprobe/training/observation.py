@@ -31,7 +31,12 @@ from cnnprobe.training.hidden import describe_hidden, find_hidden, names_of, val
 from cnnprobe.training.keeping import restore
 from cnnprobe.training.passes import call, forward, fresh
 from cnnprobe.training.probing import run_late_probes, run_probes
-from cnnprobe.training.rates import describe_optimizers, describe_schedules, find_collapse
+from cnnprobe.training.rates import (
+    describe_optimizers,
+    describe_schedules,
+    find_collapse,
+    weigh_classes,
+)
 from cnnprobe.training.request import Raised, Request, check_values, keep_request
 from cnnprobe.training.stepping import Stepper, finite, seeded
 from cnnprobe.training.surroundings import Surroundings, arguments_of
@@ -133,6 +138,7 @@ class _Observation:
             backward=backward,
             names=dict(request.names),
             given=self.given,
+            class_weights=weigh_classes(self.around, request),
             own_loop=request.train_step is not None,
         )
         return evidence, self.error

@@ -4,11 +4,13 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cnnprobe.diagnosis.evidence import OptimizerInfo, Schedule, Step
+from cnnprobe.recorder.inventory import has_values
 from cnnprobe.training.hidden import HiddenThing
+from cnnprobe.training.request import Request
 from cnnprobe.training.surroundings import Surroundings
 
 SCHEDULED = 100  # batches that an epoch has at least, for most data sets
@@ -121,3 +123,21 @@ def list_factors(scheduler: Any) -> list[tuple[float, tuple[float, ...]]]:
         with contextlib.suppress(Exception):  # the user's own function, of epochs that may not come
             found.append((float(base), tuple(float(function(epoch)) for epoch in range(SCHEDULED))))
     return found
+
+
+def weigh_classes(around: Surroundings, request: Request) -> tuple[tuple[float, float], ...]:
+    """The share of each class among the targets and its weight, for the only loss with class
+    weights.
+    """
+    known = (request.loss_fn, *(model for _, model in around.models.values()))
+    kinds = (nn.CrossEntropyLoss, nn.NLLLoss)
+    weights = {id(m): m.weight for m in known if isinstance(m, kinds) and m.weight is not None}
+    targets = request.targets
+    is_labels = (
+        isinstance(targets, Tensor) and not targets.is_floating_point() and has_values(targets)
+    )
+    if len(weights) != 1 or not is_labels or not targets.numel():
+        return ()
+    weight = next(iter(weights.values()))
+    counts = [int((targets == k).sum()) for k in range(len(weight))]
+    return tuple((n / targets.numel(), float(w)) for n, w in zip(counts, weight, strict=True))

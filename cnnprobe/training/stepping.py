@@ -7,7 +7,7 @@ import gc
 import math
 import types
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from cnnprobe.diagnosis.evidence import Event, Gradient, Loss, Step
 from cnnprobe.recorder import Recording
-from cnnprobe.recorder.inventory import has_values, named_modules
+from cnnprobe.recorder.inventory import has_values
 from cnnprobe.recorder.values import read_dense
 from cnnprobe.records.trace import Trace
 from cnnprobe.training.events import LoopWatch
 from cnnprobe.training.graph_walk import walk
+from cnnprobe.training.hidden import list_parameters
 from cnnprobe.training.mixing import Mixing
 from cnnprobe.training.silence import Silence
 from cnnprobe.training.surroundings import Surroundings
@@ -44,7 +45,7 @@ class Stepper:
         self.model = model
         self.surroundings = surroundings
         self.names = names  # id of parameter or hidden tensor -> fqn
-        self.parameters = dict(_parameters(model))
+        self.parameters = dict(list_parameters(model))
         self.canaries: list[weakref.ref[_Canary]] = []
         # parameters whose gradient an optimizer has used and nobody has cleared since
         self.stepped: set[str] = set()
@@ -112,16 +113,6 @@ class Stepper:
                     nonfinite=0 if math.isfinite(norm) else int((~dense.isfinite()).sum()),
                 )
         return found
-
-
-def _parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    seen: set[int] = set()
-    for fqn, module, first in named_modules(model):
-        if first:
-            for name, parameter in module._parameters.items():
-                if parameter is not None and id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    yield (f"{fqn}.{name}" if fqn else name), parameter
 
 
 # Between these the squares of a float32 norm neither overflow nor vanish.
@@ -302,7 +293,11 @@ class _StepDraft:
         scheduler = scope.get("self")
         optimizer = getattr(scheduler, "optimizer", None)
         rate = float(optimizer.param_groups[0]["lr"]) if optimizer is not None else None
-        self.events.append(Event(kind="schedule", subject=self._name(scheduler), rate=rate))
+        given = scope.get("metrics") if getattr(scheduler, "mode", "") == "max" else None
+        metric = float(given) if given is not None else None
+        self.events.append(
+            Event(kind="schedule", subject=self._name(scheduler), rate=rate, metric=metric)
+        )
 
     def _scale_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         scale = getattr(scope.get("self"), "_scale", None)
@@ -323,15 +318,15 @@ class _StepDraft:
         self.waste.step()
         self.was_empty = not getattr(args[0] if args else None, "state", None)
         held = self._held_by(args[0] if args else None)
-        self.stale = tuple(
-            dict.fromkeys((*self.stale, *(name for name in held if name in self.stepper.pending)))
-        )
+        self._note_stale(held)
         if self.recording is not None and not has_closure:
             # what the optimizer computes is no part of the data flow
             self.is_paused = self.recording.pause()
 
     def _step_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
-        args = scope.get("args") or (None,)
+        args, kwargs = scope.get("args") or (None,), scope.get("kwargs") or {}
+        if len(args) > 1 or kwargs.get("closure") is not None:  # backward was within the step
+            self._note_stale(self._held_by(args[0]))
         fresh = self.was_empty and bool(getattr(args[0], "state", None))
         self.events.append(Event(kind="step", subject=self._name(args[0]), fresh=fresh))
         held = self._held_by(args[0])
@@ -346,6 +341,10 @@ class _StepDraft:
         if self.recording is not None and self.is_paused:
             self.recording.resume()
             self.is_paused = False
+
+    def _note_stale(self, held: list[str]) -> None:
+        pending = (name for name in held if name in self.stepper.pending)
+        self.stale = tuple(dict.fromkeys((*self.stale, *pending)))
 
     def _held_by(self, optimizer: Any) -> list[str]:
         groups = getattr(optimizer, "param_groups", ())

@@ -39,6 +39,8 @@ class Event:
     rate: float | None = None
     effective: bool = True  # a clip that had gradients to clip; a train or eval of the root
     fresh: bool = False  # a step that gave its optimizer the first state that it has
+    # what a "schedule" that waits for a larger number was given
+    metric: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,4 +223,6 @@ class Evidence:
     names: Mapping[str, str] = field(default_factory=dict)  # "model" -> "net": the user's variables
     # "output['logits']": the part of a nested output that the loss was given; "": the output itself
     given: str = ""
+    # of the classes of a loss with class weights: their share of the targets, and their weight
+    class_weights: tuple[tuple[float, float], ...] = ()
     own_loop: bool = False  # the steps are those of the user's own train_step

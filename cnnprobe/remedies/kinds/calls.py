@@ -105,7 +105,6 @@ def over_other_axis(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
     """Dimension 1 in the place of 0 for what mixes the samples."""
     mixing = ("softmax", "log_softmax", "mean", "sum", "std", "normalize", "cumsum")
     flow = Flow(evidence.evaluation or evidence.trace)
-    yield from _take_last_step(finding, flow)
     found = [
         flow.calls[i]
         for i in flow.primitives(mixing)
@@ -129,29 +128,6 @@ def over_other_axis(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
                 shows="every sample depends on its own input alone",
                 is_comparable=False,  # a sample that sees the others may be easier to tell
             )
-
-
-def _take_last_step(finding: Finding, flow: Flow) -> Iterator[Remedy]:
-    """The last step of each sequence where an index takes the last sample."""
-    for i in flow.primitives({"getitem"}):
-        call, given = flow.calls[i], flow.data(i)
-        made = flow.producer(given)
-        is_sequence = made is not None and operation(flow.calls[made]) in ("rnn", "attention")
-        if not is_sequence or flow.owner(i) != finding.module or given is None:
-            continue
-        if call.outputs and call.outputs[0].shape == given.shape[1:]:
-            yield Remedy(
-                title="x[:, -1] in place of x[-1]: the last step, and not the last sample",
-                change=instead(call, _last_step),
-                shows="every sample depends on its own input alone",
-                is_comparable=False,
-            )
-
-
-def _last_step(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if len(args) > 1 and isinstance(args[1], int):
-        return args[0][:, args[1]]
-    return func(*args, **kwargs)
 
 
 def _dims_beside_batch(call: ModuleCall) -> tuple[int, ...]:

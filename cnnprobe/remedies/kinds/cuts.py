@@ -44,7 +44,7 @@ def keep_graph(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
     if finding.source and finding.fix.startswith("call backward"):
         yield Remedy(
             title="call backward on the loss as it came, not on what is made of its number",
-            change=lambda subject: _keep_graph(subject, finding.source),
+            change=lambda subject: _keep_graph(subject, _list_lines(finding, evidence)),
             shows="the graph of the loss reaches the parameters",
         )
 
@@ -53,9 +53,25 @@ def _record_forward(subject: Subject) -> None:
     subject.model.__dict__["forward"] = _with_grad(subject.model.forward)
 
 
-def _keep_graph(subject: Subject, source: str) -> None:
+def _list_lines(finding: Finding, evidence: Evidence) -> set[str]:
+    """The line of the loss, and those on the way to it that make a tensor anew."""
+    flow = Flow(evidence.steps[0].trace)
+    ends = [loss.call for loss in evidence.steps[0].losses if loss.call is not None]
+    rows = {row for end in ends for row in flow.before(end)}
+    return {finding.source} | {flow.line(i) for i in rows if flow.calls[i].kind in CUTTING}
+
+
+def _keep_graph(subject: Subject, lines: set[str]) -> None:
     for kind in CUTTING:
-        subject.rewrite(kind, source, pass_on)
+        for line in lines:
+            subject.rewrite(kind, line, _as_it_came)
+
+
+def _as_it_came(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What came in; a list of losses as one tensor that keeps their graphs."""
+    given = pass_on(func, args, kwargs)
+    parts = given if isinstance(given, list | tuple) else ()
+    return torch.stack(list(parts)) if parts and isinstance(parts[0], Tensor) else given
 
 
 @answers("backward-missing")
@@ -118,8 +134,24 @@ def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Itera
     """Without detach and .data; through comparisons; with gradients where they were off."""
     if "nothing reads" in finding.fix or "no derivative" in finding.fix:
         return
+    if "indices" in finding.fix:
+        return
     shown = "the gradient reaches them"
     place = spoken(evidence, finding.module)
+    if "use_reentrant" in finding.fix:
+        inputs = variable(evidence, "inputs")
+        yield Remedy(
+            title=f"use_reentrant=False in checkpoint(...), or {inputs}.requires_grad_()",
+            change=_give_gradient,
+            shows=shown,
+        )
+        return
+    if finding.source and "detach" in finding.message:
+        yield Remedy(
+            title=f"remove the detach() at {finding.source.rpartition('/')[2]}",
+            change=lambda subject: _without_detach(subject, finding.source),
+            shows=shown,
+        )
     yield Remedy(
         title=f"remove the detach() or .data in {place}", change=_without_detach, shows=shown
     )
@@ -138,9 +170,20 @@ def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Itera
     )
 
 
-def _without_detach(subject: Subject) -> None:
+def _without_detach(subject: Subject, source: str = "") -> None:
     for kind in ("torch.Tensor.detach", "torch.Tensor.data", "torch.detach"):
-        subject.rewrite(kind, "", pass_on)
+        subject.rewrite(kind, source, pass_on)
+
+
+def _give_gradient(subject: Subject) -> None:
+    """Inputs that require grad, as a reentrant checkpoint needs them."""
+
+    def change(value: Any) -> Any:
+        is_float = isinstance(value, Tensor) and value.is_floating_point()
+        return value.detach().clone().requires_grad_() if is_float else value
+
+    inputs = torch.utils._pytree.tree_map(change, subject.request.inputs)
+    subject.request = replace(subject.request, inputs=inputs)
 
 
 def _without_no_grad(subject: Subject, evidence: Evidence) -> None:

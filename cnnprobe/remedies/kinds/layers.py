@@ -1,7 +1,7 @@
 """Remedies of single layers: another setting, another layer, one more, or one of its own."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -9,11 +9,11 @@ from torch import nn
 
 from cnnprobe.crash.edits.layers import rebuild
 from cnnprobe.diagnosis import Finding
-from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence import Evidence, Flow, operation
 from cnnprobe.diagnosis.evidence.questions import spoken
 from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.remedies.changes import exchange, find_module, initialise_all, set_attribute
-from cnnprobe.remedies.kinds.calls import over_other_axis, write_elsewhere
+from cnnprobe.remedies.kinds.calls import instead, over_other_axis, write_elsewhere
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
 from cnnprobe.remedies.writing import write_layer, write_settings
@@ -270,7 +270,31 @@ def batch_first(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
             written=write_settings(finding.module or "", {"batch_first": True}, evidence, model),
             shows="every sample depends on its own input alone",
         )
+    yield from _take_last_step(finding, Flow(evidence.evaluation or evidence.trace))
     yield from over_other_axis(finding, evidence)
+
+
+def _take_last_step(finding: Finding, flow: Flow) -> Iterator[Remedy]:
+    """The last step of each sequence where an index takes the last sample."""
+    for i in flow.primitives({"getitem"}):
+        call, given = flow.calls[i], flow.data(i)
+        made = flow.producer(given)
+        is_sequence = made is not None and operation(flow.calls[made]) in ("rnn", "attention")
+        if not is_sequence or flow.owner(i) != finding.module or given is None:
+            continue
+        if call.outputs and call.outputs[0].shape == given.shape[1:]:
+            yield Remedy(
+                title="x[:, -1] in place of x[-1]: the last step, and not the last sample",
+                change=instead(call, _last_step),
+                shows="every sample depends on its own input alone",
+                is_comparable=False,
+            )
+
+
+def _last_step(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if len(args) > 1 and isinstance(args[1], int):
+        return args[0][:, args[1]]
+    return func(*args, **kwargs)
 
 
 def _batch_first(subject: Subject) -> None:

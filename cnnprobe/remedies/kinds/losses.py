@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
@@ -47,7 +47,13 @@ def _write_drop(call: ModuleCall, evidence: Evidence, model: Any) -> Written:
 
 def _prediction(finding: Finding, evidence: Evidence) -> tuple[LossCall, ModuleCall] | None:
     """The loss, and the row at the finding's place that makes what it gets."""
-    for loss in loss_calls(evidence):
+    losses = list(loss_calls(evidence))
+    for loss in losses:
+        is_here = loss.origin is not None and loss.flow.line(loss.origin) == finding.source
+        if is_here and len(losses) > 1 and loss.flow.owner(loss.origin) == finding.module:
+            assert loss.origin is not None  # noqa: S101
+            return loss, loss.flow.calls[loss.origin]
+    for loss in losses:
         named = [
             call for _, call in rows_at(finding, evidence) if describe(call) in finding.message
         ]
@@ -66,6 +72,14 @@ def drop_activation(finding: Finding, evidence: Evidence, model: Any) -> Iterato
     loss_fn = variable(evidence, "loss_fn")
     call = found[1] if found is not None else _inner(finding, evidence)
     if call is None:
+        return
+    if "are cosines times" in finding.message:
+        yield Remedy(
+            title=f"the factor of {describe(call)} turned round: divide by the temperature",
+            change=instead(call, _invert_factor),
+            shows=f"{loss_fn} gets logits that can be large",
+            is_comparable=False,
+        )
         return
     if "are cosines" in finding.message:
         yield Remedy(
@@ -92,6 +106,12 @@ def drop_activation(finding: Finding, evidence: Evidence, model: Any) -> Iterato
     )
 
 
+def _invert_factor(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    plain = func(*args, **kwargs)
+    factor = args[1] if isinstance(args[0], Tensor) and args[0].dim() else args[0]
+    return plain / factor / factor if "mul" in func.__name__ else plain * factor * factor
+
+
 def _scale(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return SCALE * func(*args, **kwargs)
 
@@ -109,6 +129,16 @@ def _logarithm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 @answers("probs-into-nll", "loss-activation-mismatch")
 def match_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """log_softmax for a loss of log-probabilities; nothing for values without bounds."""
+    if finding.message.startswith("ctc_loss"):
+        flow = Flow(evidence.trace)
+        for i in (i for i in flow.primitives({"ctc_loss"}) if flow.line(i) == finding.source):
+            yield Remedy(
+                title="log_softmax(x, dim=-1) before the loss",
+                change=instead(flow.calls[i], _log_softmax_first),
+                shows="the loss gets log-probabilities",
+                is_comparable=False,
+            )
+        return
     found = _prediction(finding, evidence)
     if found is None:
         return
@@ -259,6 +289,12 @@ def _binary(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 def _as_logarithm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     dim = kwargs.get("dim", getattr(func, "dim", 1))
     return torch.log_softmax(args[0], dim=dim if isinstance(dim, int) else 1)
+
+
+def _log_softmax_first(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    return func(torch.log_softmax(args[0], dim=-1), *args[1:], **kwargs)
 
 
 def _log_softmax(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

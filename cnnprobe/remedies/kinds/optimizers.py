@@ -11,7 +11,7 @@ from cnnprobe.crash.edits.files import TextChange
 from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import spoken, variable
-from cnnprobe.remedies.kinds.loop import enlarge_gradients, keep_gradients
+from cnnprobe.remedies.gradients import enlarge_gradients, keep_gradients
 from cnnprobe.remedies.program import UserProgram, set_option, set_parameters
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject

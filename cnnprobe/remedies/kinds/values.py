@@ -13,12 +13,14 @@ from torch.utils._pytree import tree_map
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
 from cnnprobe.diagnosis.evidence.questions import loss_calls, spoken, stat, variable
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 from cnnprobe.remedies.changes import exchange, find_module, initialise, initialise_all
 from cnnprobe.remedies.kinds.calls import instead
 from cnnprobe.remedies.kinds.optimizers import lower_rate
 from cnnprobe.remedies.loop_lines import change_targets_first
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
+from cnnprobe.rulebook.loss_broadcast import is_crossed
 
 SMALLER = 0.01  # times the weights of a last layer: its logits are then about 0
 
@@ -228,6 +230,22 @@ def match_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
     """
     targets = variable(evidence, "targets")
     shown = "each prediction is compared with its own target"
+    flow = Flow(evidence.trace)
+    crossed = [
+        flow.calls[i]
+        for i in flow.primitives({"mul", "add", "sub", "rsub", "div"})
+        if flow.owner(i) is None
+        and len(flow.calls[i].inputs) == 2
+        and any(is_crossed(a.shape, b.shape) for a, b in _list_pairs(flow.calls[i]))
+    ]
+    if crossed:
+        yield Remedy(
+            title="output.squeeze(1) before it meets the targets",
+            change=lambda subject: _squeeze_all(subject, crossed),
+            shows=shown,
+            is_comparable=False,
+        )
+        return
     if f"{targets}." not in finding.fix:
         for loss in loss_calls(evidence):
             if loss.call.source == finding.source:
@@ -256,3 +274,20 @@ def match_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
 
 def _in_one_shape(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return func(args[0], args[1].view_as(args[0]), *args[2:], **kwargs)
+
+
+def _list_pairs(call: ModuleCall) -> tuple[tuple[TensorInfo, TensorInfo], ...]:
+    first, second = call.inputs[:2]
+    return (first, second), (second, first)
+
+
+def _squeeze_all(subject: Subject, calls: list[ModuleCall]) -> None:
+    def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        a, b = args[:2]
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            a = a.squeeze(1) if is_crossed(tuple(a.shape), tuple(b.shape)) else a
+            b = b.squeeze(1) if is_crossed(tuple(b.shape), tuple(a.shape)) else b
+        return func(a, b, *args[2:], **kwargs)
+
+    for call in calls:
+        subject.rewrite(call.kind, call.source, run)

@@ -123,3 +123,20 @@ def layers_held_still_by_a_rate_of_zero():
         {"params": model.fc.parameters(), "lr": 0.05},
     ]
     return classifier(model, optimizer=torch.optim.SGD(groups, momentum=0.9))
+
+
+@design
+def patches_masked_at_random_of_which_the_mask_is_given():
+    def forward(self, x):
+        hidden = torch.rand(8, 16).argsort(1)[:, :12, None]
+        seen = self.embed(x).scatter(1, hidden.expand(-1, -1, 16), 0.0)
+        mask = torch.zeros(8, 16).scatter(1, hidden[..., 0], 1.0)
+        return self.decode(self.mix(seen.transpose(1, 2)).transpose(1, 2)), mask
+
+    def loss_fn(output, patches):
+        made, mask = output
+        return ((made - patches).square().mean(-1) * mask).sum() / mask.sum()
+
+    parts = {"embed": nn.Linear(16, 16), "mix": nn.Linear(16, 16), "decode": nn.Linear(16, 16)}
+    patches = images()[:, 0]
+    return classifier(net(forward, **parts), inputs=patches, targets=patches, loss_fn=loss_fn)
