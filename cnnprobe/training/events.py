@@ -45,6 +45,7 @@ class LoopWatch:
             ("schedule", LRScheduler.step),
             ("scale", GradScaler.scale),
             ("unscale", GradScaler.unscale_),
+            ("grad", torch.autograd.grad),
         ):
             self._add(kind, function)
         for scheduler in vars(torch.optim.lr_scheduler).values():

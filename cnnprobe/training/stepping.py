@@ -311,6 +311,9 @@ class _StepDraft:
     def _unscale(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         self.events.append(Event(kind="unscale", subject=self._name(scope.get("optimizer"))))
 
+    def _grad(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+        self.events.append(Event(kind="grad", effective=bool(scope.get("create_graph"))))
+
     def _step(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         args, kwargs = scope.get("args") or (), scope.get("kwargs") or {}
         has_closure = len(args) > 1 or kwargs.get("closure") is not None

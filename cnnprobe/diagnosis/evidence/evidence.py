@@ -29,7 +29,7 @@ class Loss:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Something that the training loop did: "train", "eval", "zero_grad", "backward", "clip",
-    "step", "schedule", "scale", "unscale".
+    "step", "schedule", "scale", "unscale", "grad".
     """
 
     kind: str
@@ -37,7 +37,8 @@ class Event:
     # of the first group after a "schedule"; what a "scale" multiplies by; the share that a "clip"
     # leaves
     rate: float | None = None
-    effective: bool = True  # a clip that had gradients to clip; a train or eval of the root
+    # a clip that had gradients to clip; a train or eval of the root; a grad with create_graph
+    effective: bool = True
     fresh: bool = False  # a step that gave its optimizer the first state that it has
     # what a "schedule" that waits for a larger number was given
     metric: float | None = None

@@ -172,3 +172,18 @@ def _turn_mask(module: nn.Module) -> None:
         return forward(*args, **kwargs | ({NAME: ~mask} if mask is not None else {}))
 
     module.__dict__["forward"] = run
+
+
+@answers("constant-penalty")
+def create_graph(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """create_graph=True in torch.autograd.grad."""
+    yield Remedy(
+        title="torch.autograd.grad(..., create_graph=True)",
+        change=lambda subject: subject.rewrite("torch.autograd.grad", "", _with_graph),
+        shows="every term of the loss has a gradient",
+        is_comparable=False,
+    )
+
+
+def _with_graph(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs | {"create_graph": True})
