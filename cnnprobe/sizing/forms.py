@@ -174,13 +174,15 @@ def _list_far_slopes(points: Mapping[int, int]) -> Iterator[tuple[int, int]]:
     (True, (1, 16))
     """
     low, high = min(points), max(points)
-    run, rise = high - low, points[high] - points[low]
-    sign = 1 if rise > 0 else -1
+    run, rise = high - low, abs(points[high] - points[low])
+    sign = 1 if points[high] > points[low] else -1
     for times in range(1, LARGEST_DIVISOR + 1):
-        for divisor in range(1, LARGEST_DIVISOR + 1):
-            # each of the two is rounded by less than a whole step
-            if abs(abs(rise) * divisor - times * run) <= times * (divisor - 1):
-                yield sign * times, divisor
+        # Each of the two is rounded by less than a whole step:
+        # |rise * divisor - times * run| <= times * (divisor - 1).
+        least = -(-times * (run + 1) // (rise + times))
+        most = times * (run - 1) // (rise - times) if rise > times else LARGEST_DIVISOR
+        for divisor in range(least, min(most, LARGEST_DIVISOR) + 1):
+            yield sign * times, divisor
 
 
 def _fit_shift(name: str, times: int, divisor: int, points: Mapping[int, int]) -> Iterator[Form]:
