@@ -280,9 +280,10 @@ def transpose_first(finding: Finding, evidence: Evidence, model: Any) -> Iterato
         yield Remedy(
             title=f"x.view(N, T, {heads[0]}, {heads[1]}).transpose(1, 2) in place of "
             f"{describe(found[1])}",
-            change=instead(found[1], _split_last(before, *heads)),
+            change=_all_instead(_list_heads(found[0]), _split_last(before, *heads)),
             shows="each head has its own part of the features",
             is_comparable=False,
+            is_everywhere=True,
         )
         return
     order = find_order(before, after)
@@ -294,6 +295,18 @@ def transpose_first(finding: Finding, evidence: Evidence, model: Any) -> Iterato
             shows="the values move with their axes",
             is_comparable=False,
         )
+
+
+def _list_heads(flow: Flow) -> list[ModuleCall]:
+    """Every view that splits heads, of queries, keys and values alike."""
+    calls = [flow.calls[i] for i in flow.primitives({"view", "reshape"})]
+    return [
+        call
+        for call in calls
+        if call.inputs
+        and call.outputs
+        and split_of_heads(call.inputs[0].shape, call.outputs[0].shape) is not None
+    ]
 
 
 def _split_last(before: tuple[int, ...], heads: int, size: int) -> Rewriting:

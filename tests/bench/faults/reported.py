@@ -236,3 +236,20 @@ def teacher_that_is_trained_too(sick):
 
     weights = model.parameters() if sick else model["student"].parameters()
     return looped(model, step, optimizer=torch.optim.SGD(weights, lr=0.05))
+
+
+@case("reshape-scramble", "")
+def heads_that_are_viewed_on_lines_of_their_own(sick):
+    def forward(self, x):
+        if sick:
+            q = self.query(x).view(8, 4, 10, 4)
+            k = self.key(x).view(8, 4, 10, 4)
+            v = self.value(x).view(8, 4, 10, 4)
+        else:
+            q, k, v = (split_last(layer(x)) for layer in (self.query, self.key, self.value))
+        mixed = (q @ k.transpose(-1, -2) / 2).softmax(-1) @ v
+        return self.fc(mixed.transpose(1, 2).flatten(2).mean(1))
+
+    layers = {name: nn.Linear(16, 16) for name in ("query", "key", "value")}
+    words = torch.randn(8, 10, 16, generator=torch.Generator().manual_seed(0))
+    return classifier(net(forward, **layers, fc=nn.Linear(16, 4)), inputs=words)
