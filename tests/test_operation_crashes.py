@@ -42,6 +42,17 @@ def explain(info, spelling, names):
     return explanation.diagnosis, explanation.module, len(explanation.repairs)
 
 
+def writes_without_gradient(spelling):
+    """Whether it is the one in-place form that an older torch cannot differentiate."""
+    if not spelling.kind.endswith(".ldexp_"):
+        return False
+    try:
+        (torch.ones(2, requires_grad=True) * 1).ldexp_(torch.ones(2))
+    except RuntimeError:
+        return True
+    return False
+
+
 def list_pairs():
     """The operations on two tensors, or on a list of them, that have several spellings."""
     for info in operations.ALL:
@@ -66,7 +77,7 @@ def test_every_spelling_of_an_operation_gets_the_same_explanation(info, names):
     found = {
         s.kind: explain(info, s, names)
         for s in spellings(info)
-        if not s.kind.startswith("torch.ops")
+        if not s.kind.startswith("torch.ops") and not writes_without_gradient(s)
     }
     told = {kind: said for kind, said in found.items() if said is not None}
     assert len(set(told.values())) <= 1, told
