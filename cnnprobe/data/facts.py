@@ -327,6 +327,8 @@ class Split:
     trials: SampleTrials = field(default_factory=SampleTrials)
     failed: Failed | None = None
     unread: str = ""  # why a batch could not be measured
+    # of episodes: paths of support and query, batches that share an image, and all
+    overlap: tuple[str, str, int, int] | None = None
     mispaired: Mispaired | None = None  # files of images and of their masks or labels
 
     def of(self, *roles: str) -> tuple[Part, ...]:

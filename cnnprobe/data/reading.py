@@ -29,7 +29,14 @@ from cnnprobe.data.keeping import kept_generators
 from cnnprobe.data.labels import describe_labels
 from cnnprobe.data.leaks import find_leaks
 from cnnprobe.data.objects import BoxTally, MaskTally, PointTally, take_objects
-from cnnprobe.data.roles import assign_roles, choose_main, choose_target, find_channels_last
+from cnnprobe.data.roles import (
+    assign_roles,
+    choose_main,
+    choose_target,
+    find_channels_last,
+    find_episode,
+    share_image,
+)
 from cnnprobe.data.source import (
     Batch,
     Limits,
@@ -84,6 +91,8 @@ class _Tallies:
     twins: list[tuple[str, str]] = field(default_factory=list)  # paths of equal images, so far
     stream: list[SampleStretch] = field(default_factory=list)  # the first batches of a stream
     unread: str = ""
+    episode: tuple[str, str] | None = None  # paths of support and query
+    shared: list[bool] = field(default_factory=list)  # of each episode
 
 
 def read_data(
@@ -157,6 +166,7 @@ def _start(batch: Batch, limits: Limits) -> _Tallies:
     roles = assign_roles(columns)
     tallies = _Tallies(roles, {path: PartTally(path, role) for path, role in roles.items()})
     tallies.images = ImageTally(limits.drawn)
+    tallies.episode = find_episode(roles)
     tallies.last = tuple(path for path in last if roles[path] in ("image", "mask"))
     for path in tallies.last:
         tallies.parts[path].channels_last = True
@@ -183,6 +193,8 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
         for column in batch.columns
     }
     tallies.twins = [pair for pair in tallies.twins if _are_equal(*map(columns.get, pair))]
+    if tallies.episode is not None:
+        _add_episodes(tallies, *(columns.get(path) for path in tallies.episode), source=source)
     images = columns.get(tallies.main) if tallies.main is not None else None
     finite = {
         p: tallies.parts[p].add(column) for p, column in columns.items() if p in tallies.parts
@@ -212,6 +224,21 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
     tallies.samples += size
     tallies.batches += 1
     tallies.waited.append(batch.seconds)
+
+
+def _add_episodes(
+    tallies: _Tallies, support: BatchColumn | None, query: BatchColumn | None, *, source: Source
+) -> None:
+    """Note of each episode, a batch or a sample of one, whether its query holds a support image."""
+    if support is None or query is None:
+        return
+    a, b = support.values, query.values
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return
+    if a.dim() == 4 and getattr(source.given, "batch_size", 1) is None:
+        tallies.shared.append(share_image(a, b))
+    elif a.dim() == 5:
+        tallies.shared += [share_image(x, y) for x, y in zip(a, b, strict=True)]
 
 
 def _attach_objects(
@@ -311,6 +338,9 @@ def _describe(source: Source, tallies: _Tallies, failed: Failed | None) -> Split
         else SampleTrials(),
         failed=failed,
         unread=tallies.unread,
+        overlap=(*tallies.episode, sum(tallies.shared), len(tallies.shared))
+        if tallies.episode is not None
+        else None,
         mispaired=find_mispaired(source.dataset) if source.dataset is not None else None,
     )
 

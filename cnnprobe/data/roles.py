@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -135,6 +136,24 @@ def measure_sizes(rows: Tensor, dim: int) -> list[int]:
     filled = (moved != moved[:, -1:, :1]).any(2)
     sizes = (filled * torch.arange(1, filled.shape[1] + 1)).amax(1).tolist()
     return [n or moved.shape[1] for n in sizes]
+
+
+def find_episode(roles: Mapping[str, str]) -> tuple[str, str] | None:
+    """The paths of the support and of the query images, by their names; None where there are
+    none.
+    """
+    images = [path for path, role in roles.items() if role == "image"]
+    found = [
+        [path for path in images if re.search(name, _last_name(path))]
+        for name in ("support|context", "query")
+    ]
+    return (found[0][0], found[1][0]) if all(len(each) == 1 for each in found) else None
+
+
+def share_image(support: Any, query: Any) -> bool:
+    """Whether two stacks of images, (K, C, H, W), hold one that is equal."""
+    known = {np.asarray(image.detach().cpu()).tobytes() for image in support}
+    return any(np.asarray(image.detach().cpu()).tobytes() in known for image in query)
 
 
 def _is_length(column: BatchColumn, sequences: BatchColumn) -> bool:
