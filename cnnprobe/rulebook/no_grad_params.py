@@ -104,10 +104,12 @@ def _choose_fix(evidence: Evidence, flow: Flow, module: str, rows: set[int], *, 
     after = set().union(*(flow.after(i) for i in rows)) | rows
     cut = find_cut(flow, after)
     if cut is not None:
-        return (
-            f"{describe(cut)} has no derivative: use softmax, or F.gumbel_softmax(..., hard=True), "
-            "in its place"
+        instead = (
+            "use what it compares, or pass the gradient beside it: hard + (x - x.detach())"
+            if cut.outputs[0].dtype == "bool"
+            else "use softmax, or F.gumbel_softmax(..., hard=True), in its place"
         )
+        return f"{describe(cut)} has no derivative: {instead}"
     ranking = next((i for i in sorted(after) if _gives_indices_alone(flow, i)), None)
     if ranking is not None:
         return (

@@ -132,9 +132,10 @@ def _pass_beside(sign: float) -> Rewriting:
 @answers("no-grad-path", "no-grad-params")
 def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """Without detach and .data; through comparisons; with gradients where they were off."""
-    if "nothing reads" in finding.fix or "no derivative" in finding.fix:
+    if "no derivative" in finding.fix:
+        yield from soften_comparisons(evidence)
         return
-    if "indices" in finding.fix:
+    if "nothing reads" in finding.fix:
         return
     shown = "the gradient reaches them"
     place = spoken(evidence, finding.module)

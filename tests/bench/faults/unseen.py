@@ -147,8 +147,14 @@ def branches_that_are_equal(sick):
     left, right = nn.Linear(8, 4), nn.Linear(8, 4)
     if sick:
         right = copy.deepcopy(left)
+    right.requires_grad_(False)  # a teacher: trained together both would collapse
     parts = {"stem": nn.Conv2d(3, 8, 3), "left": left, "right": right}
-    return classifier(net(forward, **parts), loss_fn=lambda output, y: F.mse_loss(*output))
+
+    def loss_fn(output, _):
+        student, teacher = output
+        return F.mse_loss(student, teacher.detach())
+
+    return classifier(net(forward, **parts), loss_fn=loss_fn)
 
 
 @case("stacked-sigmoids", "layers.0", "layers.1")
