@@ -1,6 +1,8 @@
-"""A headless Chromium driven through its DevTools protocol, over a pipe and with nothing but the standard library.
+"""A headless Chromium driven through its DevTools protocol, over a pipe and with nothing but the
+standard library.
 
-Used by the tests of the HTML page, by the screenshots of the docs and by the figures of how fast a page opens.
+Used by the tests of the HTML page, by the screenshots of the docs and by the figures of how fast a
+page opens.
 """
 
 import base64
@@ -81,7 +83,9 @@ class Browser:
         self._profile.cleanup()
 
     def send(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
-        """One command of the protocol, and its result; events that come meanwhile are kept in `events`."""
+        """One command of the protocol, and its result; events that come meanwhile are kept in
+        `events`.
+        """
         self._id += 1
         message = {"id": self._id, "method": method, "params": params} | (
             {"sessionId": session} if session else {}
@@ -127,7 +131,9 @@ class Browser:
         hash: str = "",  # noqa: A002
         measured: bool = False,
     ) -> "Page":
-        """The file as a page that has loaded; if it is `measured`, `Performance.getMetrics` tells the processor time of its main thread."""
+        """The file as a page that has loaded; if it is `measured`, `Performance.getMetrics` tells
+        the processor time of its main thread.
+        """
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = Page(self, session, target)
@@ -171,7 +177,9 @@ class Page:
         return answer["result"].get("value")
 
     def busy(self) -> float:
-        """Milliseconds of processor time that the main thread of a page that is `measured` has worked so far."""
+        """Milliseconds of processor time that the main thread of a page that is `measured` has
+        worked so far.
+        """
         metrics = self.send("Performance.getMetrics")["metrics"]
         return 1000 * next(
             float(metric["value"]) for metric in metrics if metric["name"] == "TaskDuration"

@@ -1,9 +1,11 @@
-"""Comparing two models, every activation included: cnnprobe against the two bare forwards, interleaved in one process.
+"""Comparing two models, every activation included: cnnprobe against the two bare forwards,
+interleaved in one process.
 
     python -m benchmarks.compare [--rounds 5] [--batch 8] [--only resnet50]
 
-Prints medians of the per-round ratios to the two bare forwards (CPU time of the process, one thread), for two equal models and for two
-with other weights; and the most that is kept at once where the passes cannot take turns, in activations of one model. Trust the ratios only.
+Prints medians of the per-round ratios to the two bare forwards (CPU time of the process, one
+thread), for two equal models and for two with other weights; and the most that is kept at once
+where the passes cannot take turns, in activations of one model. Trust the ratios only.
 """
 
 import argparse
@@ -35,7 +37,9 @@ def bare(actual: nn.Module, expected: nn.Module, x: torch.Tensor) -> None:
 
 
 def bare_both_ways(actual: nn.Module, expected: nn.Module, x: torch.Tensor) -> None:
-    """What all levels cannot do without: a forward in eval and one in train mode, and one with its backward, of each model."""
+    """What all levels cannot do without: a forward in eval and one in train mode, and one with its
+    backward, of each model.
+    """
     bare(actual, expected, x)
     bare(copy.deepcopy(actual).train(), copy.deepcopy(expected).train(), x)
     for model in (actual, expected):
@@ -57,7 +61,9 @@ def seconds(run: Callable[..., None], case: Case) -> float:
 
 
 def held(case: Case) -> float:
-    """The greatest number of bytes of activations held at once, in bytes of all activations of one model."""
+    """The greatest number of bytes of activations held at once, in bytes of all activations of one
+    model.
+    """
     sizes: list[int] = []
     see = passes.Keeper.see
 

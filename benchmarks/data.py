@@ -1,7 +1,10 @@
-"""What `inspect_data` costs beside iterating the loader once: `python -m benchmarks.data [--rounds 5]`.
+"""What `inspect_data` costs beside iterating the loader once: `python -m benchmarks.data [--rounds
+5]`.
 
-Photographs of 500 × 375 as JPEG files, augmented to 224 × 224 as torchvision's reference training does; crops of 32 × 32 in memory. Both are read plainly
-and by `inspect_data` in turn, in one process and one thread; times are processor time, so that a busy machine does not count, and a ratio is the median.
+Photographs of 500 × 375 as JPEG files, augmented to 224 × 224 as torchvision's reference training
+does; crops of 32 × 32 in memory. Both are read plainly and by `inspect_data` in turn, in one
+process and one thread; times are processor time, so that a busy machine does not count, and a ratio
+is the median.
 """
 
 import argparse

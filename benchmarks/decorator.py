@@ -1,7 +1,8 @@
 """What `@cnnprobe.probed` adds to a call: `python -m benchmarks.decorator [--rounds 30]`.
 
-The same small network undecorated, inside `cnnprobe.record`, and decorated with different options, each called in turn within one round. Figures are
-medians over the rounds of processor time, and what they are of the undecorated call.
+The same small network undecorated, inside `cnnprobe.record`, and decorated with different options,
+each called in turn within one round. Figures are medians over the rounds of processor time, and
+what they are of the undecorated call.
 """
 
 import argparse

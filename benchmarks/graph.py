@@ -1,8 +1,10 @@
-"""Graphs against torchviz (autograd) and torchview (modules): interleaved in one process, medians of ratios.
+"""Graphs against torchviz (autograd) and torchview (modules): interleaved in one process, medians
+of ratios.
 
     python -m benchmarks.graph [--quick] [--dot]
 
-torchvision models are measured where torchvision is installed; torchviz and torchview come with the `bench` group.
+torchvision models are measured where torchvision is installed; torchviz and torchview come with the
+`bench` group.
 """
 
 import argparse
@@ -43,7 +45,9 @@ class Tooth(nn.Module):
 
 
 class Comb(nn.Module):
-    """Many chains of 500 operations, five in each module: torchviz recurses, so that no path may be longer than 981."""
+    """Many chains of 500 operations, five in each module: torchviz recurses, so that no path may be
+    longer than 981.
+    """
 
     def __init__(self, nodes, teeth=100):
         super().__init__()

@@ -1,7 +1,8 @@
-"""Holds the predicted memory of a training step against torch's CPU allocator and the process's resident set.
+"""Holds the predicted memory of a training step against torch's CPU allocator and the process's
+resident set.
 
-The resident set is measured twice: with a malloc that gives every freed tensor back to the system, and as it is by
-default, where glibc keeps freed blocks of up to 32 MiB, with holes between them.
+The resident set is measured twice: with a malloc that gives every freed tensor back to the system,
+and as it is by default, where glibc keeps freed blocks of up to 32 MiB, with holes between them.
 
 python -m benchmarks.memory [MODEL ...]
 """

@@ -1,7 +1,9 @@
 """How heavy the HTML page is and how fast it opens: `python -m benchmarks.pages [--rounds 5]`.
 
-Models of 20, 200 and 2,000 modules, each with statistics and histograms. Times are medians of processor time, so that a busy machine does not count: of
-`Report.to("html")`, and of the main thread of a headless Chromium until the page has loaded and its script has run, for a search, and for a sort.
+Models of 20, 200 and 2,000 modules, each with statistics and histograms. Times are medians of
+processor time, so that a busy machine does not count: of `Report.to("html")`, and of the main
+thread of a headless Chromium until the page has loaded and its script has run, for a search, and
+for a sort.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""What the pytest plugin costs a suite that does not use it: CPU time of whole processes, with and without it in turns.
+"""What the pytest plugin costs a suite that does not use it: CPU time of whole processes, with and
+    without it in turns.
 
 python -m benchmarks.pytest_startup [--pairs 15] [--tests 200]
 """

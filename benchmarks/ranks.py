@@ -1,9 +1,12 @@
-"""What a monitor costs on several ranks: `python -m benchmarks.ranks [--ranks 1 2 4] [--steps 10] [--rounds 3]`.
+"""What a monitor costs on several ranks: `python -m benchmarks.ranks [--ranks 1 2 4] [--steps 10]
+    [--rounds 3]`.
 
-DistributedDataParallel over gloo, one thread a rank. Each round trains some steps bare and some under `cnnprobe.monitor`, with the same model. Figures are
-of rank 0, medians over the rounds: the time that its main thread computed in a step, which is not that of waiting for other ranks; what the monitor adds;
-"ranks", the part of a step that is spent on what the ranks are compared by; "beside", the computing time of the thread that compares them meanwhile; and
-the time until the report of all ranks is there.
+DistributedDataParallel over gloo, one thread a rank. Each round trains some steps bare and some
+under `cnnprobe.monitor`, with the same model. Figures are of rank 0, medians over the rounds: the
+time that its main thread computed in a step, which is not that of waiting for other ranks; what the
+monitor adds; "ranks", the part of a step that is spent on what the ranks are compared by; "beside",
+the computing time of the thread that compares them meanwhile; and the time until the report of all
+ranks is there.
 """
 
 import argparse

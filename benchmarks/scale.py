@@ -1,10 +1,14 @@
-"""How the time of each verb and format grows with the model, the graph and the data: CPU seconds at several sizes, and the exponent between them.
+"""How the time of each verb and format grows with the model, the graph and the data: CPU seconds at
+several sizes, and the exponent between them.
 
-    python -m benchmarks.scale [--sizes 1000,3000,10000,30000] [--nodes 10000,100000,1000000] [--only probe,record] [--limit 60]
+    python -m benchmarks.scale [--sizes 1000,3000,10000,30000] [--nodes 10000,100000,1000000]
+    [--only probe,record] [--limit 60]
 
-An exponent of 1 is linear, 2 is quadratic: the slope of the logarithm of the time over that of the size, by least squares over the sizes that took more
-than 20 ms, where a fixed cost no longer hides it. A row stops at the first size that takes longer than the limit, and says so. The model is flat: `Linear(8, 8)` and
-ReLU in turns, as deep as there are modules. CPU time of the process, one thread, the least of three (of one, from 1 s on).
+An exponent of 1 is linear, 2 is quadratic: the slope of the logarithm of the time over that of the
+size, by least squares over the sizes that took more than 20 ms, where a fixed cost no longer hides
+it. A row stops at the first size that takes longer than the limit, and says so. The model is flat:
+`Linear(8, 8)` and ReLU in turns, as deep as there are modules. CPU time of the process, one thread,
+the least of three (of one, from 1 s on).
 """
 
 import argparse

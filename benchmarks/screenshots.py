@@ -1,4 +1,5 @@
-"""Pictures of the HTML page for the docs: `python -m benchmarks.screenshots [--to docs/images]`, made in a headless Chromium, in light and dark.
+"""Pictures of the HTML page for the docs: `python -m benchmarks.screenshots [--to docs/images]`,
+made in a headless Chromium, in light and dark.
 
 Look at them after each change of the page.
 """
@@ -39,7 +40,9 @@ def resnet50() -> Report:
 
 
 def training() -> Report:
-    """A training whose learning rate is far too high, so that ReLUs die, as a monitor has watched it."""
+    """A training whose learning rate is far too high, so that ReLUs die, as a monitor has watched
+    it.
+    """
     model, loss_fn = SimpleCNN(10), nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=2.0, momentum=0.9)
     images, targets = torch.randn(32, 3, 32, 32), torch.randint(0, 10, (32,))

@@ -1,10 +1,13 @@
-"""Statistics of every activation, and a whole monitor: what they add to a forward pass and to a training step, interleaved in one process.
+"""Statistics of every activation, and a whole monitor: what they add to a forward pass and to a
+training step, interleaved in one process.
 
     python -m benchmarks.statistics [--rounds 7] [--only simplecnn,resnet18] [--step] [--kernels]
 
-A forward hook on every leaf module computes the statistics; the monitor's own hooks do so for cnnprobe. With --step the columns after them are whole
-monitors around steps with SGD: activations, gradients, parameters and updates, every step and one step in ten. Printed are the medians of the per-round overheads over the bare
-pass (CPU time of the process, one thread) and, for the kernels alone, the ratio to `x.sum()`. The limit is one plain sum of each activation. Trust the ratios only.
+A forward hook on every leaf module computes the statistics; the monitor's own hooks do so for
+cnnprobe. With --step the columns after them are whole monitors around steps with SGD: activations,
+gradients, parameters and updates, every step and one step in ten. Printed are the medians of the
+per-round overheads over the bare pass (CPU time of the process, one thread) and, for the kernels
+alone, the ratio to `x.sum()`. The limit is one plain sum of each activation. Trust the ratios only.
 """
 
 import argparse
@@ -222,7 +225,9 @@ def overheads(name: str, rounds: int, *, step: bool) -> str:
 
 
 def kernels(rounds: int) -> None:
-    """Each engine alone, on data that come from memory and on data that are in the cache, as a ratio to `x.sum()`."""
+    """Each engine alone, on data that come from memory and on data that are in the cache, as a
+    ratio to `x.sum()`.
+    """
     print(
         "| values | x.sum() us | kernel | with histogram | per channel | per channel, channels last | no compiler | plain torch | by hand |"
     )

@@ -3,8 +3,9 @@
     python -m benchmarks.structure [--rounds 5] [--only simplecnn,deep:1000]
     python -m benchmarks.structure --parts --only deep:10000
 
-Prints medians of the per-round ratios to the bare forward (CPU time of the process, one thread). Trust the ratios only.
-With --parts what a recording without statistics consists of, in microseconds a module.
+Prints medians of the per-round ratios to the bare forward (CPU time of the process, one thread).
+Trust the ratios only. With --parts what a recording without statistics consists of, in microseconds
+a module.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""Holds parameters and MACs against the figures that torchvision publishes with its weights, on the meta device.
+"""Holds parameters and MACs against the figures that torchvision publishes with its weights, on the
+meta device.
 
 python -m benchmarks.torchvision_figures [-o docs/reference/torchvision-figures.md]
 """
@@ -23,7 +24,8 @@ from cnnprobe.records.trace import Trace
 SEGMENTATION_PIXELS = 520
 FLOW_PIXELS = 512
 FRAMES = 16  # of a clip
-# googlenet's published count leaves its auxiliary heads out; inception_v3's figures were made with them.
+# googlenet's published count leaves its auxiliary heads out; inception_v3's figures were made with
+# them.
 AUXILIARY = {
     "googlenet": {"aux_logits": False, "init_weights": False},
     "inception_v3": {"aux_logits": True, "init_weights": False},
@@ -31,7 +33,9 @@ AUXILIARY = {
 
 
 def published() -> Iterator[tuple[str, torchvision.models.WeightsEnum]]:
-    """Every (model name, weights) that has a published operation count, detection and quantised models left out."""
+    """Every (model name, weights) that has a published operation count, detection and quantised
+    models left out.
+    """
     for name in torchvision.models.list_models():
         if "rcnn" in name or name.startswith(("quantized_", "ssd", "retinanet", "fcos")):
             continue

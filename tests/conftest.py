@@ -38,7 +38,9 @@ def browser():
 
 @pytest.fixture
 def show(browser, tmp_path):
-    """A document or a report as a page in the browser; whatever was done with it, it must not have complained or asked for anything."""
+    """A document or a report as a page in the browser; whatever was done with it, it must not have
+    complained or asked for anything.
+    """
     pages = []
 
     def open_page(shown, **options):

@@ -1,4 +1,6 @@
-"""The walk behind an output: held against an independent breadth-first walk, torch's own hooks, and hand arithmetic."""
+"""The walk behind an output: held against an independent breadth-first walk, torch's own hooks, and
+hand arithmetic.
+"""
 
 import gc
 import textwrap
@@ -303,7 +305,9 @@ DROPS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("build", ["y = y + 1", "x, y = x + y, x * y", "y = Same.apply(y)"])
 def test_a_deep_graph_that_was_walked_can_be_dropped(build):
-    """100,000 nodes, and 50,000 dropped in every order that a user might; torch 2.13 and 2.15 crash from some 42,000 on."""
+    """100,000 nodes, and 50,000 dropped in every order that a user might; torch 2.13 and 2.15 crash
+    from some 42,000 on.
+    """
     operations = max(1, build.count("+") + build.count("*"))
     head = f"""
         import sys, torch

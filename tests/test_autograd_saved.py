@@ -9,7 +9,9 @@ from tests.support.graphs_of_autograd import Twice, leaf, needs_saved
 
 
 def bytes_by_hooks(run):
-    """Bytes of the distinct storages that torch hands to its saved-tensor hooks while `run` builds a graph."""
+    """Bytes of the distinct storages that torch hands to its saved-tensor hooks while `run` builds
+    a graph.
+    """
     kept = {}
 
     def pack(tensor):

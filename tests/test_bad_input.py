@@ -1,4 +1,6 @@
-"""Every kind of bad input to the command: one message with what, where and fix, the designed exit code, no traceback."""
+"""Every kind of bad input to the command: one message with what, where and fix, the designed exit
+code, no traceback.
+"""
 
 import os
 import pickle

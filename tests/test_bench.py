@@ -1,4 +1,6 @@
-"""The bench of silent faults, their twins, and healthy designs: all found, all located, nothing wrongly."""
+"""The bench of silent faults, their twins, and healthy designs: all found, all located, nothing
+wrongly.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""Curves over steps: where a point lies, where a line has a gap, what is marked, and what is said of it."""
+"""Curves over steps: where a point lies, where a line has a gap, what is marked, and what is said
+of it.
+"""
 
 import math
 import re

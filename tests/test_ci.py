@@ -1,4 +1,6 @@
-"""The workflow of the docs, run as a runner runs it: every step in bash, in a clone of a pull request; only pip and gh are stand-ins."""
+"""The workflow of the docs, run as a runner runs it: every step in bash, in a clone of a pull
+request; only pip and gh are stand-ins.
+"""
 
 import os
 import re

@@ -1,4 +1,6 @@
-"""Whether two models are the same: verdict, place and mapping, held against models whose sameness is known by how they were made."""
+"""Whether two models are the same: verdict, place and mapping, held against models whose sameness
+is known by how they were made.
+"""
 
 import copy
 import gc

@@ -1,4 +1,6 @@
-"""How far two tensors are apart, held against the message that torch.testing.assert_close raises, in the C kernel and without it."""
+"""How far two tensors are apart, held against the message that torch.testing.assert_close raises,
+in the C kernel and without it.
+"""
 
 import re
 
@@ -25,7 +27,9 @@ def engine(request, monkeypatch):
 
 
 def told_by_torch(actual, expected, **options):
-    """The figures of assert_close's message: mismatched, greatest absolute difference, its index, greatest relative; None where it passes."""
+    """The figures of assert_close's message: mismatched, greatest absolute difference, its index,
+    greatest relative; None where it passes.
+    """
     try:
         torch.testing.assert_close(actual, expected, **options)
     except AssertionError as error:

@@ -1,4 +1,6 @@
-"""A comparison as a user holds it: of reports and recordings, by level, as text and JSON, and of torchvision's models."""
+"""A comparison as a user holds it: of reports and recordings, by level, as text and JSON, and of
+torchvision's models.
+"""
 
 import copy
 import json

@@ -1,4 +1,6 @@
-"""The contributors' page: its picture is the import graph, its files exist, its paths are the package's."""
+"""The contributors' page: its picture is the import graph, its files exist, its paths are the
+package's.
+"""
 
 import ast
 import graphlib

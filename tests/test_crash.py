@@ -1,4 +1,6 @@
-"""What is said of a crash: the fault and the module are right, the repair mends it, the corrected twin crashes no more."""
+"""What is said of a crash: the fault and the module are right, the repair mends it, the corrected
+twin crashes no more.
+"""
 
 import functools
 import pathlib
@@ -32,7 +34,9 @@ def explain(model, args):
 
 @functools.cache
 def explain_sick(name):
-    """What is said of a sick model, with the number of copies that ran for it; asked by several tests."""
+    """What is said of a sick model, with the number of copies that ran for it; asked by several
+    tests.
+    """
     sick = next(sick for sick in TABLE if sick.name == name)
     count, run = [], ModelCopy.run
     torch.manual_seed(0)

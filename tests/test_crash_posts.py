@@ -1,4 +1,6 @@
-"""What is said of crashes that users post, each from a file as they have it: cause, module, repair, the patch, and nothing of the corrected twin."""
+"""What is said of crashes that users post, each from a file as they have it: cause, module, repair,
+the patch, and nothing of the corrected twin.
+"""
 
 import functools
 import itertools

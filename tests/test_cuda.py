@@ -1,4 +1,6 @@
-"""Each verb on a real GPU: right numbers, nothing disturbed, no waiting. Skipped where there is none."""
+"""Each verb on a real GPU: right numbers, nothing disturbed, no waiting. Skipped where there is
+none.
+"""
 
 import gc
 import os

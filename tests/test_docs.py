@@ -1,4 +1,6 @@
-"""The docs build without a warning: every page, with the reference that is made from docstrings and rules."""
+"""The docs build without a warning: every page, with the reference that is made from docstrings and
+rules.
+"""
 
 import os
 import re

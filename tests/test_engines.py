@@ -1,4 +1,6 @@
-"""Graphviz as `dot` or pygraphviz, in a child process: who is asked, how long, and who takes over. A folder of fakes is the PATH."""
+"""Graphviz as `dot` or pygraphviz, in a child process: who is asked, how long, and who takes over.
+A folder of fakes is the PATH.
+"""
 
 import time
 

@@ -1,4 +1,6 @@
-"""The piece of HTML in a notebook: its weight, its colours in each host, and what is left when a host strips its styles."""
+"""The piece of HTML in a notebook: its weight, its colours in each host, and what is left when a
+host strips its styles.
+"""
 
 import re
 from dataclasses import replace
@@ -91,7 +93,9 @@ def test_text_is_dark_in_a_light_host_even_on_a_dark_system(open_page, host):
 
 
 def stripped(fragment):
-    """What is left where style elements, scripts, drawings, and all attributes but those of a table are taken away."""
+    """What is left where style elements, scripts, drawings, and all attributes but those of a table
+    are taken away.
+    """
     text = re.sub(r"<(style|svg)\b.*?</\1>", "", fragment, flags=re.DOTALL)
     return re.sub(r' (?!align|scope|colspan)[a-z-]+="[^"]*"', "", text)
 

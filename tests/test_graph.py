@@ -1,4 +1,6 @@
-"""Folding, comparing, laying out and drawing a graph; every count is made by hand or by another tool."""
+"""Folding, comparing, laying out and drawing a graph; every count is made by hand or by another
+tool.
+"""
 
 from itertools import pairwise
 

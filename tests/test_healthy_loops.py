@@ -1,4 +1,6 @@
-"""Loops that are right in ways that look wrong: a monitor around them says nothing, and still finds the same loop with its fault."""
+"""Loops that are right in ways that look wrong: a monitor around them says nothing, and still finds
+the same loop with its fault.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""Graphs that live on after backward: which, what they hold, and what keeps them; the bytes are counted by hand."""
+"""Graphs that live on after backward: which, what they hold, and what keeps them; the bytes are
+counted by hand.
+"""
 
 import pytest
 import torch

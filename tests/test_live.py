@@ -1,4 +1,6 @@
-"""A display that is drawn again while a training runs, and a notebook run for real: what its cells put out."""
+"""A display that is drawn again while a training runs, and a notebook run for real: what its cells
+put out.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,6 @@
-"""The statistics of a data set are those of torch over all of it, in one process as in several, and outlive a kill."""
+"""The statistics of a data set are those of torch over all of it, in one process as in several, and
+outlive a kill.
+"""
 
 import itertools
 import json

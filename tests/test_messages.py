@@ -349,7 +349,9 @@ there is no snapshot of this architecture yet
 
 
 def read(failure):
-    """The message without paths, and without numbers that depend on random weights or on what else is alive."""
+    """The message without paths, and without numbers that depend on random weights or on what else
+    is alive.
+    """
     text = str(failure).replace(
         f"{Path(__file__).parent.parent}{os.sep}", ""
     )  # a path may have spaces

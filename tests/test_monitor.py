@@ -1,4 +1,6 @@
-"""A monitor around the user's own training loop: it changes nothing, and sees the steps and layers asked for."""
+"""A monitor around the user's own training loop: it changes nothing, and sees the steps and layers
+asked for.
+"""
 
 import copy
 import io

@@ -1,4 +1,6 @@
-"""Where a monitor writes its history: a file that a killed run leaves readable, TensorBoard, the terminal."""
+"""Where a monitor writes its history: a file that a killed run leaves readable, TensorBoard, the
+terminal.
+"""
 
 import base64
 import io

@@ -1,4 +1,6 @@
-"""Single edits of SimpleCNN, each caught by the assertion that is for it, and the unedited model by none."""
+"""Single edits of SimpleCNN, each caught by the assertion that is for it, and the unedited model by
+none.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""The decorator: records the user's own calls, and a decorated model is otherwise as it would be without."""
+"""The decorator: records the user's own calls, and a decorated model is otherwise as it would be
+without.
+"""
 
 import contextlib
 import copy

@@ -1,4 +1,6 @@
-"""Settings of an optimizer that no training ends well with, and the values beside them that are fine."""
+"""Settings of an optimizer that no training ends well with, and the values beside them that are
+fine.
+"""
 
 import pytest
 import torch

@@ -134,5 +134,6 @@ def test_histogram_bars_stand_at_their_powers_of_two_and_add_up():
         ),
         "html",
     )
-    # from left: -4..-2 holds 4 of at most 8, -2..-1 none, zero, 1..2 holds 8, 2..4 holds 2: heights 8 0 0 16 4 of 16
+    # from left: -4..-2 holds 4 of at most 8, -2..-1 none, zero, 1..2 holds 8, 2..4 holds 2: heights
+    # 8 0 0 16 4 of 16
     assert 'd="M0 16v-8h1v8h2v-16h1v12h1V16z"' in page

@@ -1,4 +1,6 @@
-"""The HTML page in a real browser: its pictures are zoomed, moved and opened, and joined to its rows."""
+"""The HTML page in a real browser: its pictures are zoomed, moved and opened, and joined to its
+rows.
+"""
 
 import pytest
 

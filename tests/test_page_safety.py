@@ -86,7 +86,9 @@ def test_code_is_copied_or_selected_to_be_typed(show):
 
 @pytest.fixture(scope="module")
 def axe():
-    """axe-core's script; installed once, by npm and from the lock file, into a folder that git ignores."""
+    """axe-core's script; installed once, by npm and from the lock file, into a folder that git
+    ignores.
+    """
     script = WEB / "node_modules" / "axe-core" / "axe.min.js"
     if not script.exists() and shutil.which("npm"):
         subprocess.run(

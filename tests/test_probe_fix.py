@@ -1,4 +1,6 @@
-"""`cnnprobe probe --fix`: the repair of a crash is written into the user's own file, and into no other."""
+"""`cnnprobe probe --fix`: the repair of a crash is written into the user's own file, and into no
+other.
+"""
 
 import os
 

@@ -1,4 +1,6 @@
-"""The pytest plugin beside others and in every kind of test: subprocesses that load what is named and nothing else."""
+"""The pytest plugin beside others and in every kind of test: subprocesses that load what is named
+and nothing else.
+"""
 
 import os
 import sys

@@ -13,7 +13,8 @@ from tests.support.python import fork_workers, start_server
 
 pytest_plugins = ["pytester"]
 
-# pytester forgets the modules that a run of its own imports first, and neither torch nor torch._dynamo can be imported twice.
+# pytester forgets the modules that a run of its own imports first, and neither torch nor
+# torch._dynamo can be imported twice.
 for module in pkgutil.walk_packages(cnnprobe.__path__, "cnnprobe."):
     if not module.name.endswith(("__main__", "_kernel")):  # the kernel is a plain library
         importlib.import_module(module.name)

@@ -15,7 +15,9 @@ from cnnprobe.records.trace import Trace
 
 
 def make_ranks(times, wrapper="DistributedDataParallel", **options):
-    """Two ranks and more, by hand: for each step, for each rank, the seconds by stage and those in the queue."""
+    """Two ranks and more, by hand: for each step, for each rank, the seconds by stage and those in
+    the queue.
+    """
     steps = [[] for _ in times[0]]
     for number, of_step in enumerate(times):
         for rank, (more, queued) in enumerate(of_step):

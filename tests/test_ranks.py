@@ -1,4 +1,6 @@
-"""Several ranks of gloo under a monitor: each is seen for itself, all of them are one report, and what differs is named."""
+"""Several ranks of gloo under a monitor: each is seen for itself, all of them are one report, and
+what differs is named.
+"""
 
 import json
 

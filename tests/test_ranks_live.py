@@ -1,4 +1,6 @@
-"""Ranks that are compared while they train: what differs is said at once, by nothing that a rank waits for."""
+"""Ranks that are compared while they train: what differs is said at once, by nothing that a rank
+waits for.
+"""
 
 import json
 import random

@@ -1,4 +1,6 @@
-"""A recording around the user's own calls, and of models that torch has compiled, wrapped or nested."""
+"""A recording around the user's own calls, and of models that torch has compiled, wrapped or
+nested.
+"""
 
 import copy
 import pickle

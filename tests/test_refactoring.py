@@ -1,4 +1,6 @@
-"""Repeated blocks in models that were written out, and the proof that the blocks are the same model."""
+"""Repeated blocks in models that were written out, and the proof that the blocks are the same
+model.
+"""
 
 import cProfile
 import pstats

@@ -1,4 +1,6 @@
-"""The images of the reference models: chosen classes of torchvision's data sets, the offline ones, and what is missing."""
+"""The images of the reference models: chosen classes of torchvision's data sets, the offline ones,
+and what is missing.
+"""
 
 import pickle
 
@@ -24,7 +26,9 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cifar(tmp_path_factory):
-    """120 CIFAR-like images of which every pixel of image k is k, labels 0..9 in turn; and their folder."""
+    """120 CIFAR-like images of which every pixel of image k is k, labels 0..9 in turn; and their
+    folder.
+    """
     root = tmp_path_factory.mktemp("cifar")
     images = np.tile(np.arange(120, dtype=np.uint8)[:, None, None, None], (1, 32, 32, 3))
     write_cifar10(root, images, [k % 10 for k in range(120)], NAMES)
@@ -46,7 +50,8 @@ def shades(subset):
 
 def test_subset_of_cifar10_has_the_images_of_its_classes_relabelled(cifar):
     subset = data.class_subset(UncheckedCIFAR10(cifar, train=False), ["dog", "bird"])
-    # The sixth of six files holds images 5, 11, 17, ...; image k has label k % 10; bird is 2, dog is 5.
+    # The sixth of six files holds images 5, 11, 17, ...; image k has label k % 10; bird is 2, dog
+    # is 5.
     expected = [(k, {5: 0, 2: 1}[k % 10]) for k in range(5, 120, 6) if k % 10 in (2, 5)]
     assert expected == shades(subset)
     assert (["dog", "bird"], {"dog": 0, "bird": 1}) == (subset.classes, subset.class_to_idx)
@@ -248,7 +253,8 @@ def test_digits_are_the_published_set_at_32_pixels():
     assert 1797 == len(splits.train) + len(splits.val)
     assert tuple("0123456789") == splits.classes
     image, label = splits.train[0]
-    # The first digit of the UCI set is a 0, its first rows 0 0 5 13 9 1 0 0 and 0 0 13 15 10 15 5 0 (of 16).
+    # The first digit of the UCI set is a 0, its first rows 0 0 5 13 9 1 0 0 and 0 0 13 15 10 15 5 0
+    # (of 16).
     expected = torch.tensor([0, 0, 13, 15, 10, 15, 5, 0]) / 16 * 2 - 1
     torch.testing.assert_close(image[2, 5, ::4], expected, atol=2 / 255, rtol=0)
     assert 0 == label and (3, 32, 32) == image.shape
@@ -294,7 +300,8 @@ def test_missing_cifar_file_is_named(tmp_path):
 
 
 def test_download_without_network_is_one_message(tmp_path, monkeypatch):
-    # Nothing listens on port 9 of this machine, so torchvision's own download fails as without a network.
+    # Nothing listens on port 9 of this machine, so torchvision's own download fails as without a
+    # network.
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     with pytest.raises(TargetError, match=r"CIFAR10 could not be downloaded: .*refused") as caught:
         data.splits_from(tmp_path, download="cifar10")

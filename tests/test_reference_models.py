@@ -1,4 +1,6 @@
-"""The reference models: their parameters by hand arithmetic, and that the one kept broken is broken as described."""
+"""The reference models: their parameters by hand arithmetic, and that the one kept broken is broken
+as described.
+"""
 
 import subprocess
 import sys
@@ -124,7 +126,8 @@ def test_widened_head_keeps_the_logits_of_the_old_classes_to_the_bit():
     model = SimpleCNN(3).eval()
     features = torch.randint(-8, 9, (4, 512), generator=torch.Generator().manual_seed(0)).float()
     with torch.no_grad():
-        # Sums of small integers are exact in float32 in any order; a wider product may add in another one.
+        # Sums of small integers are exact in float32 in any order; a wider product may add in
+        # another one.
         model.fc2.weight.mul_(100).round_()
         model.fc2.bias.mul_(100).round_()
         before = model.fc2(features)

@@ -47,7 +47,9 @@ def command(*arguments, cwd):
 
 
 class Scores(nn.Module):
-    """Gives its input back as scores, so that the right answer is known; one parameter, to have a device."""
+    """Gives its input back as scores, so that the right answer is known; one parameter, to have a
+    device.
+    """
 
     def __init__(self):
         super().__init__()
@@ -90,7 +92,8 @@ def test_counting_hits_runs_in_eval_mode_and_gives_each_mode_back():
 
 
 def test_train_epoch_gives_the_mean_loss_and_accuracy_over_images_not_batches():
-    # Batches of 2 and 1; scores are one-hot, so cross entropy is -log(e / (e + 2)) on a hit, -log(1 / (e + 2)) on a miss.
+    # Batches of 2 and 1; scores are one-hot, so cross entropy is -log(e / (e + 2)) on a hit, -log(1
+    # / (e + 2)) on a miss.
     loader = loader_of([0, 1, 2], labels=[0, 1, 0])
     model = Scores()
     loss, accuracy = train_epoch(
@@ -139,7 +142,8 @@ def test_training_grows_and_keeps_what_it_learnt(splits):
     sizes = [len(epoch.per_class) for epoch in epochs]
     assert [2, 3] == sorted(set(sizes)) and sizes == sorted(sizes)
     assert 3 == model.fc2.out_features
-    # It grew right after the epoch that had learnt two, and ended with the one that had learnt three.
+    # It grew right after the epoch that had learnt two, and ended with the one that had learnt
+    # three.
     assert [2 in sizes and sizes.count(2), len(epochs)] == [
         k + 1 for k, epoch in enumerate(epochs) if epoch.learnt
     ]
@@ -315,7 +319,8 @@ def test_closed_pipe_ends_the_command_quietly(cache):
 
 def test_interrupt_ends_the_command_in_one_line(cache):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    # A shell that started us in the background may have told us to ignore the interrupt, which children inherit.
+    # A shell that started us in the background may have told us to ignore the interrupt, which
+    # children inherit.
     run = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from reference_models.train import main; sys.exit(main())"
     with subprocess.Popen(
         [sys.executable, "-c", run, "--classes", "2", "--epochs", "1000"],
@@ -335,7 +340,8 @@ def test_interrupt_ends_the_command_in_one_line(cache):
 
 @pytest.mark.slow
 def test_command_learns_eight_photos_class_by_class(run):
-    # Processor time of one thread, so that a busy machine cannot fail it: less than two minutes of it is less on two cores.
+    # Processor time of one thread, so that a busy machine cannot fail it: less than two minutes of
+    # it is less on two cores.
     before = time.process_time()
     code, out, err = run("--classes", "2", "--grow-to", "8")
     assert (0, "") == (code, err), out

@@ -1,4 +1,6 @@
-"""Fixes that are tried: what the finding says, in which order, within which budget, and that all is as before."""
+"""Fixes that are tried: what the finding says, in which order, within which budget, and that all is
+as before.
+"""
 
 import copy
 import functools

@@ -1,4 +1,6 @@
-"""Documents as Markdown, HTML and JSON: what a program or a page gets, with nothing in it that a name could smuggle."""
+"""Documents as Markdown, HTML and JSON: what a program or a page gets, with nothing in it that a
+name could smuggle.
+"""
 
 import json
 from html.parser import HTMLParser

@@ -1,4 +1,6 @@
-"""A probe of shapes alone: the same rows as the ordinary one, no value read, and the model as it was."""
+"""A probe of shapes alone: the same rows as the ordinary one, no value read, and the model as it
+was.
+"""
 
 import re
 

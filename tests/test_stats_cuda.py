@@ -1,4 +1,6 @@
-"""Statistics of CUDA tensors: the Triton kernel's arithmetic by its interpreter anywhere, and the real thing where there is a GPU."""
+"""Statistics of CUDA tensors: the Triton kernel's arithmetic by its interpreter anywhere, and the
+real thing where there is a GPU.
+"""
 
 import importlib.util
 import os

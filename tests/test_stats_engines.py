@@ -1,4 +1,6 @@
-"""Each engine against NumPy in double precision, on data that break naive formulas, and on every dtype and layout."""
+"""Each engine against NumPy in double precision, on data that break naive formulas, and on every
+dtype and layout.
+"""
 
 import ctypes
 import pathlib

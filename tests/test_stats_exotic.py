@@ -1,4 +1,6 @@
-"""Tensors of every kind: right statistics, or None; never an exception, never a change, never a look at what is not there."""
+"""Tensors of every kind: right statistics, or None; never an exception, never a change, never a
+look at what is not there.
+"""
 
 import warnings
 

@@ -1,4 +1,6 @@
-"""Every module that PyTorch's own module database can build goes through a probe with its outputs bit-equal."""
+"""Every module that PyTorch's own module database can build goes through a probe with its outputs
+bit-equal.
+"""
 
 import warnings
 

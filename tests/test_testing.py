@@ -1,4 +1,6 @@
-"""Each assertion passes on a healthy model, fails on the fault that it is for, and leaves the model as it was."""
+"""Each assertion passes on a healthy model, fails on the fault that it is for, and leaves the model
+as it was.
+"""
 
 import contextlib
 import re

@@ -1,4 +1,6 @@
-"""Parts of an input that nothing reads: found by the gradient, confirmed by noise, and nothing is changed."""
+"""Parts of an input that nothing reads: found by the gradient, confirmed by noise, and nothing is
+changed.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""What each verb does with each way in which PyTorch runs a model is what the table in the docs says."""
+"""What each verb does with each way in which PyTorch runs a model is what the table in the docs
+says.
+"""
 
 import pathlib
 

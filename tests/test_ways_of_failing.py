@@ -1,4 +1,6 @@
-"""What a report names when the user's own hooks, exceptions and interrupts come in between, and what is recorded beside the usual."""
+"""What a report names when the user's own hooks, exceptions and interrupts come in between, and
+what is recorded beside the usual.
+"""
 
 import asyncio
 import threading

@@ -16,7 +16,8 @@ from cnnprobe.loading import (
     load_weights,
 )
 
-# torch before 2.10 has the flaw that cnnprobe warns of whenever it reads a checkpoint; the test of that warning asks for it by itself.
+# torch before 2.10 has the flaw that cnnprobe warns of whenever it reads a checkpoint; the test of
+# that warning asks for it by itself.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:torch .* lets a crafted checkpoint past weights_only"
 )

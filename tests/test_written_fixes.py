@@ -1,5 +1,5 @@
-"""Fixes of the loop and the optimizer, written into the user's own program: the patch applies, changes
-no other line, and the patched program is without the fault.
+"""Fixes of the loop and the optimizer, written into the user's own program: the patch applies,
+changes no other line, and the patched program is without the fault.
 """
 
 import runpy

@@ -1,7 +1,8 @@
 """What a case of the bench is: a silent fault as people write it, with its corrected twin.
 
-`@case(rule, *modules)` says what has to be found, and where: any of the modules is right, None is the training loop, the loss or the data.
-`CASES[name].build(sick)` gives the arguments of `diagnose`.
+`@case(rule, *modules)` says what has to be found, and where: any of the modules is right, None is
+the training loop, the loss or the data. `CASES[name].build(sick)` gives the arguments of
+`diagnose`.
 """
 
 from dataclasses import dataclass

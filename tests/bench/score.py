@@ -1,4 +1,6 @@
-"""How many sick models are found, located, and how often a rule fires on a twin: `python -m bench.score` from the folder tests."""
+"""How many sick models are found, located, and how often a rule fires on a twin: `python -m
+bench.score` from the folder tests.
+"""
 
 import sys
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
-"""Runs Python programs in forks of one process that has imported torch, which takes seconds each time.
+"""Runs Python programs in forks of one process that has imported torch, which takes seconds each
+time.
 
 `fork_server.py SOCKET` is the server. A request holds the arguments of `python`, the folder, the
 environment and the three streams. The program runs as in a process of its own, only torch is there.

@@ -1,4 +1,6 @@
-"""A small history made by hand: a convolution, a ReLU and a classifier over five steps, every second observed."""
+"""A small history made by hand: a convolution, a ReLU and a classifier over five steps, every
+second observed.
+"""
 
 import math
 
@@ -33,7 +35,9 @@ def update(fqn, ratio):
 
 
 def training():
-    """Steps 0, 2 and 4; the third gradient of the ReLU has an Inf, and two of its channels are dead."""
+    """Steps 0, 2 and 4; the third gradient of the ReLU has an Inf, and two of its channels are
+    dead.
+    """
     spread = (Histogram(lowest=-2, negative=(1, 0), positive=(0, 3)), None, Histogram())
     odd = tensor(
         2,

@@ -6,7 +6,9 @@ from torch import nn
 
 
 class Small(nn.Module):
-    """conv, BatchNorm, in-place ReLU, pooling, a flatten by function, a linear layer: the usual things."""
+    """conv, BatchNorm, in-place ReLU, pooling, a flatten by function, a linear layer: the usual
+    things.
+    """
 
     def __init__(self):
         super().__init__()

@@ -52,7 +52,9 @@ def with_statistics(trace=None):
 
 
 def observed(trace):
-    """The trace with statistics and a bell of a histogram for each call, which takes what the one before it made."""
+    """The trace with statistics and a bell of a histogram for each call, which takes what the one
+    before it made.
+    """
     dice = random.Random(0)
     last = None
     calls = []

@@ -1,4 +1,6 @@
-"""Pairs of models written differently that are the same, and copies of one model with one fault each."""
+"""Pairs of models written differently that are the same, and copies of one model with one fault
+each.
+"""
 
 import copy
 
@@ -90,7 +92,8 @@ def chain(m, x, *names):
 
 EIGHT, THIRTY_TWO = (2, 3, 8, 8), (2, 3, 32, 32)
 
-# name: (actual, expected, input shape). All must be equivalent at every level once the weights are transferred.
+# name: (actual, expected, input shape). All must be equivalent at every level once the weights are
+# transferred.
 SAME = {
     "renested": (CNNModel, SimpleCNN, THIRTY_TWO),
     "renested the other way round": (SimpleCNN, CNNModel, THIRTY_TWO),
@@ -153,7 +156,8 @@ SAME = {
     "interpolate": (lambda: Net(lambda m, x: F.interpolate(x, scale_factor=2)), lambda: plain(nn.Upsample(scale_factor=2)), EIGHT),
 }  # fmt: skip
 
-# Branches that ran in another order: the numbers and the flow are the same, the autograd graph's first input may not be.
+# Branches that ran in another order: the numbers and the flow are the same, the autograd graph's
+# first input may not be.
 REORDERED = {
     "shortcut computed last": (lambda: Residual(late=True), Residual, EIGHT),
     "sum the other way round": (lambda: Residual(swapped=True), Residual, EIGHT),
@@ -225,7 +229,8 @@ class PaddingZero(SimpleCNN):
         self.fc1 = nn.Linear(128 * 3 * 3, 512)
 
 
-# name: (model, levels that must fail at least, levels that must hold, place of the first difference in SimpleCNN, word in its message)
+# name: (model, levels that must fail at least, levels that must hold, place of the first difference
+# in SimpleCNN, word in its message)
 WRONG = {
     "padding 0": (PaddingZero, {"hyperparameters", "shapes", "parameters"}, {"operations"}, "'conv2' (Conv2d)", "padding 0 instead of 1"),
     "other dropout": (faulty(_set("dropout", lambda: nn.Dropout(0.2))), {"hyperparameters", "train_numbers"},

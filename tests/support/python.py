@@ -57,13 +57,17 @@ def run_python(*arguments, cwd=".", env=None, text=""):
 
 
 def fork_workers(number):
-    """The options of pytest-xdist for workers that are forks as well; `FORK_SERVER` names the server."""
+    """The options of pytest-xdist for workers that are forks as well; `FORK_SERVER` names the
+    server.
+    """
     return ["--dist", "load", "--tx", f"{number}*popen//python={make_stand_ins()}/python"]
 
 
 @functools.cache
 def make_stand_ins():
-    """A folder for the PATH: `python`, `pytest` and `cnnprobe` ask the server, as programs of a shell."""
+    """A folder for the PATH: `python`, `pytest` and `cnnprobe` ask the server, as programs of a
+    shell.
+    """
     folder = tempfile.mkdtemp(prefix="cnnprobe-programs-")
     atexit.register(subprocess.run, ["rm", "-r", folder], check=False)
     client = f'exec "{sys.executable}" -SI "{HERE / "ask_fork_server.py"}"'

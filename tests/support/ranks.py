@@ -1,4 +1,6 @@
-"""Runs a program of `rank_programs` on several ranks of gloo, each a process of its own that ends by itself."""
+"""Runs a program of `rank_programs` on several ranks of gloo, each a process of its own that ends
+by itself.
+"""
 
 import os
 import socket

@@ -52,7 +52,8 @@ def call(fqn, kind, given=None, made=None, *, parent=0, depth=1, index=0, **fiel
 
 
 def tiny():
-    """Conv2d(3, 8, 3, padding=1), ReLU, torch.flatten, Linear(8 * 8 * 8, 10) on (2, 3, 8, 8): 224 + 5130 parameters.
+    """Conv2d(3, 8, 3, padding=1), ReLU, torch.flatten, Linear(8 * 8 * 8, 10) on (2, 3, 8, 8): 224 +
+    5130 parameters.
 
     MACs: conv 2 * 8 * 8 * 8 * 3 * 3 * 3 = 27,648; linear 2 * 512 * 10 = 10,240.
     """
@@ -115,7 +116,9 @@ def failing(message="mat1 and mat2 shapes cannot be multiplied (16x8 and 512x10)
 
 
 def blocks(copies, *, config=None):
-    """`copies` blocks named 0, 1, ... each of a Linear(4, 4) without bias and a ReLU; `config` is that of the last Linear."""
+    """`copies` blocks named 0, 1, ... each of a Linear(4, 4) without bias and a ReLU; `config` is
+    that of the last Linear.
+    """
     rows = tensor(2, 4)
     modules, calls, parameters = (
         [module("", "Net", stock=False)],

@@ -1,4 +1,6 @@
-"""Runs the Triton kernel's arithmetic on the CPU, by Triton's own interpreter; started by test_stats_cuda with TRITON_INTERPRET=1."""
+"""Runs the Triton kernel's arithmetic on the CPU, by Triton's own interpreter; started by
+test_stats_cuda with TRITON_INTERPRET=1.
+"""
 
 import sys
 

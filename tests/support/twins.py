@@ -1,4 +1,6 @@
-"""SimpleCNN, its twins and its faulty copies, small: 3 x 32 x 32 images, as the figures of 1,147,466 parameters ask."""
+"""SimpleCNN, its twins and its faulty copies, small: 3 x 32 x 32 images, as the figures of
+1,147,466 parameters ask.
+"""
 
 import torch
 import torch.nn.functional as F

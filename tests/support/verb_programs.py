@@ -83,7 +83,9 @@ def split(model):
 
 
 def diagnose_shards(rank):
-    """What is found in a sharded model and in the same one as a whole, and what becomes of the shards."""
+    """What is found in a sharded model and in the same one as a whole, and what becomes of the
+    shards.
+    """
 
     def make():
         return nn.Sequential(*net(norm=True), nn.Softmax(dim=1))

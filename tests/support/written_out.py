@@ -69,7 +69,9 @@ class ResNet20(nn.Module):
 
 
 def mobile_stack():
-    """MobileNet's pairs of a depthwise and a pointwise convolution (Howard et al. 2017), written out."""
+    """MobileNet's pairs of a depthwise and a pointwise convolution (Howard et al. 2017), written
+    out.
+    """
     layers = [nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
     width = 8
     for out, stride in ((16, 1), (32, 2), (32, 1), (64, 2)):

@@ -1,4 +1,6 @@
-"""Faults that people have reported with code that runs: arguments, labels and scales of losses, weights put back."""
+"""Faults that people have reported with code that runs: arguments, labels and scales of losses,
+weights put back.
+"""
 
 import copy
 

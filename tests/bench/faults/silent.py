@@ -1,4 +1,6 @@
-"""Silent faults in losses and loops of one's own, each with its corrected twin; they add to the cases of the bench."""
+"""Silent faults in losses and loops of one's own, each with its corrected twin; they add to the
+cases of the bench.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -146,7 +148,9 @@ def update_by_hand_of_a_copy(sick):
 
 
 def attending(sick, weigh):
-    """A block of attention between positions; `weigh` makes scores to weights and mixes the values with them."""
+    """A block of attention between positions; `weigh` makes scores to weights and mixes the values
+    with them.
+    """
 
     def forward(self, x):
         x = F.relu(self.stem(x))

@@ -1,4 +1,6 @@
-"""Silent faults that each single layer hides: dead channels, unread parts, scores and means over nothing."""
+"""Silent faults that each single layer hides: dead channels, unread parts, scores and means over
+nothing.
+"""
 
 import copy
 

@@ -1,4 +1,6 @@
-"""Layers, optimizers, schedules and clippings that are there and have no effect, each with its corrected twin."""
+"""Layers, optimizers, schedules and clippings that are there and have no effect, each with its
+corrected twin.
+"""
 
 import torch
 import torch.nn.functional as F

@@ -173,7 +173,9 @@ def log_softmax_and_nll_with_guarded_dropout():
 
 
 class Pyramid(nn.Module):
-    """One head for maps of five sizes; on the smallest, of 1 x 1, none of its few distances happens to be positive."""
+    """One head for maps of five sizes; on the smallest, of 1 x 1, none of its few distances happens
+    to be positive.
+    """
 
     def __init__(self):
         super().__init__()

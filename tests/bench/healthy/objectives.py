@@ -1,4 +1,6 @@
-"""Objectives that are more than a loss of outputs: moving targets, experts, margins, losses that the model itself gives."""
+"""Objectives that are more than a loss of outputs: moving targets, experts, margins, losses that
+the model itself gives.
+"""
 
 import copy
 
@@ -102,7 +104,9 @@ def queue_of_keys_that_the_forward_fills():
 
 
 class Denoiser(nn.Module):
-    """Gives its own loss: noise of a random size is added, and predicted by a network whose last layer starts at zero."""
+    """Gives its own loss: noise of a random size is added, and predicted by a network whose last
+    layer starts at zero.
+    """
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,6 @@
-"""Plain programs that learn, slowly or in parts: small steps, much dropout, networks beside the forward, boxes, moved constants."""
+"""Plain programs that learn, slowly or in parts: small steps, much dropout, networks beside the
+forward, boxes, moved constants.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +71,9 @@ def constants_that_the_forward_moves():
 
 
 class Boxes(nn.Module):
-    """Two maps give boxes in pixels; those that lie over the object by area alone are trained, here none of the second map."""
+    """Two maps give boxes in pixels; those that lie over the object by area alone are trained, here
+    none of the second map.
+    """
 
     def __init__(self):
         super().__init__()

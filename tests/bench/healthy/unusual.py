@@ -1,4 +1,6 @@
-"""What looks like a fault and is none: infinities that mask, tables and ranges that start at nothing."""
+"""What looks like a fault and is none: infinities that mask, tables and ranges that start at
+nothing.
+"""
 
 import torch
 import torch.nn.functional as F

@@ -1,6 +1,8 @@
-"""Every way in which PyTorch runs a model: a tiny model each, how its user calls it, and a layer that is called inside.
+"""Every way in which PyTorch runs a model: a tiny model each, how its user calls it, and a layer
+that is called inside.
 
-`python -m tests.support.ways` writes the table of docs/reference/ways.md anew; the test of the ways holds each of its rows.
+`python -m tests.support.ways` writes the table of docs/reference/ways.md anew; the test of the ways
+holds each of its rows.
 """
 
 import pathlib

@@ -1,4 +1,6 @@
-"""Ways in which a model is trained or served: under autocast, in parts, on ranks, quantized, as a function."""
+"""Ways in which a model is trained or served: under autocast, in parts, on ranks, quantized, as a
+function.
+"""
 
 import torch
 from torch import nn
