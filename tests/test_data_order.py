@@ -83,6 +83,12 @@ def test_shards_of_one_class_behind_a_small_buffer_are_found(buffer, expected):
     assert expected == name_findings(DataLoader(Stream(order), 8))
 
 
+def test_data_set_that_is_sorted_by_class_is_no_loader():
+    data = TensorDataset(torch.stack([draw(i) for i in range(120)]), torch.arange(120) // 30)
+    assert "single-class-batches" not in name_findings(data)
+    assert "single-class-batches" in name_findings(DataLoader(data, 8))
+
+
 def test_batches_that_a_sampler_of_the_user_puts_together_are_meant_so():
     rows = [[i for i in range(120) if LABELS[i] in (k, (k + 1) % 6)][:8] for k in range(6)]
     given = DataLoader(TensorDataset(IMAGES, LABELS), batch_sampler=rows)

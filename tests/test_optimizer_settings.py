@@ -69,3 +69,28 @@ def test_setting_out_of_its_range_is_found_and_the_usual_value_is_proven(title):
 )
 def test_setting_within_its_range_is_no_fault(given):
     assert [] == diagnose(**given)
+
+
+@pytest.mark.parametrize(("gamma", "expected"), [(0.0, "a gamma above 0"), (0.1, "once an epoch")])
+def test_rate_of_exactly_0_is_the_schedulers_number_and_not_its_place(gamma, expected):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=10, gamma=gamma)
+
+    def train_step(inputs, targets):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+        scheduler.step()
+
+    report = cnnprobe.diagnose(
+        model,
+        torch.randn(16, 8),
+        torch.randint(0, 3, (16,)),
+        optimizer=optimizer,
+        train_step=train_step,
+        scheduler=scheduler,
+    )
+    (found,) = [f for f in report.findings if f.rule == "lr-collapsed"]
+    assert expected in found.fix

@@ -7,7 +7,7 @@ from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.rulebook.material import perceptron, stepping
 
-SIZING = frozenset({"norm", "pow", "square", "abs"})
+SIZING = frozenset({"norm", "pow", "abs"})
 SUMS = frozenset({"add", "sub"})
 
 

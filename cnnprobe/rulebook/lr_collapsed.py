@@ -53,7 +53,7 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: step sizes and decays are mostly meant in epochs; counted in batches, training
     ends in the first epoch.
     What to do: call scheduler.step() once an epoch, outside the loop over the batches;
-    ReduceLROnPlateau needs mode="min" for a loss.
+    ReduceLROnPlateau needs mode="min" for a loss; a gamma is above 0.
     Known exceptions: schedules with an end of their own (OneCycleLR, cosine, linear), which are
     given in batches; a train_step that is an epoch, with more steps of the optimizer than of the
     scheduler.
@@ -81,6 +81,13 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
     if any(_is_epoch(step) for step in evidence.steps):
         return
     name = next(e.subject for step in evidence.steps for e in step.events if e.kind == "schedule")
+    if evidence.collapse == 0:  # no decay that is above 0 gets there
+        yield Finding(
+            module=None,
+            message=f"{name} sets the learning rate to exactly 0: its gamma is 0, or its lambda gives 0",
+            fix=f"a gamma above 0 in {name}: 0.1 is usual",
+        )
+        return
     yield Finding(
         module=None,
         message=(

@@ -56,6 +56,8 @@ def single_class_batches(data: Data) -> Iterator[Finding]:
     labels = split.labels
     if labels is None or labels.batches < FEWEST or len(labels.counts) < 2:
         return
+    if split.loading.batch_size is None and split.loading.samples is not None:
+        return  # a data set, which we read in stretches: nobody has put it into batches
     total = sum(n for _, n in labels.counts)
     size = split.loading.batch_size or split.samples / max(1, split.batches)
     chance = sum((n / total) ** size for _, n in labels.counts)
