@@ -444,3 +444,22 @@ def test_layer_that_a_standard_step_calls_has_the_line_of_the_diagnosis():
     assert {"test_remedies.py"} == {
         os.path.basename(call.source.partition(":")[0]) for call in report.trace.calls
     }
+
+
+def test_fix_under_which_the_loss_rises_is_not_called_proven(monkeypatch):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    net.register_module("spare", nn.Linear(2, 2))
+    net.forward = lambda x: net[1](net[0](x))
+    given = (torch.randn(8, 3, 2, 2), torch.arange(8) % 3)
+    options = {
+        "loss_fn": nn.CrossEntropyLoss(),
+        "optimizer": torch.optim.SGD(net.parameters(), 0.1),
+    }
+    assert (
+        Verdict.PROVEN
+        is find(cnnprobe.diagnose(net, *given, **options), "unused-module").tried.verdict
+    )
+    monkeypatch.setattr("cnnprobe.remedies.trials.rises", lambda losses: losses[-1] < losses[0])
+    tried = find(cnnprobe.diagnose(net, *given, **options), "unused-module").tried
+    assert Verdict.USELESS is tried.verdict
+    assert tried.said.startswith("the loss still rises; after 6 steps")

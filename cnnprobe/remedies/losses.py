@@ -24,6 +24,15 @@ def compare_losses(before: Sequence[float], after: Sequence[float]) -> Verdict:
     return Verdict.WORSE if after[-1] > before[-1] + BETTER * first else Verdict.USELESS
 
 
+def rises(losses: Sequence[float]) -> bool:
+    """Whether the loss ends higher than it began, by more than `BETTER` of the first one.
+
+    >>> rises((0.22, 0.25)), rises((2.3, 2.31)), rises((0.22, 0.1))
+    (True, False, False)
+    """
+    return len(losses) > 1 and losses[-1] > losses[0] + BETTER * abs(losses[0])
+
+
 def say_losses(before: Sequence[float], after: Sequence[float]) -> str:
     """The losses at the end of both runs.
 

@@ -78,9 +78,10 @@ def missing_forward(crash: Crash) -> Suspects:
         yield _blame_list(crash, fqn, module)
         return
     edit, has = _misspelt(fqn, module) or _indented(fqn, module) or (None, "")
-    methods = ", ".join(_list_methods(module)) or "none"
+    methods = ", ".join(_list_methods(module))
+    has = has or (f"; it has {methods}" if methods else "")
     kind = class_of(module).__name__
-    message = f"the class {kind} has no method named forward{has or f'; it has {methods}'}"
+    message = f"the class {kind} has no method named forward{has}"
     advice = (f"define forward(self, x) in {kind}, indented as __init__ is",)
     yield blame(fqn, message, edit, advice=advice)
 
