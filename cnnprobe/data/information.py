@@ -119,14 +119,20 @@ def _is_sure(hits: int, y: NDArray[np.int64]) -> bool:
 
 
 def _predict_linear(x: NDArray[np.float64], folds: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The matrix that makes predictions of labels: each row from the samples of the other folds."""
+    """The matrix that makes predictions of labels: each row from the samples of the other folds.
+
+    One factorisation serves all folds: with H = X (X'X + RIDGE)^-1 X', the fold f is predicted from
+    the others by (1 - H_ff)^-1 H_f.
+
+    Source: Hastie, Tibshirani, Friedman 2009, "The Elements of Statistical Learning", section 7.10.
+    """
+    gram = _multiply(x.T, x) + RIDGE * np.eye(x.shape[1])
+    hat = _multiply(x, _solve(gram, np.ascontiguousarray(x.T)))
     found = np.zeros((len(x), len(x)))
     for fold in range(FOLDS):
-        seen, unseen = x[folds != fold], x[folds == fold]
-        gram = _multiply(seen.T, seen) + RIDGE * np.eye(x.shape[1])
-        found[np.ix_(folds == fold, folds != fold)] = _multiply(
-            unseen, _solve(gram, np.ascontiguousarray(seen.T))
-        )
+        seen, unseen = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        own = np.eye(len(unseen)) - hat[np.ix_(unseen, unseen)]
+        found[np.ix_(unseen, seen)] = _solve(own, hat[np.ix_(unseen, seen)])
     return found
 
 

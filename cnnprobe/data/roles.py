@@ -119,7 +119,22 @@ def _is_size(column: BatchColumn, padded: BatchColumn) -> bool:
         or len(rows) != len(numbers)
     ):
         return False
-    return any(_fit(measure_sizes(rows, dim), numbers.tolist()) for dim in (-1, -2, 1))
+    said = numbers.tolist()
+    return any(
+        _may_end(rows, dim, said) and _fit(measure_sizes(rows, dim), said) for dim in (-1, -2, 1)
+    )
+
+
+def _may_end(rows: Tensor, dim: int, said: Sequence[int]) -> bool:
+    """Whether as many samples as are said to be smaller than the batch end in a single value along
+    a dim: but the last places are read.
+    """
+    size = rows.shape[dim]
+    if min(said) < 1 or max(said) > size:
+        return False
+    last = rows.select(dim, size - 1).flatten(1)
+    padded = int((last == last[:, :1]).all(1).sum())
+    return padded >= MOST_SIZES * sum(each < size for each in said)
 
 
 def _fit(measured: Sequence[int], said: Sequence[int]) -> bool:

@@ -66,8 +66,7 @@ def try_again(
         return SampleTrials()
     try:
         with kept_generators(source.given), _quiet():
-            random, anew, apart, unmoved = _read_repeatedly(source, path, objects)
-            rescaled = random and _is_rescaled(source, path)
+            random, anew, apart, unmoved, rescaled = _read_repeatedly(source, path, objects)
             workers, epochs = _try_workers(source, path) if random else (None, None)
             frozen = "" if random else _find_frozen(source, path)
             mask = next((p for p, role in objects.items() if role == "mask"), "")
@@ -141,17 +140,19 @@ def _quiet() -> Iterator[None]:
 
 def _read_repeatedly(
     source: Source, path: str, objects: Mapping[str, str]
-) -> tuple[bool, bool, str, str]:
+) -> tuple[bool, bool, str, str, bool]:
     """Whether a sample's image changes from reading to reading, whether it is a set of images drawn
-    anew, and how it was flipped while its mask, boxes or key points were not.
+    anew, how it was flipped while its mask, boxes or key points were not, and whether each reading
+    scales the last one.
     """
     length = len(source.dataset)
-    random, anew, apart, unmoved = False, False, "", "mask"
+    random, anew, apart, unmoved, rescaled = False, False, "", "mask", False
     for index in dict.fromkeys((0, length // 2)):
         columns = _read_often(source, index, READINGS)
         images = columns.get(path, [])
         random = random or any(not _equal(images[0], other) for other in images[1:])
         anew = anew or _are_drawn(images)
+        rescaled = rescaled or (random and index == 0 and _is_rescaled(images))
         for place, role in objects.items():
             if (
                 not apart
@@ -159,12 +160,11 @@ def _read_repeatedly(
                 and (turn := _find_turn(images, columns.get(place, []), role))
             ):
                 apart, unmoved = turn, _UNMOVED[role]
-    return random, anew, apart, unmoved
+    return random, anew, apart, unmoved, rescaled
 
 
-def _is_rescaled(source: Source, path: str) -> bool:
+def _is_rescaled(read: Sequence[Any]) -> bool:
     """Whether each reading of a sample is the last one, scaled by the same factors in each channel."""
-    read = _read_often(source, 0, READINGS).get(path, [])
     if not all(isinstance(x, Tensor) and x.dim() == 3 and x.is_floating_point() for x in read):
         return False
     if len({tuple(x.shape) for x in read}) != 1:
