@@ -17,7 +17,7 @@ from cnnprobe.crash import NOTHING_SEEN, Crash, failure_and_explanation
 from cnnprobe.crash.cause import Cause, all_causes, load_causes
 from cnnprobe.data import DataRule, all_data_rules, join_findings, load_data_rules
 from cnnprobe.data.expected import read_expected
-from cnnprobe.data.feeding import feed, is_loader, wrap_dataset
+from cnnprobe.data.feeding import feed, is_batches, is_loader, wrap_dataset
 from cnnprobe.data.inspecting import Inspection, judge, read
 from cnnprobe.data.source import Limits
 from cnnprobe.diagnosis import (
@@ -78,8 +78,8 @@ def diagnose(
         inputs: one batch: a tensor, a tuple or list of the forward's arguments, or a dict of its
             keyword arguments. A list that is one argument, as detectors take their images, goes
             into a tuple: `(images,)`. Or the training data: a DataLoader, a Dataset, an iterable of
-            batches that is no list; then its data is judged too, as `inspect_data` does, and its
-            first batch goes into the model and the loss.
+            batches, also a list of pairs such as `[(images, labels), ...]`; then its data is judged
+            too, as `inspect_data` does, and its first batch goes into the model and the loss.
         targets: what `loss_fn` takes as its second argument.
         loss_fn: called as `loss_fn(output, targets)`, or `loss_fn(output)` without targets.
         optimizer: as the loop uses it.
@@ -114,7 +114,8 @@ def diagnose(
     """
     inspection: Inspection | None = None
     said: tuple[str, ...] = ()
-    if is_loader(inputs):
+    is_data = is_loader(inputs) or (targets is None and is_batches(inputs))
+    if is_data or (type(inputs) is list and validation is not None):
         inspection, inputs, targets, said = _read_loaders(
             model, (inputs, validation), targets, loss_fn, tell
         )
@@ -122,7 +123,7 @@ def diagnose(
         raise UsageError(
             "validation data is compared with training data, and a batch was given",
             where="diagnose(validation=...)",
-            fix="give the training loader in place of the batch",
+            fix="give the training loader in place of the batch, or a list of batches: [(x, y)]",
         )
     roles = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loss_fn": loss_fn, "inputs": inputs, "targets": targets}  # fmt: skip
     asking = _find_asking(sys._getframe(1))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -34,6 +35,21 @@ def is_loader(given: Any) -> bool:
     if isinstance(given, Tensor | str | bytes | Mapping | Sequence | nn.Module):
         return False
     return hasattr(given, "__iter__") and not list(name_items(given))
+
+
+def is_batches(given: Any) -> bool:
+    """Whether a list holds batches, as list(loader) does, and not the arguments of a forward: pairs
+    or longer tuples or lists, all of one length, that begin with a tensor.
+
+    >>> is_batches([(torch.ones(2, 3), torch.ones(2))]), is_batches([torch.ones(2, 3)])
+    (True, False)
+    """
+    if type(given) is not list or not all(isinstance(each, tuple | list) for each in given):
+        return False
+    lengths = {len(each) for each in given}
+    return (
+        len(lengths) == 1 and min(lengths) > 1 and all(torch.is_tensor(each[0]) for each in given)
+    )
 
 
 def wrap_dataset(given: Any) -> Any:
