@@ -58,7 +58,8 @@ class Finding:
 
     `module` is the fqn of the module to blame, "" for the root, None where it is the loop, the loss
     or the data. `follows_from` names the rules whose findings explain this one. A rule leaves
-    `rule` and `code` empty: they are filled in from it.
+    `rule` and `code` empty: they are filled in from it. What tries its fix chooses by `kind` and
+    `subject`, and never by a sentence.
     """
 
     message: str  # number, unit and bound: "99.8% of the outputs are zero (more than 99%)"
@@ -69,6 +70,10 @@ class Finding:
     code: str = ""
     follows_from: tuple[str, ...] = ()
     source: str = ""  # the user's line, "file.py:12"
+    # which fault of its rule it is, in kebab-case: "reentrant-checkpoint"; "" for the usual one
+    kind: str = ""
+    # what it speaks of where its place has several: a call as `describe` names it, an optimizer
+    subject: str = ""
     # the wider name of a cause or a rule: "shape-mismatch", "softmax-dim"; "" where it has none
     family: str = ""
     tried: Tried | None = None  # what came of its fix; None where nothing was tried

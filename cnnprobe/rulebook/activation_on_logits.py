@@ -139,6 +139,7 @@ def activation_on_logits(evidence: Evidence) -> Iterator[Finding]:
             ),
             fix=f"remove the {kind} after the last layer of {spoken(evidence, flow.owner(origin))}",
             source=flow.line(origin),
+            subject=describe(flow.calls[origin]),
         )
 
 
@@ -188,6 +189,8 @@ def _to_cosines(loss: LossCall, origin: int, factor: float = 1.0) -> Finding:
         if factor != 1
         else f"multiply them by a scale, {SCALE:g} to begin with, before the loss",
         source=loss.flow.line(origin),
+        kind="cosines" if factor == 1 else "shrunk-cosines",
+        subject=describe(loss.flow.calls[origin]),
     )
 
 
@@ -213,4 +216,6 @@ def _dropout(evidence: Evidence, flow: Flow, logits: TensorInfo | None) -> Findi
         ),
         fix="put the dropout before the last layer",
         source=flow.line(place),
+        kind="dropout",
+        subject=describe(call),
     )

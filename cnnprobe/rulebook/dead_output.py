@@ -116,6 +116,7 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
                 f"{call.kind.rpartition('.')[2] if call.fqn is None else 'self.' + call.fqn.rpartition('.')[2]}(x), or remove the call"
             ),
             source=call.source,
+            subject=describe(call),
         )
 
 

@@ -90,12 +90,14 @@ def empty_reduction(evidence: Evidence) -> Iterator[Finding]:
                 return
 
 
-def _report(flow: Flow, index: int, cause: str, fix: str) -> Finding:
+def _report(flow: Flow, index: int, cause: str, fix: str, kind: str = "") -> Finding:
     return Finding(
         module=flow.owner(index),
         message=f"{describe(flow.calls[index])} gives NaN: {cause}",
         fix=fix,
         source=flow.line(index),
+        kind=kind,
+        subject=describe(flow.calls[index]),
     )
 
 
@@ -107,8 +109,8 @@ def _is_finite(info: TensorInfo) -> bool:
     return not (stat(info, "nan") > 0 or stat(info, "inf") > 0)
 
 
-def _find_nothing(evidence: Evidence, loss: LossCall) -> tuple[str, str] | None:
-    """Why a loss of classes has no label to judge."""
+def _find_nothing(evidence: Evidence, loss: LossCall) -> tuple[str, ...] | None:
+    """Why a loss of classes has no label to judge, what to do, and by which of its options."""
     flow, target = loss.flow, given_values(evidence, loss)
     ignored = option(evidence.trace, loss.call, "ignore_index", IGNORED)
     count = stat(target, "count")
@@ -116,6 +118,7 @@ def _find_nothing(evidence: Evidence, loss: LossCall) -> tuple[str, str] | None:
         return (
             f"all {count:.0f} labels are {ignored}, which is ignore_index",
             "leave batches without a label out, or see what became of the labels",
+            "ignore-index",
         )
     if count == 0:
         return "there are 0 labels", "leave batches without a label out"
@@ -124,6 +127,7 @@ def _find_nothing(evidence: Evidence, loss: LossCall) -> tuple[str, str] | None:
         return (
             f"the class weights of all {count:.0f} labels are 0",
             "give the classes that occur a weight above 0",
+            "weight",
         )
     return None
 

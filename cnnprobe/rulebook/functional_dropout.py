@@ -81,4 +81,5 @@ def functional_dropout(evidence: Evidence) -> Iterator[Finding]:
                 message=f"{describe(call)} drops {rate:.0%} of the values in eval mode (must be 0)",
                 fix=fix,
                 source=call.source,
+                subject=describe(call),
             )

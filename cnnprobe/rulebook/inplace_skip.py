@@ -67,4 +67,5 @@ def inplace_skip(evidence: Evidence) -> Iterator[Finding]:
                 "skip: identity = x.clone()"
             ),
             source=call.source,
+            subject=describe(call),
         )

@@ -60,4 +60,5 @@ def input_mutated(evidence: Evidence) -> Iterator[Finding]:
             + (f": {describe(call)} does, in place" if call is not None else ""),
             fix=f"use the out-of-place form in {spoken(evidence, place)}, or x = x.clone() first",
             source=call.source if call is not None else "",
+            subject=describe(call) if call is not None else "",
         )

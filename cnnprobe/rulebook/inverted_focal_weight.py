@@ -58,6 +58,7 @@ def inverted_focal_weight(evidence: Evidence) -> Iterator[Finding]:
                 ),
                 fix="(1 - p) ** gamma in place of p ** gamma",
                 source=flow.line(power),
+                subject=describe(flow.calls[power]),
             )
             return
 

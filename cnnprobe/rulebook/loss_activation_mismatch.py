@@ -23,6 +23,7 @@ RANGES = {
     "sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "hardtanh": (-1.0, 1.0), "softsign": (-1.0, 1.0),
     "relu": (0.0, math.inf), "softplus": (0.0, math.inf), "relu6": (0.0, 6.0), "log_softmax": (-math.inf, 0.0),
 }  # fmt: skip
+Problem = tuple[str, str, str]  # what is wrong, what to do, and which kind it is
 REGRESSION = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 
 
@@ -80,10 +81,14 @@ def loss_activation_mismatch(evidence: Evidence) -> Iterator[Finding]:
         given = input_stats(loss.flow, loss.prediction)
         problem = _problem(evidence, loss, given)
         if problem is not None:
-            what, fix = problem
+            what, fix, kind = problem
             place = loss.origin if loss.origin is not None else loss.flow.producer(loss.prediction)
             yield Finding(
-                module=loss.flow.owner(place), message=what, fix=fix, source=loss.flow.line(place)
+                module=loss.flow.owner(place),
+                message=what,
+                fix=fix,
+                source=loss.flow.line(place),
+                kind=kind,
             )
 
 
@@ -102,11 +107,12 @@ def _judge_ctc(evidence: Evidence) -> Iterator[Finding]:
                 ),
                 fix="apply log_softmax(x, dim=-1) first",
                 source=call.source,
+                kind="ctc",
             )
 
 
-def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:
-    """What is wrong with the values that the loss gets, and the repair."""
+def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> Problem | None:
+    """What is wrong with the values that the loss gets."""
     found = _single_class(loss, given) or _no_logarithm(loss, given)
     found = found or _smooths_all(evidence, loss)
     found = found or _several_labels(evidence, loss) or _logarithms_as_targets(evidence, loss)
@@ -118,7 +124,7 @@ def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> tuple[str
     return None
 
 
-def _smooths_all(evidence: Evidence, loss: LossCall) -> tuple[str, str] | None:
+def _smooths_all(evidence: Evidence, loss: LossCall) -> Problem | None:
     """label_smoothing so large that the label itself gets no more than the other classes."""
     smoothing = option(evidence.trace, loss.call, "label_smoothing", 0.0)
     shape = loss.prediction.shape
@@ -127,10 +133,11 @@ def _smooths_all(evidence: Evidence, loss: LossCall) -> tuple[str, str] | None:
     return (
         f"label_smoothing={smoothing:g} gives each of {shape[1]} classes the same target",
         "label_smoothing=0.1",
+        "smoothing",
     )
 
 
-def _single_class(loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:
+def _single_class(loss: LossCall, given: TensorInfo) -> Problem | None:
     """A probability over one class is always 1."""
     shape = loss.prediction.shape
     if loss.operation == "cross_entropy" and len(shape) > 1 and shape[1] == 1:
@@ -140,6 +147,7 @@ def _single_class(loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:
                 "use BCEWithLogitsLoss for one output, or give the model as many outputs as there are "
                 "classes"
             ),
+            "single-class",
         )
     if loss.origin_operation != "softmax" or loss.origin is None:
         return None
@@ -148,11 +156,12 @@ def _single_class(loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:
         return (
             f"a softmax over a single value, of shape {shape}, is always 1",
             "use a sigmoid for one output",
+            "single-class",
         )
     return None
 
 
-def _no_logarithm(loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:
+def _no_logarithm(loss: LossCall, given: TensorInfo) -> Problem | None:
     """A loss of log-probabilities gets other values."""
     kind, high = loss.origin_operation, stat(given, "max")
     if not high > TINY:
@@ -168,6 +177,7 @@ def _no_logarithm(loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:
                 f"{high:.3g}"
             ),
             "apply log_softmax(x, dim=1) first, or use CrossEntropyLoss",
+            "no-logarithm",
         )
     if loss.operation == "kl_div" and kind not in ("log_softmax", "logsigmoid"):
         return (
@@ -176,11 +186,12 @@ def _no_logarithm(loss: LossCall, given: TensorInfo) -> tuple[str, str] | None:
                 f"up to {high:.3g}"
             ),
             "apply log_softmax(x, dim=1) to its first argument",
+            "no-logarithm",
         )
     return None
 
 
-def _logarithms_as_targets(evidence: Evidence, loss: LossCall) -> tuple[str, str] | None:
+def _logarithms_as_targets(evidence: Evidence, loss: LossCall) -> Problem | None:
     """kl_div takes the logarithm of its targets, and gets negative ones."""
     if loss.operation != "kl_div" or option(evidence.trace, loss.call, "log_target", False):
         return None
@@ -193,10 +204,11 @@ def _logarithms_as_targets(evidence: Evidence, loss: LossCall) -> tuple[str, str
         "log_target=True for log-probabilities"
         if high <= TINY
         else "apply softmax(x, dim=1) to its second argument",
+        "logarithms-as-targets" if high <= TINY else "raw-targets",
     )
 
 
-def _several_labels(evidence: Evidence, loss: LossCall) -> tuple[str, str] | None:
+def _several_labels(evidence: Evidence, loss: LossCall) -> Problem | None:
     """A softmax, whose values add up to 1, for targets that add up to more."""
     shape = loss.prediction.shape
     inside = loss.operation == "cross_entropy"
@@ -223,10 +235,11 @@ def _several_labels(evidence: Evidence, loss: LossCall) -> tuple[str, str] | Non
         ),
         "labels that do not exclude each other need BCEWithLogitsLoss"
         + ("" if inside else ", and no softmax"),
+        "several-labels",
     )
 
 
-def _out_of_reach(evidence: Evidence, loss: LossCall, kind: str) -> tuple[str, str] | None:
+def _out_of_reach(evidence: Evidence, loss: LossCall, kind: str) -> Problem | None:
     low, high = RANGES[kind]
     target = given_values(evidence, loss)
     least, greatest = stat(target, "min"), stat(target, "max")
@@ -237,5 +250,6 @@ def _out_of_reach(evidence: Evidence, loss: LossCall, kind: str) -> tuple[str, s
                 f"{least:.3g} to {greatest:.3g}"
             ),
             f"remove the {kind} after the last layer, or scale the targets to its range",
+            "out-of-reach",
         )
     return None

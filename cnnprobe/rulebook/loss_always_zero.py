@@ -84,7 +84,7 @@ def loss_always_zero(evidence: Evidence) -> Iterator[Finding]:
         found = _find_cause(flow, loss.call)
         if found is None:
             continue
-        place, cause = found
+        place, kind, cause = found
         yield Finding(
             module=None,
             message=(
@@ -93,16 +93,18 @@ def loss_always_zero(evidence: Evidence) -> Iterator[Finding]:
             ),
             fix="compare the output with targets that do not come from it",
             source=flow.line(place),
+            kind=kind,
+            subject=describe(flow.calls[place]),
         )
 
 
-def _find_cause(flow: Flow, index: int | None) -> tuple[int, str] | None:
-    """The row that makes it zero, and how."""
+def _find_cause(flow: Flow, index: int | None) -> tuple[int, str, str] | None:
+    """The row that makes it zero, by which kind of fault, and how."""
     while index is not None:
         call = flow.calls[index]
         tensors = [t for t in call.inputs if t.shape or t.requires_grad]
         if operation(call) == "mul" and read_number(flow, index) == 0:
-            return index, "it is multiplied by 0"
+            return index, "factor-of-zero", "it is multiplied by 0"
         if _is_square(call):
             index = flow.producer(flow.data(index))
             continue
@@ -110,7 +112,7 @@ def _find_cause(flow: Flow, index: int | None) -> tuple[int, str] | None:
             return None
         if len(tensors) > 1:
             cause = _compare(flow, tensors[0], tensors[1])
-            return None if cause is None else (index, f"{describe(call)} {cause}")
+            return None if cause is None else (index, "", f"{describe(call)} {cause}")
         index = flow.producer(flow.data(index))
     return None
 

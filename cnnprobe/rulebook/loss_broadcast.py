@@ -145,4 +145,5 @@ def _finding(
         ),
         fix=f"give both the same shape: {fix}",
         source=source,
+        kind="" if is_given else "made-target",
     )

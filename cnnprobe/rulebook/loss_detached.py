@@ -70,32 +70,36 @@ def loss_detached(evidence: Evidence) -> Iterator[Finding]:
     flow = Flow(evidence.steps[0].trace)
     last = losses[0].call
     made = f" by {describe(flow.calls[last])}" if last is not None else ""
+    kind, fix = _choose_fix(evidence, flow)
     yield Finding(
         module=None,
         message=(
             f"the graph behind the loss, made{made}, reaches 0 of the model's "
             f"{format_counted(len(trainable(evidence)), 'trainable parameter')}"
         ),
-        fix=_choose_fix(evidence, flow),
+        fix=fix,
         source=flow.line(last),
+        kind=kind,
     )
 
 
-def _choose_fix(evidence: Evidence, flow: Flow) -> str:
-    """What to do, from where the graph ends."""
+def _choose_fix(evidence: Evidence, flow: Flow) -> tuple[str, str]:
+    """Where the graph ends, and what to do."""
     model = variable(evidence, "model")
     if not flow.roots() and evidence.own_loop:
-        return f"call {model} itself in the step, and no copy of it: it is not called there"
+        return "model-not-called", (
+            f"call {model} itself in the step, and no copy of it: it is not called there"
+        )
     given = [info for root in flow.roots() for info in flow.calls[root].outputs]
     if given and not any(info.requires_grad for info in given):
-        return f"call {model} outside of torch.no_grad() and torch.inference_mode()"
+        return "no-grad", f"call {model} outside of torch.no_grad() and torch.inference_mode()"
     cut = find_cut(flow)
     if cut is not None:
-        return (
+        return "no-derivative", (
             f"leave {describe(cut)} out of what is trained with: it has no derivative; give the "
             "loss the scores themselves"
         )
-    return (
+    return "wrapped-again", (
         "call backward on the loss as the loss function gave it, without torch.tensor(), "
         ".item(), .numpy(), .data or .detach() on the way"
     )

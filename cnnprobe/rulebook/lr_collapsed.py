@@ -68,6 +68,8 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
                 "takes each improvement for a standstill and lowers the learning rate"
             ),
             fix=f'mode="min" in {upward}',
+            kind="waits-for-more",
+            subject=upward,
         )
         return
     rates = [
@@ -86,6 +88,8 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
             module=None,
             message=f"{name} sets the learning rate to exactly 0: its gamma is 0, or its lambda gives 0",
             fix=f"a gamma above 0 in {name}: 0.1 is usual",
+            kind="factor-of-zero",
+            subject=name,
         )
         return
     yield Finding(
@@ -95,6 +99,7 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
             f"{evidence.collapse:.1e} of the first one (less than 1e-3)"
         ),
         fix=f"call {name}.step() once an epoch, after the loop over the batches",
+        subject=name,
     )
 
 

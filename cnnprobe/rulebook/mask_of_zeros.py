@@ -71,6 +71,7 @@ def mask_of_zeros(evidence: Evidence) -> Iterator[Finding]:
                     f"{spoken(evidence, flow.owner(i))}"
                 ),
                 source=flow.line(made),
+                subject=describe(flow.calls[made]),
             )
 
 

@@ -93,6 +93,7 @@ def nan_backward(evidence: Evidence) -> Iterator[Finding]:
                 "also inside torch.where"
             ),
             source=trace.calls[row].source if row is not None else "",
+            subject=describe(trace.calls[row]) if row is not None else "",
         )
         return
 

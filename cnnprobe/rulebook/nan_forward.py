@@ -118,6 +118,7 @@ def nan_forward(evidence: Evidence) -> Iterator[Finding]:
                 ),
                 fix=f"keep its input in the range where it has a value: {_hint(operation(call))}",
                 source=call.source,
+                subject=describe(call),
             )
             return
 

@@ -86,6 +86,7 @@ def no_grad_params(evidence: Evidence) -> Iterator[Finding]:
         count = sum(
             1 for p in idle if owner(p) == module or p.startswith(module + ".") or module == ""
         )
+        kind, fix = _choose_fix(evidence, flow, module, rows, aside=aside)
         yield Finding(
             module=module,
             severity=Severity.INFO if aside else None,
@@ -94,13 +95,17 @@ def no_grad_params(evidence: Evidence) -> Iterator[Finding]:
                 f"{'is used, but gets' if count == 1 else 'are used, but get'} no gradient in "
                 f"{format_counted(len(evidence.steps), 'step')}"
             ),
-            fix=_choose_fix(evidence, flow, module, rows, aside=aside),
+            fix=fix,
+            kind=kind,
         )
 
 
-def _choose_fix(evidence: Evidence, flow: Flow, module: str, rows: set[int], *, aside: bool) -> str:
+def _choose_fix(
+    evidence: Evidence, flow: Flow, module: str, rows: set[int], *, aside: bool
+) -> tuple[str, str]:
+    """Which kind of cut it is, and what to do."""
     if aside:
-        return "the loss leaves this output alone: use it, or freeze what makes it"
+        return "left-aside", "the loss leaves this output alone: use it, or freeze what makes it"
     after = set().union(*(flow.after(i) for i in rows)) | rows
     cut = find_cut(flow, after)
     if cut is not None:
@@ -109,18 +114,19 @@ def _choose_fix(evidence: Evidence, flow: Flow, module: str, rows: set[int], *, 
             if cut.outputs[0].dtype == "bool"
             else "use softmax, or F.gumbel_softmax(..., hard=True), in its place"
         )
-        return f"{describe(cut)} has no derivative: {instead}"
+        return "no-derivative", f"{describe(cut)} has no derivative: {instead}"
     ranking = next((i for i in sorted(after) if _gives_indices_alone(flow, i)), None)
     if ranking is not None:
-        return (
+        return "no-derivative", (
             f"multiply by the values that {describe(flow.calls[ranking])} gives: only its indices "
             "are used, which have no derivative"
         )
     ends = [flow.calls[i] for i in after if not flow.readers.get(i) and flow.owner(i) is not None]
     if ends and all(call.outputs and call.outputs[0].requires_grad for call in ends):
         last = describe(ends[-1])
-        return f"use what {last} gives, which nothing reads, or remove {spoken(evidence, module)}"
-    return "remove the detach(), no_grad(), .data or .item() between them and the loss"
+        unread = f"use what {last} gives, which nothing reads"
+        return "unread-output", f"{unread}, or remove {spoken(evidence, module)}"
+    return "", "remove the detach(), no_grad(), .data or .item() between them and the loss"
 
 
 def _gives_indices_alone(flow: Flow, index: int) -> bool:

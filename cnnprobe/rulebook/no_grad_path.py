@@ -96,6 +96,7 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
         upstream = {flow.owner(j) for j in flow.before(i)} | {flow.owner(i)}
         if (carries and upstream & modules) or own:
             cut_in = flow.owner(call.parent) if own else flow.owner(i)
+            is_checkpointed = _is_checkpointed(evidence, i)
             yield Finding(
                 module=flow.owner(i),
                 message=(
@@ -103,8 +104,14 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
                     f"into it does: {format_counted(len(idle), 'trainable parameter')} before it "
                     f"{'gets' if len(idle) == 1 else 'get'} no gradient"
                 ),
-                fix=_REENTRANT if _is_checkpointed(evidence, i) else _say_cut(evidence, cut_in),
+                fix=_REENTRANT if is_checkpointed else _say_cut(evidence, cut_in),
                 source=call.source,
+                kind="reentrant-checkpoint"
+                if is_checkpointed
+                else "detach"
+                if operation(call) == "detach"
+                else "",
+                subject=describe(call),
             )
             return
 

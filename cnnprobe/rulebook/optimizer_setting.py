@@ -66,15 +66,17 @@ def optimizer_setting(evidence: Evidence) -> Iterator[Finding]:
     algorithm 1: betas in [0, 1).
     """
     for info in evidence.optimizers:
-        for said, option, usual in dict.fromkeys(_list_faults(evidence, info)):
+        for said, option, usual in dict.fromkeys(list_faults(evidence, info)):
             yield Finding(
                 module=None,
                 message=f"{info.name} ({info.kind}) has {said}",
                 fix=f"set {option}={usual:g} in {info.name}",
+                kind=option,
+                subject=info.name,
             )
 
 
-def _list_faults(evidence: Evidence, info: OptimizerInfo) -> Iterator[tuple[str, str, float]]:
+def list_faults(evidence: Evidence, info: OptimizerInfo) -> Iterator[tuple[str, str, float]]:
     """What is wrong, the option, and its usual value."""
     for group in info.settings:
         for option, (bound, what, usual, kinds) in CEILINGS.items():

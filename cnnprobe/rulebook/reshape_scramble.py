@@ -85,6 +85,7 @@ def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
                     f"{spoken(evidence, flow.owner(i))}"
                 ),
                 source=call.source,
+                subject=describe(call),
             )
     yield from _find_mixed_scores(evidence)
 
@@ -133,6 +134,7 @@ def _find_mixed_scores(evidence: Evidence) -> Iterator[Finding]:
                     "the reshape"
                 ),
                 source=call.source,
+                subject=describe(call),
             )
 
 

@@ -72,5 +72,6 @@ def sample_without_gradient(evidence: Evidence) -> Iterator[Finding]:
                 ),
                 fix="rsample() in place of sample(), or mean + std * torch.randn_like(std)",
                 source=flow.line(i),
+                subject=describe(call),
             )
             return

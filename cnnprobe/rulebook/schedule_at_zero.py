@@ -64,6 +64,8 @@ def schedule_at_zero(evidence: Evidence) -> Iterator[Finding]:
                 f"learning rate stays 0 (it is {first.factors[1]:g} at the next count)"
             ),
             fix=f"call {first.name}.step() after each step of the optimizer",
+            kind="never-stepped",
+            subject=first.name,
         )
         return
     zeros = [
@@ -82,6 +84,7 @@ def schedule_at_zero(evidence: Evidence) -> Iterator[Finding]:
             "let its function return a factor above 0 from the second count on: (count + 1) / n "
             "with / and not //, min(1.0, ...) around it"
         ),
+        subject=evidence.schedules[0].name,
     )
 
 

@@ -83,4 +83,5 @@ def sigmoid_before_bcewl(evidence: Evidence) -> Iterator[Finding]:
                     f"{spoken(evidence, loss.flow.owner(loss.origin))}, or use nn.BCELoss()"
                 ),
                 source=call.source,
+                subject=describe(call),
             )

@@ -76,4 +76,5 @@ def softmax_before_ce(evidence: Evidence) -> Iterator[Finding]:
                 f"{variable(evidence, 'loss_fn')} the logits"
             ),
             source=loss.flow.line(place),
+            subject=describe(loss.flow.calls[place]) if place is not None else "",
         )

@@ -71,6 +71,7 @@ def softmax_dim(evidence: Evidence) -> Iterator[Finding]:
                 ),
                 fix=f"set dim=1 in {name_place(evidence, softmax)}",
                 source=softmax.call.source,
+                subject=describe(softmax.call),
             )
         elif _is_of_one_value(softmax):
             yield Finding(
@@ -81,6 +82,7 @@ def softmax_dim(evidence: Evidence) -> Iterator[Finding]:
                 ),
                 fix=f"set dim to the dim of what is weighed in {name_place(evidence, softmax)}",
                 source=softmax.call.source,
+                subject=describe(softmax.call),
             )
 
 

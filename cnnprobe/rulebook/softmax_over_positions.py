@@ -66,4 +66,5 @@ def softmax_over_positions(evidence: Evidence) -> Iterator[Finding]:
                 ),
                 fix=f"set dim=1 in {name_place(evidence, softmax)}",
                 source=softmax.call.source,
+                subject=describe(softmax.call),
             )

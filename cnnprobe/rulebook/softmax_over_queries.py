@@ -81,6 +81,7 @@ def softmax_over_queries(evidence: Evidence) -> Iterator[Finding]:
                     f"{spoken(evidence, softmax.module)}: attention normalises over the keys"
                 ),
                 source=softmax.call.source,
+                subject=describe(softmax.call),
             )
 
 

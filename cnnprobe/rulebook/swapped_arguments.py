@@ -72,4 +72,5 @@ def swapped_arguments(evidence: Evidence) -> Iterator[Finding]:
                 ),
                 fix="give the output first, then the targets",
                 source=loss.call.source,
+                subject=describe(loss.call),
             )

@@ -72,6 +72,7 @@ def trained_target(evidence: Evidence) -> Iterator[Finding]:
             ),
             fix="detach() the argument that is the target, or compute it under torch.no_grad()",
             source=flow.line(row),
+            subject=describe(flow.calls[row]),
         )
 
 

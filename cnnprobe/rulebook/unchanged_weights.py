@@ -116,6 +116,8 @@ def _to_finding(evidence: Evidence, module: str, names: list[str], count: int) -
                 f"0 in their group of {holder.name}: they stay as they are"
             ),
             fix=f"set lr of that group; or {spoken(evidence, module)}.requires_grad_(False)",
+            kind="resting-group",
+            subject=holder.name,
         )
     if any(e.kind == "clip" and e.rate == 0 for s in evidence.steps for e in s.events):
         return Finding(
@@ -125,6 +127,8 @@ def _to_finding(evidence: Evidence, module: str, names: list[str], count: int) -
                 f"{format_counted(count, 'optimizer step')}: the clip leaves 0 of their gradients"
             ),
             fix="raise the limit of the clip_grad call, 1.0 to begin with",
+            kind="clipped-away",
+            subject=holder.name,
         )
     if _are_lost(evidence, inside):
         return Finding(
@@ -135,6 +139,8 @@ def _to_finding(evidence: Evidence, module: str, names: list[str], count: int) -
                 "gradients to 0 or None in between"
             ),
             fix=f"leave p.grad alone between backward and {holder.name}.step()",
+            kind="gradients-cleared",
+            subject=holder.name,
         )
     rates = ", ".join(f"{r:g}" for o in evidence.optimizers for r in o.rates)
     return Finding(
@@ -149,6 +155,8 @@ def _to_finding(evidence: Evidence, module: str, names: list[str], count: int) -
             f"raise lr of {holder.name}, or hold the weights in float32: the steps are smaller than "
             "the precision of the weights"
         ),
+        kind="rounded-away" if any(holder.rates) else "rate-of-zero",
+        subject=holder.name,
     )
 
 

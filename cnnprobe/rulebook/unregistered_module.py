@@ -111,6 +111,7 @@ def _made_anew(evidence: Evidence) -> Iterator[Finding]:
                 "it in the forward"
             ),
             source=flow.line(reader),
+            subject=describe(flow.calls[reader]),
         )
 
 

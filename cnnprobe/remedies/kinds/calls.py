@@ -32,7 +32,7 @@ def rows_at(finding: Finding, evidence: Evidence) -> list[tuple[Flow, ModuleCall
             if flow.owner(i) == finding.module and flow.line(i) == finding.source:
                 found.append((flow, flow.calls[i]))
     # Several calls may stand on the line: the finding speaks of one.
-    return [row for row in found if describe(row[1]) in finding.message] or found
+    return [row for row in found if describe(row[1]) == finding.subject] or found
 
 
 def instead(call: ModuleCall, how: Rewriting) -> Callable[[Subject], None]:

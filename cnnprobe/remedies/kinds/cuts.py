@@ -34,14 +34,15 @@ SIGNS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
 @answers("loss-detached")
 def keep_graph(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The loss as it came, on the line that wraps it; the model with gradients."""
-    if "outside of torch.no_grad()" in finding.fix:
+    if finding.kind == "no-grad":
+        model = variable(evidence, "model")
         yield Remedy(
-            title=finding.fix,
+            title=f"call {model} outside of torch.no_grad() and torch.inference_mode()",
             change=_record_forward,
             shows="the graph of the loss reaches the parameters",
         )
         return
-    if finding.source and finding.fix.startswith("call backward"):
+    if finding.source and finding.kind == "wrapped-again":
         yield Remedy(
             title="call backward on the loss as it came, not on what is made of its number",
             change=lambda subject: _keep_graph(subject, _list_lines(finding, evidence)),
@@ -132,14 +133,14 @@ def _pass_beside(sign: float) -> Rewriting:
 @answers("no-grad-path", "no-grad-params")
 def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """Without detach and .data; through comparisons; with gradients where they were off."""
-    if "no derivative" in finding.fix:
+    if finding.kind == "no-derivative":
         yield from soften_comparisons(evidence)
         return
-    if "nothing reads" in finding.fix:
-        return
+    if finding.kind in ("unread-output", "left-aside"):
+        return  # what it was for is not known
     shown = "the gradient reaches them"
     place = spoken(evidence, finding.module)
-    if "use_reentrant" in finding.fix:
+    if finding.kind == "reentrant-checkpoint":
         inputs = variable(evidence, "inputs")
         yield Remedy(
             title=f"use_reentrant=False in checkpoint(...), or {inputs}.requires_grad_()",
@@ -147,7 +148,7 @@ def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Itera
             shows=shown,
         )
         return
-    if finding.source and "detach" in finding.message:
+    if finding.source and finding.kind == "detach":
         yield Remedy(
             title=f"remove the detach() at {finding.source.rpartition('/')[2]}",
             change=lambda subject: _without_detach(subject, finding.source),

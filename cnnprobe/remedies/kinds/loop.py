@@ -205,14 +205,14 @@ def _clip_between(subject: Subject) -> None:
 def schedule_by_epoch(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """No scheduler's step in the step of a batch; the least loss as what a plateau waits for."""
     name = variable(evidence, "scheduler")
-    if finding.fix.startswith("mode="):
+    if finding.kind == "waits-for-more":
         yield Remedy(
-            title=finding.fix,
+            title=f'mode="min" in {finding.subject}',
             change=_wait_for_less,
             shows="the learning rate stays while the loss falls",
         )
         return
-    if finding.fix.startswith("a gamma"):
+    if finding.kind == "factor-of-zero":
         return  # which number is meant is not known
     yield Remedy(
         title=f"call {name}.step() once an epoch, after the loop over the batches",

@@ -55,7 +55,7 @@ def _prediction(finding: Finding, evidence: Evidence) -> tuple[LossCall, ModuleC
             return loss, loss.flow.calls[loss.origin]
     for loss in losses:
         named = [
-            call for _, call in rows_at(finding, evidence) if describe(call) in finding.message
+            call for _, call in rows_at(finding, evidence) if describe(call) == finding.subject
         ]
         if named:
             return loss, named[0]
@@ -73,7 +73,7 @@ def drop_activation(finding: Finding, evidence: Evidence, model: Any) -> Iterato
     call = found[1] if found is not None else _inner(finding, evidence)
     if call is None:
         return
-    if "are cosines times" in finding.message:
+    if finding.kind == "shrunk-cosines":
         yield Remedy(
             title=f"the factor of {describe(call)} turned round: divide by the temperature",
             change=instead(call, _invert_factor),
@@ -81,7 +81,7 @@ def drop_activation(finding: Finding, evidence: Evidence, model: Any) -> Iterato
             is_comparable=False,
         )
         return
-    if "are cosines" in finding.message:
+    if finding.kind == "cosines":
         yield Remedy(
             title=f"multiply {describe(call)} by {SCALE:g}",
             change=instead(call, _scale),
@@ -129,7 +129,7 @@ def _logarithm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 @answers("probs-into-nll", "loss-activation-mismatch")
 def match_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """log_softmax for a loss of log-probabilities; nothing for values without bounds."""
-    if finding.message.startswith("ctc_loss"):
+    if finding.kind == "ctc":
         flow = Flow(evidence.trace)
         for i in (i for i in flow.primitives({"ctc_loss"}) if flow.line(i) == finding.source):
             yield Remedy(
@@ -143,7 +143,7 @@ def match_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
     if found is None:
         return
     loss, call = found
-    if "as its targets" in finding.message:
+    if finding.kind in ("logarithms-as-targets", "raw-targets"):
         yield from _give_probabilities(loss.call, finding)
         return
     if loss.operation in ("nll_loss", "kl_div"):
@@ -155,9 +155,9 @@ def match_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
             is_comparable=False,
         )
         return
-    if finding.fix.startswith("label_smoothing"):
+    if finding.kind == "smoothing":
         yield Remedy(
-            title=f"{finding.fix} in {describe(loss.call)}",
+            title=f"label_smoothing=0.1 in {describe(loss.call)}",
             change=instead(loss.call, _smooth_little),
             shows="the loss depends on the labels",
             is_comparable=False,
@@ -176,7 +176,7 @@ def match_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
 
 
 def _give_probabilities(call: ModuleCall, finding: Finding) -> Iterator[Remedy]:
-    are_logarithms = finding.fix.startswith("log_target")
+    are_logarithms = finding.kind == "logarithms-as-targets"
     how = _with_log_target if are_logarithms else _of_softmax
     yield Remedy(
         title=f"{describe(call)} with {'log_target=True' if are_logarithms else 'softmax(y, dim=1)'}",
@@ -232,7 +232,7 @@ def swap_back(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Reme
     """
     name = variable(evidence, "loss_fn")
     for loss in loss_calls(evidence):
-        if loss.call.source == finding.source and describe(loss.call) in finding.message:
+        if loss.call.source == finding.source and describe(loss.call) == finding.subject:
             row = loss.flow.origin(loss.target) if loss.target is not None else None
             if row is not None and operation(loss.flow.calls[row]) == "softmax":
                 yield Remedy(

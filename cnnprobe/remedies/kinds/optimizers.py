@@ -8,13 +8,14 @@ from typing import Any
 from torch import nn
 
 from cnnprobe.crash.edits.files import TextChange
-from cnnprobe.diagnosis import Finding, Severity
+from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import spoken, variable
 from cnnprobe.remedies.gradients import enlarge_gradients, keep_gradients
 from cnnprobe.remedies.program import UserProgram, set_option, set_parameters
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
+from cnnprobe.rulebook.optimizer_setting import list_faults
 
 LOWER = (0.1, 0.01, 0.001)  # times the learning rate, as a search by hand goes
 HIGHER = (10.0, 100.0, 1000.0)
@@ -138,7 +139,7 @@ def change_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
 @answers("unchanged-weights")
 def set_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """A usual rate in the place of 0; a higher one where rounding takes the steps away."""
-    if finding.severity is Severity.INFO:  # its group alone has a rate of 0
+    if finding.kind == "resting-group":
         rate = max(rate for o in evidence.optimizers for rate in o.rates)
         yield Remedy(
             title=f"lr={rate:g} in the parameter group that has 0",
@@ -146,7 +147,7 @@ def set_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remed
             shows="the weights change in each step",
         )
         return
-    if "to 0 or None" in finding.message:
+    if finding.kind == "gradients-cleared":
         yield from keep_gradients(evidence)
     elif _is_shrunk(evidence):
         yield from enlarge_gradients(evidence)
@@ -174,12 +175,15 @@ def _set_rates(subject: Subject, rate: float) -> None:
 @answers("optimizer-setting")
 def set_usual(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The usual value of the option."""
-    assigned, _, name = finding.fix.removeprefix("set ").rpartition(" in ")
-    option, _, value = assigned.partition("=")
+    name, option = finding.subject, finding.kind
+    faults = {
+        o: u for i in evidence.optimizers if i.name == name for _, o, u in list_faults(evidence, i)
+    }
+    usual = faults[option]
     yield Remedy(
-        title=f"{assigned} in {name}",
-        change=lambda subject: _set_usual(subject, name, option, float(value)),
-        edited=lambda program: set_option(program, option, float(value), of=name),
+        title=f"{option}={usual:g} in {name}",
+        change=lambda subject: _set_usual(subject, name, option, usual),
+        edited=lambda program: set_option(program, option, usual, of=name),
         shows=f"{option} is in its range",
     )
 
@@ -199,7 +203,7 @@ def _put(pair: tuple[Any, ...], place: int, value: float) -> tuple[Any, ...]:
 @answers("schedule-at-zero")
 def begin_at_base(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The scheduler stepped where no step does it; else a factor of 1 in the place of 0."""
-    if "is never stepped" in finding.message:
+    if finding.kind == "never-stepped":
         yield Remedy(
             title=f"call {evidence.schedules[0].name}.step() after each step of the optimizer",
             change=_step_schedulers,

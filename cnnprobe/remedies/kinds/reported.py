@@ -91,7 +91,7 @@ def _reparametrise(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
 @answers("inverted-focal-weight")
 def turn_weight(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """(1 - p) in the place of p."""
-    for _, call in [r for r in rows_at(finding, evidence) if describe(r[1]) in finding.message][:1]:
+    for _, call in rows_at(finding, evidence)[:1]:
         yield Remedy(
             title="(1 - p) ** gamma in place of p ** gamma",
             change=instead(call, _of_the_rest),

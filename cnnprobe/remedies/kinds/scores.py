@@ -143,27 +143,29 @@ def _end_with(model: nn.Module, name: str) -> None:
 def judge_all(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """No ignore_index where it is a class; no weights of zero; a divisor of at least 1."""
     for loss in loss_calls(evidence):
-        if loss.call.source != finding.source or describe(loss.call) not in finding.message:
+        if loss.call.source != finding.source or describe(loss.call) != finding.subject:
             continue
         call = loss.call
         classes = loss.prediction.shape[CLASSES] if len(loss.prediction.shape) > 1 else 0
         ignored = argument(call, "ignore_index", -1)
         is_class = isinstance(ignored, int) and 0 <= ignored < classes
-        for name in (["ignore_index"] if is_class else []) + ["weight"]:
-            if name.replace("_", " ") in finding.message.replace("_", " "):
-                yield Remedy(
-                    title=f"{describe(call)} without {name}=",
-                    change=instead(call, _without(name)),
-                    shows="each label is judged",
-                    is_comparable=False,
-                )
+        name = {"ignore-index": "ignore_index" if is_class else "", "weight": "weight"}.get(
+            finding.kind
+        )
+        if name:
+            yield Remedy(
+                title=f"{describe(call)} without {name}=",
+                change=instead(call, _without(name)),
+                shows="each label is judged",
+                is_comparable=False,
+            )
     yield from _divide_by_one(finding, evidence)
 
 
 def _divide_by_one(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
     for _, call in rows_at(finding, evidence):
         found = _SAFE.get("loss" if operation(call) in LOSSES else operation(call))
-        if found is not None and describe(call) in finding.message:
+        if found is not None and describe(call) == finding.subject:
             how, code = found
             yield Remedy(
                 title=f"{code.format(describe(call))} in place of {describe(call)}",
@@ -214,7 +216,7 @@ def compare_with_targets(finding: Finding, evidence: Evidence, model: Any) -> It
     for i in flow.primitives():
         call = flow.calls[i]
         is_there = call.source == finding.source
-        if is_there and read_number(flow, i) == 0 and "multiplied by 0" in finding.message:
+        if is_there and read_number(flow, i) == 0 and finding.kind == "factor-of-zero":
             yield Remedy(
                 title="leave out the factor of 0",
                 change=instead(call, pass_on),
@@ -222,7 +224,7 @@ def compare_with_targets(finding: Finding, evidence: Evidence, model: Any) -> It
                 is_comparable=False,
             )
             return
-        if is_there and f": {describe(call)} compares" in finding.message:
+        if is_there and describe(call) == finding.subject:
             yield Remedy(
                 title=f"compare the output with {targets}",
                 change=lambda subject, call=call: _give_targets(subject, call),  # type: ignore[misc]

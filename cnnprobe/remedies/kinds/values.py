@@ -148,7 +148,7 @@ def _shrink(module: nn.Module) -> None:
 @answers("input-range")
 def standardise_inputs(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """Inputs with mean 0 and standard deviation 1; none for zeros alone."""
-    if "is 0 at every" in finding.message:
+    if finding.kind == "zeros":
         return
     yield Remedy(
         title=f"standardise {variable(evidence, 'inputs')}: (x - x.mean()) / x.std()",
@@ -246,7 +246,7 @@ def match_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
             is_comparable=False,
         )
         return
-    if f"{targets}." not in finding.fix:
+    if finding.kind == "made-target":
         for loss in loss_calls(evidence):
             if loss.call.source == finding.source:
                 yield Remedy(
