@@ -106,3 +106,63 @@ def test_nothing_is_written_where_the_forward_passes(broken_file):
     result = probe(broken_file, "--fix")
     assert (0, right) == (result.exit_code, broken_file.read_text())
     assert "nothing to fix: the forward passes" in result.stderr
+
+
+WITHOUT_A_CLASS = """from torch import nn
+
+net = nn.Sequential(
+    nn.Conv2d(3, 8, 3, padding=1),
+    nn.ReLU(),
+    nn.Linear(8 * 8 * 8, 4),
+)
+
+
+def make_net(width=16):
+    body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+    return body
+
+
+def make_classifier():
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Softmax(dim=1))
+"""
+
+
+@pytest.fixture
+def file_without_a_class(broken_file):
+    broken_file.write_text(WITHOUT_A_CLASS)
+    os.utime(broken_file, (1.0, 1.0))
+    return broken_file
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("net", "    nn.Linear(8 * 8", "    nn.Flatten(),\n    nn.Linear(8 * 8"),
+        ("make_net", "nn.BatchNorm2d(width)", "nn.BatchNorm2d(8)"),
+    ],
+)
+def test_repair_is_written_where_the_model_is_made_without_a_class(
+    name, before, after, file_without_a_class
+):
+    path = file_without_a_class
+    command = ["probe", f"{path.name}:{name}", *COMMAND, "--fix"]
+    assert 0 == CliRunner().invoke(main, command).exit_code
+    assert WITHOUT_A_CLASS.replace(before, after) == path.read_text()
+
+
+def test_fix_of_diagnose_is_written_where_a_function_returns_the_model(file_without_a_class):
+    path = file_without_a_class
+    training = ("--loss", "cross_entropy", "--optimizer", "sgd:lr=0.1", "--fix")
+    command = ["diagnose", f"{path.name}:make_classifier", *COMMAND, *training]
+    result = CliRunner().invoke(main, command)
+    assert "fixed softmax-before-ce in" in result.stderr
+    assert WITHOUT_A_CLASS.replace("nn.Softmax(dim=1)", "nn.Identity()") == path.read_text()
+
+
+def test_model_that_is_made_twice_is_not_written(file_without_a_class):
+    path = file_without_a_class
+    twice = WITHOUT_A_CLASS + WITHOUT_A_CLASS.partition("\n\n\n")[0].replace("net =", "other =")
+    path.write_text(twice)
+    os.utime(path, (1.0, 1.0))
+    result = CliRunner().invoke(main, ["probe", f"{path.name}:net", *COMMAND, "--fix"])
+    assert (3, twice) == (result.exit_code, path.read_text())

@@ -9,10 +9,11 @@ import re
 import sys
 from collections.abc import Iterator
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnprobe.crash.crash import Crash
 from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError, open_file
+from cnnprobe.crash.edits.made import find_made
 from cnnprobe.crash.facts.trees import list_functions, list_nodes, starts_at
 from cnnprobe.recorder.inventory import class_of
 
@@ -73,16 +74,30 @@ def find_constructor(
     crash: Crash, fqn: str, alike: frozenset[str] | None = frozenset()
 ) -> tuple[str, File, ast.Call]:
     """The call in the user's file that makes a layer, and whose class it stands in."""
-    owner, path = _find_users_class(crash, fqn, alike)
-    file, function = find_method(class_of(crash.modules[owner]), "__init__")
-    value = find_assigned(function, path[0])
-    at = f"{owner}.{path[0]}" if owner else path[0]
-    for name in path[1:]:
+    value: ast.expr
+    if crash.model is not None and is_all_stock(crash, fqn):
+        owner, at, path = "", "", [name for name in fqn.split(".") if name]
+        file, value = find_made(crash.model)
+    else:
+        owner, path = _find_users_class(crash, fqn, alike)
+        file, function = find_method(class_of(crash.modules[owner]), "__init__")
+        value = find_assigned(function, path[0])
+        at = f"{owner}.{path.pop(0)}" if owner else path.pop(0)
+    for name in path:
+        if not isinstance(crash.modules[at], nn.Sequential | nn.ModuleList):
+            raise UnknownPlaceError
         value = list_members(value)[list(crash.modules[at]._modules).index(name)]
-        at += f".{name}"
+        at = f"{at}.{name}" if at else name
     if not isinstance(value, ast.Call):
         raise UnknownPlaceError
     return owner, file, value
+
+
+def is_all_stock(crash: Crash, fqn: str) -> bool:
+    """Whether a module and all above it, up to the model, are of torch's own classes."""
+    parts = fqn.split(".") if fqn else []
+    above = [".".join(parts[:i]) for i in range(len(parts) + 1)]
+    return all(class_of(crash.modules[name]).__module__.startswith("torch.") for name in above)
 
 
 def list_members(value: ast.expr) -> list[ast.expr]:

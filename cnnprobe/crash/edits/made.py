@@ -1,0 +1,90 @@
+"""Where in the user's files a model of torch's own classes is made: a Sequential at the top level, or
+in a function that returns it.
+"""
+
+import ast
+import inspect
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cnnprobe.crash.edits.files import File, UnknownPlaceError, open_file
+from cnnprobe.crash.facts.trees import list_nodes
+from cnnprobe.recorder.inventory import class_of
+
+_OURS = str(Path(__file__).parents[2])
+
+
+def find_made(model: nn.Module) -> tuple[File, ast.Call]:
+    """The only call that makes a model of these layers: where a name of the file is the model, in
+    that file; else in any file of the user's.
+    """
+    for are_held in (True, False):
+        found = [
+            (file, node)
+            for path in _list_paths(model, are_held=are_held)
+            for file in [open_file(path)]
+            for node in list_nodes(file.tree)
+            if isinstance(node, ast.Call) and _makes(node, model)
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            break
+    raise UnknownPlaceError
+
+
+def _list_paths(model: nn.Module, *, are_held: bool) -> Iterator[str]:
+    """The user's imported files, of which one of the names is the model if `are_held`."""
+    library = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+    seen: set[str] = set()
+    for module in list(sys.modules.values()):
+        names: dict[str, Any] = getattr(module, "__dict__", {})
+        path = names.get("__file__")
+        if not isinstance(path, str) or not path.endswith(".py") or path in seen:
+            continue
+        if path.startswith((_OURS, *library)):
+            continue
+        if not are_held or any(value is model for value in list(names.values())):
+            seen.add(path)
+            if Path(path).is_file():
+                yield path
+
+
+def _makes(node: ast.Call, module: nn.Module) -> bool:
+    """Whether a call makes a module: its class, its numbers, and the layers written out in it."""
+    if _name(node) != class_of(module).__name__:
+        return False
+    if not isinstance(module, nn.Sequential | nn.ModuleList):
+        return all(_is_setting(module, *given) for given in _list_numbers(node, module))
+    is_list = len(node.args) == 1 and isinstance(node.args[0], ast.List)
+    members = node.args[0].elts if is_list else node.args  # type: ignore[attr-defined]
+    children = list(module.children())
+    return len(members) == len(children) and all(
+        _makes(member, child) if isinstance(member, ast.Call) else isinstance(member, ast.Name)
+        for member, child in zip(members, children, strict=True)
+    )
+
+
+def _list_numbers(node: ast.Call, module: nn.Module) -> Iterator[tuple[str, object]]:
+    """The arguments that are written as numbers, by name."""
+    given = [*zip(inspect.signature(class_of(module)).parameters, node.args, strict=False)]
+    given += [(keyword.arg or "", keyword.value) for keyword in node.keywords]
+    for name, value in given:
+        if isinstance(value, ast.Constant):
+            yield name, value.value
+
+
+def _is_setting(module: nn.Module, name: str, value: object) -> bool:
+    """Whether an attribute has a value, also as one of a pair; unknown names say nothing."""
+    held = getattr(module, name, value)
+    return held == value or (isinstance(held, tuple) and set(held) == {value}) or name == "bias"
+
+
+def _name(node: ast.Call) -> str:
+    function = node.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
