@@ -383,6 +383,6 @@ class Curvature(nn.Module):
 def test_what_torch_cannot_run_without_data_is_said_so():
     x = torch.zeros(3, 4)
     found = cnnprobe.memory(Curvature(), x)
-    said = "training is left out: torch cannot make this pass with tensors that have no data"
+    said = "training is left out: "  # and what torch said, which is another sentence in torch 2.6
     # or a later torch can
     assert found.find_way("inference") and (len(found.data.ways) > 2 or said in found.data.notes[0])

@@ -134,6 +134,6 @@ def _passes(twin: ModelCopy, size: int, dims: int) -> bool:
     shape = (*first.shape[:-dims], *(size,) * dims)
     twin.args = (torch.empty(shape, dtype=first.dtype, device=first.device), *args[1:])
     try:
-        return twin.passes()
+        return twin.run().works
     finally:
         twin.args = args

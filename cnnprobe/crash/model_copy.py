@@ -142,16 +142,6 @@ class ModelCopy:
         if self.rewrites:
             stack.enter_context(_Rewriter(self.rewrites))
 
-    def passes(self) -> bool:
-        """Whether a forward passes, without looking at it."""
-        with hush(), torch.set_grad_enabled(self.grad), contextlib.ExitStack() as stack:
-            self._enter(stack)
-            try:
-                self.model(*self.args, **self.kwargs)
-            except Exception:  # whatever it is: it does not pass
-                return False
-        return True
-
     def backward(self) -> bool:
         """Whether a forward and a backward from everything that it gives pass."""
         with hush(), torch.enable_grad(), contextlib.ExitStack() as stack:
