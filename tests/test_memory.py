@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -258,8 +259,8 @@ def test_refusals_say_what_and_what_to_do():
         cnnprobe.memory(nn.Conv2d(3, 2, 1), x, loss_fn=lambda y: y[0, 0, 0, 99])
     with pytest.raises(TargetError, match="no tensor with a batch"):
         cnnprobe.memory(nn.Linear(5, 2))
-    with pytest.raises(TargetError, match="lazy layers"):
-        cnnprobe.memory(nn.LazyLinear(5), x)
+    with pytest.raises(TargetError, match=r"'1' \(LazyLinear\) is lazy and"):
+        cnnprobe.memory(OnlyFirst(nn.LazyConv2d(5, 1), nn.LazyLinear(5)), x)
     with pytest.raises(UnknownNameError, match="no optimizer named 'adm'"):
         cnnprobe.memory(Blocks(), x, optimizer="adm")
     with pytest.raises(UsageError, match="the optimizer is a int"):
@@ -273,6 +274,66 @@ def test_refusals_say_what_and_what_to_do():
         found.fits()
     with pytest.raises(UnknownNameError, match="trainig was not measured"):
         found.at(3, "trainig")
+
+
+class OnlyFirst(nn.Sequential):
+    def forward(self, x):
+        return self[0](x)
+
+
+def make_lazy(first=nn.LazyConv2d, norm=nn.LazyBatchNorm2d, last=nn.LazyLinear):
+    return nn.Sequential(first(8, 3), norm(), nn.ReLU(), nn.Flatten(), last(10))
+
+
+def test_memory_of_a_lazy_model_is_that_of_the_model_that_its_forward_makes():
+    """Its parameters are, by hand, 3 * 8 * 9 + 8, 2 * 8 and 8 * 14 * 14 * 10 + 10 numbers."""
+    made = make_lazy(
+        lambda *args: nn.Conv2d(3, *args),
+        lambda: nn.BatchNorm2d(8),
+        lambda features: nn.Linear(8 * 14 * 14, features),
+    )
+    found = cnnprobe.memory(make_lazy(), torch.empty(4, 3, 16, 16)).data
+    assert 4 * (3 * 8 * 9 + 8 + 2 * 8 + 8 * 14 * 14 * 10 + 10) == found.parameters
+    expected = cnnprobe.memory(made, torch.empty(4, 3, 16, 16)).data
+    assert (expected.ways, expected.state) == (found.ways, found.state)
+    assert "the model is lazy" in found.notes[0]
+
+
+def test_memory_leaves_a_lazy_model_and_the_random_generator_as_they_were():
+    model, before = make_lazy(), torch.get_rng_state()
+    names = [type(module).__name__ for module in model]
+    cnnprobe.memory(model, torch.empty(4, 3, 16, 16))
+    assert names == [type(module).__name__ for module in model]
+    assert all(len(module._forward_pre_hooks) for module in (model[0], model[1], model[4]))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_crash_of_a_lazy_model_is_explained_as_any_other():
+    model = nn.Sequential(nn.LazyLinear(3), nn.Linear(4, 2))
+    with pytest.raises(TargetError) as caught:
+        cnnprobe.memory(model, torch.empty(4, 6))
+    assert "'1' (Linear) should have in_features 3, not 4" in caught.value.what
+    assert caught.value.where == "memory(Sequential), module '1'"
+
+
+def test_memory_is_linear_in_the_number_of_outputs():
+    def run(count):
+        model = nn.Sequential(nn.Linear(4, 4), Unbound(count))
+        start = time.process_time()
+        cnnprobe.memory(model, torch.empty(2, 4), loss_fn=lambda y: y[0].mean())
+        return time.process_time() - start
+
+    run(10)
+    assert run(4000) < 4 * 2.5 * run(1000)  # the exponent is below 1.66
+
+
+class Unbound(nn.Module):
+    def __init__(self, count):
+        super().__init__()
+        self.count = count
+
+    def forward(self, x):
+        return [x, *torch.zeros(self.count).unbind()]
 
 
 def test_crash_is_explained_as_any_other():

@@ -65,7 +65,8 @@ def memory(
 
     Args:
         model: any nn.Module that can run without its weights, also one on the meta device. Modes of
-            its own are put back.
+            its own are put back. A lazy one stays lazy: a copy of it is measured, whose parameters
+            have the shapes that the arguments give them.
         *args: the forward's positional arguments; N is dim 0 of the first tensor, and of each tensor
             that is as long.
         optimizer: "sgd", "momentum", "adam", "adamw" or "rmsprop", a class or function of the

@@ -72,6 +72,7 @@ __all__ = [
     "observe",
     "preserved",
     "restore_modes",
+    "run_eagerly",
     "switch_mode",
 ]
 
@@ -312,7 +313,7 @@ def observe(
         without_peers(tree),
         preserved_generators(),
         preserved(tree, args, kwargs) as (guard, notes),
-        _eager(tree) as more,
+        run_eagerly(tree) as more,
     ):
         guard.on_write = None if witness is None else witness.about_to_write
         recording._watcher.guard = guard
@@ -378,7 +379,7 @@ def preserved(
 
 
 @contextlib.contextmanager
-def _eager(tree: Iterable[Entry]) -> Iterator[list[str]]:
+def run_eagerly(tree: Iterable[Entry]) -> Iterator[list[str]]:
     """Compiled code runs eagerly meanwhile: its modules would pass by their hooks."""
     if not has_compiled(tree):
         yield []

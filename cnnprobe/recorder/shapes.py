@@ -16,12 +16,12 @@ from torch.nn.parameter import is_lazy as is_uninitialised
 from torch.overrides import TorchFunctionMode
 
 from cnnprobe.errors import TargetError
-from cnnprobe.recorder import Observation, observe
-from cnnprobe.recorder.copying import copy_uninitialised
+from cnnprobe.recorder import Observation, observe, run_eagerly
+from cnnprobe.recorder.copying import copy_lazy, copy_uninitialised
 from cnnprobe.recorder.execution import is_scripted
 from cnnprobe.recorder.functions import operation_of
 from cnnprobe.recorder.inventory import check_model, named_modules
-from cnnprobe.recorder.preservation import is_sharded
+from cnnprobe.recorder.preservation import is_sharded, preserved_generators
 from cnnprobe.recorder.recalled import Recalled
 from cnnprobe.recorder.values import EXACT, argument_leaves
 
@@ -57,6 +57,20 @@ def run_without_values(
     observation = observe(model, args, kwargs, statistics=False, within=within)
     notes = (*observation.trace.notes, _NOTE, *fallback.notes)
     return replace(observation, trace=replace(observation.trace, notes=notes))
+
+
+def shape_lazy(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> nn.Module:
+    """A copy of a lazy model on the meta device after one forward, which shaped its parameters.
+
+    The model stays lazy. What the forward raises is not caught.
+    """
+    args, kwargs = move_to_meta(args), move_to_meta(kwargs)
+    tree = named_modules(model)
+    with preserved_generators(), run_eagerly(tree), without_values(model), torch.no_grad():
+        copied = copy_lazy(model)
+        with torch.device("meta"), _OnZeros():
+            copied(*args, **kwargs)
+    return copied
 
 
 def check_shapes_only(model: nn.Module, where: str) -> None:

@@ -6,11 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from cnnprobe.sizing.copies import count_copies
+
+_DEVICE = torch.ops.prim.device.default
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -77,6 +80,9 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """The operation, and its outputs counted."""
+        # torch asks for the device of every output, and FakeTensorMode answers slowly
+        if func is _DEVICE and isinstance(args[0], FakeTensor):
+            return args[0].fake_device
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         # torch's FlopCounterMode hooks every module, which an autograd.grad in a forward refuses

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -10,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
+from cnnprobe.crash.model_copy import hush
 from cnnprobe.document.render.units import format_size
 from cnnprobe.errors import ProbeError, TargetError, UnknownNameError, UsageError, suggest
 from cnnprobe.recorder import is_compiled
-from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.recorder.inventory import is_lazy, named_modules
+from cnnprobe.recorder.shapes import shape_lazy
 from cnnprobe.records.memory import (
     INFERENCE,
     TRAINING,
@@ -22,12 +25,18 @@ from cnnprobe.records.memory import (
     MemoryUse,
     MemoryWay,
 )
-from cnnprobe.sizing.refusals import explain_pass, refuse_unmeasured, refuse_unseen
-from cnnprobe.sizing.steps import MeasuredStep, Plan, measure_forward, measure_step
+from cnnprobe.sizing.refusals import (
+    explain_pass,
+    refuse_uninitialised,
+    refuse_unmeasured,
+    refuse_unseen,
+)
+from cnnprobe.sizing.steps import MeasuredStep, Plan, find_device, measure_forward, measure_step
 
 # Batches that the line is made from: so large that the peak stays at one place of the pass.
 _LARGE = (256, 512)
 _MEAN = "the loss is the mean of the outputs: give yours with loss_fn, as cross_entropy keeps more"
+_SHAPED = "the model is lazy: its parameters are those that this input gives a copy of it"
 _NOT_INCLUDED = (
     "not included: workspaces of cuDNN, what an allocator keeps in reserve, and the CUDA context; "
     "leave a margin of 10% or more"
@@ -119,9 +128,11 @@ def measure_memory(
     """
     where = f"memory({type(model).__name__})"
     plan, name = _make_plan(model, args, kwargs, request, where)
+    is_shaped, model = plan.model is model, plan.model
     refuse_unseen(plan, where)
     training, state, reason = _measure_training(plan, request)
-    ways = [*training, *_measure_ways(plan, INFERENCE, request, _make_forward)]
+    forwards = {dtype: _make_forward(plan, dtype) for dtype in _list_dtypes(model)}
+    ways = [*training, *_measure_ways(plan, INFERENCE, request, forwards)]
     return MemoryNeed(
         model=type(model).__name__,
         batch=plan.batch,
@@ -136,7 +147,11 @@ def measure_memory(
             _measure_checkpoint(plan, block, request.limit)
             for block in (request.checkpoint if training else ())
         ),
-        notes=(*([reason] if reason else []), *_list_notes(plan, request)),
+        notes=(
+            *([] if is_shaped else [_SHAPED]),
+            *([reason] if reason else []),
+            *_list_notes(plan, request),
+        ),
     )
 
 
@@ -144,22 +159,23 @@ def _measure_training(plan: Plan, request: MemoryRequest) -> tuple[list[MemoryWa
     """The ways to train, the bytes of the optimizer's state, and why there are none."""
     if not any(p.requires_grad for p in plan.model.parameters()):
         return [], 0, "no parameter requires grad: training is left out"
+    steps = {dtype: _make_pass(plan, dtype) for dtype in _list_dtypes(plan.model)}
     try:
-        ways = _measure_ways(plan, TRAINING, request, _make_pass)
+        ways = _measure_ways(plan, TRAINING, request, steps)
     except TargetError as error:
         if request.loss_fn is not None:
             raise
         return [], 0, f"training is left out: {error.what}"
-    return ways, measure_step(plan, _LARGE[0]).state, ""
+    return ways, steps[None](_LARGE[0]).state, ""
 
 
 def _measure_ways(
-    plan: Plan, name: str, request: MemoryRequest, make: Callable[..., "Pass"]
+    plan: Plan, name: str, request: MemoryRequest, passes: Mapping[torch.dtype | None, "Pass"]
 ) -> list[MemoryWay]:
     """Without and with autocast."""
     return [
-        _measure_way(make(plan, dtype), plan=plan, name=name, autocast=dtype, limit=request.limit)
-        for dtype in _list_dtypes(plan.model)
+        _measure_way(measure, plan=plan, name=name, autocast=dtype, limit=request.limit)
+        for dtype, measure in passes.items()
     ]
 
 
@@ -193,8 +209,26 @@ def _make_plan(
         loss_fn=request.loss_fn,
         make_optimizer=make,
         batch=tensors[0].shape[0],
+        device=find_device(model),
     )
-    return plan, name
+    return _shape_lazy(plan, where), name
+
+
+def _shape_lazy(plan: Plan, where: str) -> Plan:
+    """The plan with a copy of a lazy model, whose parameters have shapes.
+
+    Raises:
+        TargetError: its forward raises, or does not call all of its lazy layers.
+    """
+    if not is_lazy(plan.model):
+        return plan
+    try:
+        with hush():
+            shaped = shape_lazy(plan.model, plan.args, plan.kwargs)
+    except Exception as error:
+        raise explain_pass(plan, plan.batch, error, where) from error
+    refuse_uninitialised(shaped, where)
+    return replace(plan, model=shaped)
 
 
 def _list_tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
@@ -218,7 +252,7 @@ def _list_notes(plan: Plan, request: MemoryRequest) -> Iterator[str]:
             f"{format_size(buckets)}; gradient_as_bucket_view=True saves them"
         )
     yield _NOT_INCLUDED
-    if not any(p.is_cuda for p in plan.model.parameters()):
+    if plan.device.type != "cuda":
         yield _ON_CPU
 
 
@@ -243,25 +277,12 @@ Pass = Callable[[int], MeasuredStep]
 
 def _make_pass(plan: Plan, autocast: torch.dtype | None, blocks: Sequence[str] = ()) -> Pass:
     """A training step at a batch, made once."""
-    known: dict[int, MeasuredStep] = {}
-
-    def measure(batch: int) -> MeasuredStep:
-        if batch not in known:
-            known[batch] = measure_step(plan, batch, autocast=autocast, blocks=blocks)
-        return known[batch]
-
-    return measure
+    return cache(partial(measure_step, plan, autocast=autocast, blocks=blocks))
 
 
 def _make_forward(plan: Plan, autocast: torch.dtype | None) -> Pass:
-    known: dict[int, MeasuredStep] = {}
-
-    def measure(batch: int) -> MeasuredStep:
-        if batch not in known:
-            known[batch] = measure_forward(plan, batch, autocast=autocast)
-        return known[batch]
-
-    return measure
+    """A forward pass at a batch, made once."""
+    return cache(partial(measure_forward, plan, autocast=autocast))
 
 
 def _measure_way(

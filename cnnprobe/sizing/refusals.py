@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.errors import TargetError
-from cnnprobe.recorder.inventory import check_model, is_lazy, named_modules
+from cnnprobe.recorder.inventory import check_model, has_lazy, named_modules
 from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.recorder.shapes import check_shapes_only, find_nested, raise_nested, without_values
 from cnnprobe.recorder.values import argument_leaves
@@ -24,16 +24,10 @@ def refuse_unmeasured(
     """Refuse a model or inputs whose bytes do not follow from shapes.
 
     Raises:
-        TargetError: it is no model, lazy, cannot run without its weights, or has sparse or nested
+        TargetError: it is no model, cannot run without its weights, or has sparse or nested
             tensors.
     """
     check_model(model, "the model whose memory is measured")
-    if is_lazy(model):
-        raise TargetError(
-            "the model has lazy layers, whose parameters have no shape yet",
-            where=where,
-            fix="call the model once before",
-        )
     check_shapes_only(model, where)
     if find_nested(args, kwargs) is not None:
         raise_nested(where)
@@ -80,6 +74,22 @@ def refuse_unseen(plan: Plan, where: str) -> None:
                 f"the forward returns a {type(seen.output).__name__}: it runs only when that is read",
                 where=where,
                 fix="measure the part of the model that it calls: memory(model.part, x)",
+            )
+
+
+def refuse_uninitialised(model: nn.Module, where: str) -> None:
+    """Refuse a model with lazy layers that its first forward did not call.
+
+    Raises:
+        TargetError: there is one.
+    """
+    for entry in named_modules(model):
+        if has_lazy((entry,)):
+            raise TargetError(
+                f"{entry[0]!r} ({type(entry[1]).__name__}) is lazy and the forward does not call it: "
+                "its parameters have no shape",
+                where=where,
+                fix="remove it, or give arguments with which the forward calls it",
             )
 
 

@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from cnnprobe.crash.model_copy import hush
 from cnnprobe.errors import TargetError
-from cnnprobe.recorder import is_compiled, preserved, switch_mode
+from cnnprobe.recorder import preserved, run_eagerly, switch_mode
+from cnnprobe.recorder.assembly import no_collection
 from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.recorder.preservation import preserved_generators
 from cnnprobe.recorder.shapes import without_values
@@ -42,6 +43,7 @@ class Plan:
     loss_fn: Callable[..., Any] | None = None
     make_optimizer: MakeOptimizer
     batch: int  # the size of dim 0 as given, which other tensors share
+    device: torch.device  # where the user's model is; "cpu" for one without values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ def measure_step(
         autocast: the dtype in which the forward runs.
         blocks: modules whose activations are computed again in the backward pass.
     """
-    with _stand_in(plan.model, training=True) as device, _checkpointed(plan.model, blocks):
+    with _stand_in(plan, training=True), _checkpointed(plan.model, blocks):
         parameters = [p for p in plan.model.parameters() if p.requires_grad]
         optimizer = plan.make_optimizer(parameters)
         live = _count_model(plan.model)
@@ -77,12 +79,12 @@ def measure_step(
             _make_state(optimizer, parameters, live)
             state = live.parts.get("optimizer state", 0)
             live.part = "inputs"
-            args, kwargs, targets = _make_inputs(plan, batch, device)
+            args, kwargs, targets = _make_inputs(plan, batch)
             handles = [_retag(parameter, live) for parameter in parameters]
             live.part = "activations"
             live.reset_peak()
             before = live.live
-            with _cast(device, autocast):
+            with _cast(plan.device, autocast):
                 loss = _compute_loss(plan, plan.model(*args, **kwargs), targets)
             saved, live.part = live.live - before, "temporary"
             loss.backward()  # type: ignore[no-untyped-call]
@@ -95,13 +97,13 @@ def measure_step(
 
 def measure_forward(plan: Plan, batch: int, *, autocast: torch.dtype | None = None) -> MeasuredStep:
     """The memory of a forward pass in eval mode and without gradients."""
-    with _stand_in(plan.model, training=False) as device, torch.no_grad():
+    with _stand_in(plan, training=False), torch.no_grad():
         live = _count_model(plan.model)
         with live:
-            args, kwargs, _ = _make_inputs(plan, batch, device)
+            args, kwargs, _ = _make_inputs(plan, batch)
             live.part = "activations"
             live.reset_peak()
-            with _cast(device, autocast):
+            with _cast(plan.device, autocast):
                 plan.model(*args, **kwargs)
         return MeasuredStep(use=_read_use(live, batch))
 
@@ -116,26 +118,29 @@ def _read_use(live: LiveBytes, batch: int) -> MemoryUse:
 
 
 @contextlib.contextmanager
-def _stand_in(model: nn.Module, *, training: bool) -> Iterator[torch.device]:
+def _stand_in(plan: Plan, *, training: bool) -> Iterator[None]:
     """The model in a mode, on parameters without data; afterwards as it was."""
-    like = next((t for t in (*model.parameters(), *model.buffers())), None)
-    device = torch.device("cpu") if like is None or like.is_meta else like.device
-    eager = (
-        torch.compiler.set_stance("force_eager") if is_compiled(model) else contextlib.nullcontext()
-    )
+    model = plan.model
     with (
         hush(),
-        eager,  # compiled code would be made for stand-ins
+        no_collection(),  # of what one pass makes, all is alive until its end
+        run_eagerly(named_modules(model)),  # compiled code would be made for stand-ins
         preserved_generators(),
         preserved(named_modules(model), (), {}),
         FakeTensorMode(allow_non_fake_inputs=True),
-        without_values(model, device=device),
+        without_values(model, device=plan.device),
         _CopiedTensors(),
         torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),  # that of the caller
+        torch.autocast(plan.device.type, enabled=False),  # that of the caller
     ):
         switch_mode(model, training=training)
-        yield device
+        yield
+
+
+def find_device(model: nn.Module) -> torch.device:
+    """Where a model is; the CPU if it has no values."""
+    like = next((t for t in (*model.parameters(), *model.buffers())), None)
+    return torch.device("cpu") if like is None or like.is_meta else like.device
 
 
 @contextlib.contextmanager
@@ -242,9 +247,7 @@ def _measure_optimizer(optimizer: torch.optim.Optimizer, live: LiveBytes) -> int
     return live.peak
 
 
-def _make_inputs(
-    plan: Plan, batch: int, device: torch.device
-) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+def _make_inputs(plan: Plan, batch: int) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     """The inputs with another batch."""
 
     def make(leaf: Any) -> Any:
@@ -252,7 +255,7 @@ def _make_inputs(
             return leaf
         shape = tuple(leaf.shape)
         shape = (batch, *shape[1:]) if shape[:1] == (plan.batch,) else shape
-        made = torch.empty(shape, dtype=leaf.dtype, device=device)
+        made = torch.empty(shape, dtype=leaf.dtype, device=plan.device)
         return made.requires_grad_(leaf.requires_grad)
 
     given = tree_map(make, (plan.args, dict(plan.kwargs), plan.targets))
