@@ -70,6 +70,12 @@ def has_fixed_mode(model: nn.Module) -> bool:
 
 def switch_mode(model: nn.Module, *, training: bool) -> None:
     """Put a model into train or eval mode; one with a fixed mode stays as it was exported."""
+    tree = [module for _, module, first in named_modules(model) if first]
+    if any(isinstance(module.__dict__.get("train"), bool) for module in tree):
+        restore_modes(
+            (module, training) for module in tree
+        )  # `model.train = True` hides the method
+        return
     with contextlib.suppress(NotImplementedError):
         model.train(training)
 

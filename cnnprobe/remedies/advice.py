@@ -10,7 +10,6 @@ ADVICE: Mapping[str, str] = {
     "ignored-input": "what the input was for is not known",
     "doubled-channels": "which tensor was meant is not known",
     "loss-taken-twice": "which targets or output were meant is not known",
-    "nan-data": "only other data mends it",
     "optimizer-renewed": "which variable is to hold the optimizer is not known",
     "update-undone": "what writes the old weights back is the loop's own code",
 }

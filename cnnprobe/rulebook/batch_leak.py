@@ -74,13 +74,21 @@ def batch_leak(evidence: Evidence) -> Iterator[Finding]:
             fix="nothing; quantize statically where a sample must get the same alone as in a batch",
         )
         return
+    place = spoken(evidence, module)
+    call, line = evidence.probes.mixing or ("", "")
+    at = f"{call} in {place}" if call else place
     yield Finding(
         module=module,
         message=(
             f"other samples in their batch change the outputs by {gap:.1e} of their size (more "
-            f"than 1e-4), first in {spoken(evidence, module)}"
+            f"than 1e-4), first by {at}"
         ),
-        fix=f"look for an operation over dim 0 in {spoken(evidence, module)}",
+        fix=(
+            f"keep dim 0, the batch, out of {call}"
+            if call
+            else f"look for an operation over dim 0 in {place}"
+        ),
+        source=line,
     )
 
 

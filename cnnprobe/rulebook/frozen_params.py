@@ -1,4 +1,4 @@
-"""Parameters that are frozen where something before them is trained."""
+"""Parameters that are frozen where something before or after them is trained."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -36,15 +36,19 @@ def healthy() -> Mapping[str, Any]:
     explains=("cannot-overfit", "frozen-in-optimizer", "loss-not-decreasing"),
 )
 def frozen_params(evidence: Evidence) -> Iterator[Finding]:
-    """A layer is frozen at its random initialisation although layers before it are trained, or
-    nothing is trainable at all.
+    """A layer is frozen at its random initialisation although layers before it are trained, or an
+    embedding although layers after it are, or nothing is trainable at all.
 
-    Why it matters: the layers before it have to work around random weights that never change.
-    What to do: requires_grad_(True) for it, or freeze what comes before instead.
+    Why it matters: the others have to work around random weights that never change.
+    What to do: requires_grad_(True) for it, or freeze what comes before instead;
+    Embedding.from_pretrained(table, freeze=False) where the table is to be trained.
     Known exceptions: a frozen backbone; a model that is mostly frozen, but for the layer that gives
     the prediction; frozen weights that are not those of torch's initialisation
-    (trained, or fixed filters); adapters beside a frozen layer.
-    Source: torch.nn.Linear and Conv2d initialise from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+    (trained, or fixed filters); adapters beside a frozen layer; a table with a structure, as of
+    words or of positions.
+    Source: torch.nn.Linear and Conv2d initialise from U(-1/sqrt(fan_in), 1/sqrt(fan_in));
+    torch.nn.Embedding.from_pretrained, "freeze: True by default"; Marchenko & Pastur 1967 on the
+    spectrum of random numbers.
     """
     own = [p for p in evidence.trace.parameters if p.kind == "parameter"]
     if own and not any(p.trainable for p in own) and (evidence.optimizers or evidence.steps):
@@ -62,6 +66,8 @@ def frozen_params(evidence: Evidence) -> Iterator[Finding]:
         flow.calls[loss.origin].fqn for loss in loss_calls(evidence) if loss.origin is not None
     }
     mostly = len(frozen) >= len(trained) + 2  # a design, but for the layer that predicts
+    if not mostly:
+        yield from _find_frozen_tables(evidence, flow, frozen, trained)
     for i in flow.primitives(PROJECTIONS):
         module = flow.calls[i].fqn
         if module is None or module not in frozen or not _is_fresh(evidence, module):
@@ -84,6 +90,32 @@ def frozen_params(evidence: Evidence) -> Iterator[Finding]:
                     f"{'is' if len(before & trained) == 1 else 'are'} trained"
                 ),
                 fix=f"{spoken(evidence, module)}.requires_grad_(True)",
+            )
+
+
+def _find_frozen_tables(
+    evidence: Evidence, flow: Flow, frozen: set[str], trained: set[str]
+) -> Iterator[Finding]:
+    """Embeddings of random numbers that are frozen, while what reads them is trained."""
+    seen: set[str] = set()
+    for i in flow.primitives({"embedding", "embedding_bag"}):
+        module = flow.owner(i)
+        weight = evidence.values.get(f"{module}.weight")
+        if module in seen or module not in frozen or weight is None or not weight.random:
+            continue
+        after = {flow.owner(j) for j in flow.after(i)} & trained
+        if after:
+            seen.add(module)
+            place = spoken(evidence, module)
+            yield Finding(
+                module=module,
+                message=(
+                    f"{place} is frozen, and its {weight.shape[0]} x {weight.shape[1]} table holds "
+                    f"random numbers: 0 of them are trained, while "
+                    f"{format_counted(len(after), 'layer')} after it "
+                    f"{'is' if len(after) == 1 else 'are'}"
+                ),
+                fix=(f"{place}.requires_grad_(True), or freeze=False in Embedding.from_pretrained"),
             )
 
 

@@ -13,6 +13,7 @@ from cnnprobe.diagnosis.evidence.questions import (
     spoken,
     takes_time_first,
 )
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
 
 _OF_CLASSES = ("cross_entropy", "nll_loss")
@@ -67,6 +68,29 @@ def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
     Source: torch.Tensor.view, "The returned tensor shares the same data".
     """
     flow = Flow(evidence.trace)
+    places: dict[str | None, list[int]] = {}
+    for i in list_scrambled(evidence, flow):
+        places.setdefault(flow.owner(i), []).append(i)
+    for place, rows in places.items():
+        call = flow.calls[rows[0]]
+        others = format_counted(len(rows) - 1, "other view")
+        so = "" if len(rows) == 1 else f"; so {'does' if len(rows) == 2 else 'do'} {others} there"
+        yield Finding(
+            module=place,
+            message=(
+                f"{describe(call)} turns {call.inputs[0].shape} into {call.outputs[0].shape}: the "
+                f"axes change places, but the values stay in their order{so}"
+            ),
+            fix=f"permute or transpose first, then reshape, in {spoken(evidence, place)}",
+            source=call.source,
+            subject=describe(call),
+        )
+    yield from _find_mixed_scores(evidence)
+
+
+def list_scrambled(evidence: Evidence, flow: Flow) -> list[int]:
+    """The rows of the model's views that exchange axes."""
+    found = []
     for i in flow.primitives({"view", "reshape"}):
         call = flow.calls[i]
         if flow.owner(i) is None or not call.inputs or not call.outputs:
@@ -74,20 +98,8 @@ def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
         before, after = call.inputs[0].shape, call.outputs[0].shape
         is_split = split_of_heads(before, after) is not None and _is_attended(flow, i)
         if is_split or is_exchange(before, after) or _moves_batch(evidence, flow, i):
-            yield Finding(
-                module=flow.owner(i),
-                message=(
-                    f"{describe(call)} turns {before} into {after}: the axes change places, but "
-                    "the values stay in their order"
-                ),
-                fix=(
-                    "permute or transpose first, then reshape, in "
-                    f"{spoken(evidence, flow.owner(i))}"
-                ),
-                source=call.source,
-                subject=describe(call),
-            )
-    yield from _find_mixed_scores(evidence)
+            found.append(i)
+    return found
 
 
 def _is_attended(flow: Flow, index: int) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, Hidden, describe
+from cnnprobe.diagnosis.evidence.containers import write_container
 from cnnprobe.diagnosis.evidence.questions import spoken, traces
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
@@ -82,7 +83,8 @@ def unregistered_module(evidence: Evidence) -> Iterator[Finding]:
                 f"{name} holds {format_counted(len(members), 'trainable module')} ({kinds}) in a "
                 f"plain container: 0 of them are registered"
             ),
-            fix=f"make it nn.ModuleList(...) where {attribute} is set (nn.ModuleDict for a dict)",
+            fix=write_container(attribute, members[0].containers, "Module"),
+            subject=attribute,
         )
     yield from _made_anew(evidence)
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence import Evidence, Hidden
+from cnnprobe.diagnosis.evidence.containers import write_container
 from cnnprobe.diagnosis.evidence.questions import spoken
 from cnnprobe.rulebook.material import classifying
 
@@ -51,17 +52,28 @@ def unregistered_parameter(evidence: Evidence) -> Iterator[Finding]:
     Source: torch.nn.parameter.Parameter, "when they're assigned as Module attributes they are
     automatically added to the list of its parameters".
     """
+    groups: dict[tuple[str, str], list[Hidden]] = {}
     for hidden in evidence.hidden:
         if hidden.kind == "parameter" and hidden.used:
-            name = f"{spoken(evidence, hidden.owner)}.{hidden.name}"
             base = hidden.name.partition("[")[0]
-            yield Finding(
-                module=hidden.owner,
-                message=(
-                    f"{name}, of shape {hidden.shape}, requires grad and is used, but is not "
-                    "among the model's parameters"
-                ),
-                fix=f"self.{base} = nn.ParameterList(...)"
-                if "[" in hidden.name
-                else f"self.{base} = nn.Parameter(...)",
-            )
+            groups.setdefault((hidden.owner, base), []).append(hidden)
+    for (place, base), members in groups.items():
+        yield _describe(spoken(evidence, place), base, members)
+
+
+def _describe(place: str, base: str, members: list[Hidden]) -> Finding:
+    """One finding of an attribute, however many tensors it holds."""
+    first = members[0]
+    if len(members) == 1:
+        what = (
+            f"{place}.{first.name}, of shape {first.shape}, requires grad and is used, but is not"
+        )
+    else:
+        what = (
+            f"{place}.{base} holds {len(members)} tensors (the first, {first.name}, of shape "
+            f"{first.shape}) that require grad and are used, but are not"
+        )
+    fix = write_container(base, first.containers, "Parameter")
+    return Finding(
+        module=first.owner, message=f"{what} among the model's parameters", fix=fix, subject=base
+    )

@@ -1,6 +1,7 @@
 """Modules and tensors that hang on a model without being registered, and what parameters hold."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from cnnprobe.recorder.execution import list_unsharded
 from cnnprobe.recorder.inventory import is_leaf, named_modules
 from cnnprobe.recorder.values import EXACT
 from cnnprobe.stats import summarise
+from cnnprobe.training.tables import is_random
 
 _OWN = frozenset(nn.Module().__dict__)
 _DEEPEST = 3
@@ -22,13 +24,21 @@ class HiddenThing:
     """A module or tensor found outside the registries, with how to find it again."""
 
     def __init__(
-        self, owner: str, module: nn.Module, attribute: str, name: str, value: Any
+        self,
+        owner: str,
+        module: nn.Module,
+        attribute: str,
+        *,
+        name: str,
+        value: Any,
+        containers: tuple[str, ...] = (),
     ) -> None:
         self.owner = owner
         self.module = module
         self.attribute = attribute
         self.name = name
         self.value = value
+        self.containers = containers
         self.holder = module.__dict__.get(attribute)
 
     @property
@@ -62,23 +72,29 @@ def find_hidden(model: nn.Module) -> list[HiddenThing]:
         for attribute, value in list(module.__dict__.items()):
             if attribute in _OWN:
                 continue
-            for name, item in _items(attribute, value):
+            for name, item, kinds in _items(attribute, value):
                 if id(item) in seen or id(item) in registered or id(item) in tensors:
                     continue
                 seen.add(id(item))
-                found.append(HiddenThing(fqn, module, attribute, name, item))
+                found.append(
+                    HiddenThing(fqn, module, attribute, name=name, value=item, containers=kinds)
+                )
     return found
 
 
-def _items(name: str, value: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
+def _items(
+    name: str, value: Any, within: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+    """Modules and tensors, each with its name and what it lies in."""
     if isinstance(value, Tensor | nn.Module):
-        yield name, value
-    elif depth < _DEEPEST and isinstance(value, list | tuple):
+        yield name, value, within
+    elif len(within) < _DEEPEST and isinstance(value, list | tuple):
         for i, item in enumerate(value[:_MOST]):
-            yield from _items(f"{name}[{i}]", item, depth + 1)
-    elif depth < _DEEPEST and isinstance(value, dict):
+            yield from _items(f"{name}[{i}]", item, (*within, "list"))
+    elif len(within) < _DEEPEST and isinstance(value, dict):
+        kind = "dict" if all(isinstance(key, str) for key in value) else "numbered"
         for key, item in list(value.items())[:_MOST]:
-            yield from _items(f"{name}[{key!r}]", item, depth + 1)
+            yield from _items(f"{name}[{key!r}]", item, (*within, kind))
 
 
 def names_of(model: nn.Module, hidden: list[HiddenThing]) -> dict[int, str]:
@@ -139,6 +155,7 @@ def describe_hidden(
                 shape=() if is_module else tuple(thing.value.shape),
                 trainable=trainable,
                 used=any(name in used for name, _ in tensors),
+                containers=thing.containers,
                 stable=before.get(thing.fqn) == id(thing.module.__dict__.get(thing.attribute)),
             )
         )
@@ -160,8 +177,21 @@ def values_of(model: nn.Module) -> dict[str, Values]:
                     and tensor.device.type != "meta"
                     and tensor.layout is torch.strided
                 ):
-                    found[f"{fqn}.{name}" if fqn else name] = _values(tensor.detach())
+                    values = _values(tensor.detach())
+                    if _is_frozen_table(module, tensor):
+                        values = replace(values, random=is_random(tensor))
+                    found[f"{fqn}.{name}" if fqn else name] = values
     return found
+
+
+def _is_frozen_table(module: nn.Module, tensor: Tensor) -> bool:
+    return (
+        isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        and not tensor.requires_grad
+        and tensor.dim() == 2
+        and tensor.is_floating_point()
+        and type(tensor) in EXACT
+    )
 
 
 def _values(tensor: Tensor) -> Values:

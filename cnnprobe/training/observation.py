@@ -26,6 +26,7 @@ from cnnprobe.recorder.devices import is_device_lost
 from cnnprobe.recorder.inventory import check_model, is_lazy
 from cnnprobe.recorder.values import describe_tensor, leaves
 from cnnprobe.records.trace import TensorInfo, Trace
+from cnnprobe.training.attributes import find_idle_attributes
 from cnnprobe.training.backward_fault import find_bad_derivative
 from cnnprobe.training.hidden import describe_hidden, find_hidden, names_of, values_of
 from cnnprobe.training.keeping import restore
@@ -104,6 +105,7 @@ class _Observation:
         if not steps:
             first = self.plain_forward()
         trace = steps[0].trace if steps else first
+        idle = find_idle_attributes(self.model, self.around)
         collapse = find_collapse(self.around, steps)
         if self.error is None and evaluation.error is None:
             probes = run_late_probes(self.model, request.inputs, request.targets, probes)
@@ -139,6 +141,7 @@ class _Observation:
             names=dict(request.names),
             given=self.given,
             class_weights=weigh_classes(self.around, request),
+            idle=idle,
             own_loop=request.train_step is not None,
         )
         return evidence, self.error

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cnnprobe.diagnosis.evidence import Flow, Probes, is_inplace, operation
+from cnnprobe.diagnosis.evidence import Flow, Probes, describe, is_inplace, operation
 from cnnprobe.recorder.functions import operation_of
 from cnnprobe.recorder.preservation import read_version
 from cnnprobe.recorder.sources import find_nearest_line, is_users
@@ -121,9 +121,11 @@ def other_ends(inputs: Any) -> Any:
     return torch.utils._pytree.tree_map(change, inputs)
 
 
-def find_leak(model: nn.Module, inputs: Any, n: int) -> tuple[str | None, float] | None:
-    """Where, in eval mode, other samples at the ends of the batch change the others first; None
-    where they do not.
+def find_leak(
+    model: nn.Module, inputs: Any, n: int
+) -> tuple[str | None, float, tuple[str, str]] | None:
+    """Where, in eval mode, other samples at the ends of the batch change the others first, by how
+    much, and the call that does it with its line; None where they do not.
     """
     base = forward(model, fresh(inputs), training=False, summarise=_others(n))
     other = forward(model, other_ends(inputs), training=False, summarise=_others(n))
@@ -152,8 +154,21 @@ def find_leak(model: nn.Module, inputs: Any, n: int) -> tuple[str | None, float]
                     and abs(a.stats["others"] - b.stats["others"])
                     > 1e-7 * max(a.stats["size"], 1e-30)
                 ):
-                    return flow.owner(i), gap
-    return "", gap
+                    return flow.owner(i), gap, _name_mixing(flow, i, n)
+    return "", gap, ("", "")
+
+
+def _name_mixing(flow: Flow, index: int, n: int) -> tuple[str, str]:
+    """The call that takes the samples together: the row where it shows, or the one before it that
+    has no dim of the batch left (a mean over dim 0).
+    """
+    for row in sorted({*flow.before(index)}, reverse=True):
+        call = flow.calls[row]
+        has_batch = any(t.shape[:1] == (n,) for t in call.inputs)
+        is_read = index in flow.passes_on(row)
+        if is_read and has_batch and not any(t.shape[:1] == (n,) for t in call.outputs):
+            return describe(call), call.source
+    return describe(flow.calls[index]), flow.calls[index].source
 
 
 # -- further probes --------------------------------------------------------------------------------
@@ -347,6 +362,11 @@ def run_probes(
         keeps_state = keeps_state or left is None or left >= SMALLEST_LEAK
     n = batch_size(inputs, targets)
     steady = repeat is not None and repeat < SMALLEST_LEAK
+    leak = (
+        find_leak(model, inputs, n)
+        if steady and not keeps_state and n is not None and n > 1
+        else None
+    )
     probes = Probes(
         mutated=mutated,
         held=base.held,
@@ -355,9 +375,8 @@ def run_probes(
             name for name, p in model.named_parameters() if p.requires_grad and id(p) in changed
         ),
         repeat=repeat,
-        leak=find_leak(model, inputs, n)
-        if steady and not keeps_state and n is not None and n > 1
-        else None,
+        leak=None if leak is None else leak[:2],
+        mixing=None if leak is None else leak[2],
         overwritten=find_overwritten(model, inputs, base) if steady else (),
         # Last: a pass in train mode moves the running statistics that the others compare by.
         spread=spread_in_both_modes(model, inputs, base.output, n),

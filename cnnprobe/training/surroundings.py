@@ -2,6 +2,7 @@
 reaches, with their names.
 """
 
+import dis
 import functools
 import inspect
 import types
@@ -13,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+_GLOBALS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "LOAD_NAME", "STORE_NAME"})
 _DEEPEST = 4  # functions calling functions, trainers holding trainers
 Place = tuple[
     str, Callable[[], Any], Callable[[Any], None]
@@ -29,6 +31,8 @@ class Surroundings:
     optimizers: dict[int, tuple[str, Optimizer]] = field(default_factory=dict)
     schedulers: dict[int, tuple[str, Any]] = field(default_factory=dict)
     variables: list[Place] = field(default_factory=list)
+    # the user's functions that the step is made of
+    functions: list[types.FunctionType] = field(default_factory=list)
 
     def add(self, name: str, value: Any) -> bool:
         """Take in a model, an optimizer or a scheduler; False if it is none of them."""
@@ -60,6 +64,8 @@ def look_around(train_step: Callable[..., Any] | None, given: dict[str, Any]) ->
         if subject is None or id(subject) in seen or depth > _DEEPEST:
             continue
         seen.add(id(subject))
+        if isinstance(subject, types.FunctionType) and not _is_torchs(subject):
+            found.functions.append(subject)
         for name, read, write in _places(subject):
             value = read()
             if isinstance(value, types.ModuleType | type):
@@ -114,7 +120,7 @@ def _of_function(function: types.FunctionType) -> Iterator[Place]:
                 functools.partial(getattr, cell, "cell_contents"),
                 functools.partial(setattr, cell, "cell_contents"),
             )
-    if (function.__module__ or "").startswith(("torch.", "cnnprobe.")):
+    if _is_torchs(function):
         return
     space = function.__globals__
     for name in sorted(_names(function.__code__)):
@@ -128,8 +134,13 @@ def _of_function(function: types.FunctionType) -> Iterator[Place]:
         yield f"default {i}", _constant(value), _ignore
 
 
+def _is_torchs(function: types.FunctionType) -> bool:
+    return (function.__module__ or "").startswith(("torch.", "cnnprobe."))
+
+
 def _names(code: types.CodeType) -> set[str]:
-    names = set(code.co_names)
+    """The globals that a function names; of an attribute of the same name it says nothing."""
+    names = {i.argval for i in dis.get_instructions(code) if i.opname in _GLOBALS}
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             names |= _names(constant)

@@ -6,6 +6,7 @@ from cnnprobe.diagnosis.evidence.evidence import (
     Evidence,
     Gradient,
     Hidden,
+    IdleAttribute,
     Loss,
     OptimizerInfo,
     Probes,
@@ -34,6 +35,6 @@ from cnnprobe.diagnosis.evidence.groups import (
 
 __all__ = [
     "ARRANGING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS", "RECTIFIERS", "SQUASHING", "BackwardFault", "Event", "Evidence",
-    "Flow", "Gradient", "Hidden", "Loss", "OptimizerInfo", "Probes", "Replay", "Schedule", "Step", "Unread", "Values", "argument", "describe", "is_inplace", "operation",
+    "Flow", "Gradient", "Hidden", "IdleAttribute", "Loss", "OptimizerInfo", "Probes", "Replay", "Schedule", "Step", "Unread", "Values", "argument", "describe", "is_inplace", "operation",
     "operation_of_module", "option", "sources_read",
 ]  # fmt: skip

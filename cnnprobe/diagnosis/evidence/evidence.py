@@ -99,6 +99,8 @@ class Values:
     nonfinite: int = 0
     infinite: int = 0  # of these, Inf and not NaN
     distinct_rows: int | None = None  # among the rows along dimension 0; None for vectors
+    # whether its values are independent random numbers; None where it is no frozen table
+    random: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +145,24 @@ class Hidden:
     trainable: bool = False
     used: bool = False  # a recorded call read it
     stable: bool = True  # the same object after the forward pass: not a state or a cache
+    # what it lies in, the outermost first: "list", "dict", "numbered" (a dict whose keys are no strings)
+    containers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdleAttribute:
+    """An attribute or key that was set on a parameter, module or optimizer and that nothing reads,
+    beside the one that torch reads; or a method that a statement names and does not call.
+    """
+
+    holder: str  # "parameter" | "module" | "optimizer" | "group" | "statement"
+    owners: tuple[str, ...]  # fqns, or the optimizer's variable
+    attribute: str
+    meant: str
+    value: str = ""  # what it was set to, as code
+    wanted: str = ""  # what `meant` would have to be
+    actual: str = ""  # what `meant` is
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +183,7 @@ class Probes:
 
     # module where other samples changed first, and by how much of the output's spread
     leak: tuple[str | None, float] | None = None
+    mixing: tuple[str, str] | None = None  # the call that does it, and its line; "" where not known
     ignored: tuple[str, ...] = ()  # inputs, by path, that change nothing
     rewritten: tuple[str, ...] = ()  # trainable parameters that a pass in eval mode writes to
     unread: tuple[Unread, ...] = ()  # parts of an input that change nothing
@@ -226,4 +247,6 @@ class Evidence:
     given: str = ""
     # of the classes of a loss with class weights: their share of the targets, and their weight
     class_weights: tuple[tuple[float, float], ...] = ()
+    # what was set on torch's objects without an effect
+    idle: tuple[IdleAttribute, ...] = ()
     own_loop: bool = False  # the steps are those of the user's own train_step

@@ -17,7 +17,7 @@ from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.rewriting import Rewriting
 from cnnprobe.remedies.subject import CannotTryError, Subject
 from cnnprobe.remedies.writing import Written, write_settings
-from cnnprobe.rulebook.reshape_scramble import split_of_heads
+from cnnprobe.rulebook.reshape_scramble import list_scrambled, split_of_heads
 
 SMALL = 1e-8  # keeps log, sqrt and divisions away from 0
 
@@ -275,38 +275,34 @@ def transpose_first(finding: Finding, evidence: Evidence, model: Any) -> Iterato
     if found is None or not found[1].outputs:
         return
     before, after = found[1].inputs[0].shape, found[1].outputs[0].shape
-    heads = split_of_heads(before, after)
-    if heads is not None:
-        yield Remedy(
-            title=f"x.view(N, T, {heads[0]}, {heads[1]}).transpose(1, 2) in place of "
-            f"{describe(found[1])}",
-            change=_all_instead(_list_heads(found[0]), _split_last(before, *heads)),
-            shows="each head has its own part of the features",
-            is_comparable=False,
-            is_everywhere=True,
-        )
+    heads, order = split_of_heads(before, after), find_order(before, after)
+    if heads is None and order is None:
         return
-    order = find_order(before, after)
-    if order is not None:
-        yield Remedy(
-            title=f"x.permute{order}.reshape({', '.join(map(str, after))}) in place of "
-            f"{describe(found[1])}",
-            change=instead(found[1], _permute_first(order, before, after)),
-            shows="the values move with their axes",
-            is_comparable=False,
-        )
+    if heads is not None:
+        written = f"x.view(N, T, {heads[0]}, {heads[1]}).transpose(1, 2)"
+    else:
+        written = f"x.permute{order}.reshape({', '.join(map(str, after))})"
+    yield Remedy(
+        title=f"{written} in place of {describe(found[1])}",
+        change=lambda subject: _move_axes(subject, finding, evidence),
+        shows="the values move with their axes",
+        is_comparable=False,
+        is_everywhere=True,
+    )
 
 
-def _list_heads(flow: Flow) -> list[ModuleCall]:
-    """Every view that splits heads, of queries, keys and values alike."""
-    calls = [flow.calls[i] for i in flow.primitives({"view", "reshape"})]
-    return [
-        call
-        for call in calls
-        if call.inputs
-        and call.outputs
-        and split_of_heads(call.inputs[0].shape, call.outputs[0].shape) is not None
-    ]
+def _move_axes(subject: Subject, finding: Finding, evidence: Evidence) -> None:
+    """Every view of the place that exchanges axes, each as its sizes ask for."""
+    flow = Flow(evidence.trace)
+    rows = [i for i in list_scrambled(evidence, flow) if flow.owner(i) == finding.module]
+    calls = [flow.calls[i] for i in rows] or [call for _, call in rows_at(finding, evidence)[:1]]
+    for call in calls:
+        before, after = call.inputs[0].shape, call.outputs[0].shape
+        heads, order = split_of_heads(before, after), find_order(before, after)
+        if heads is not None:
+            instead(call, _split_last(before, *heads))(subject)
+        elif order is not None:
+            instead(call, _permute_first(order, before, after))(subject)
 
 
 def _split_last(before: tuple[int, ...], heads: int, size: int) -> Rewriting:

@@ -3,13 +3,14 @@ never used.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, describe
+from cnnprobe.diagnosis.evidence.containers import write_container
 from cnnprobe.diagnosis.evidence.questions import spoken
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.remedies.changes import find_module
@@ -27,16 +28,20 @@ def register(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remed
     """
     kinds = {"unregistered-module": "module", "unregistered-parameter": "parameter"}
     kind = kinds.get(finding.rule, "tensor")
-    names = dict.fromkeys(
-        hidden.name.partition("[")[0]
+    found = {
+        base: hidden.containers
         for hidden in evidence.hidden
         if hidden.owner == finding.module and hidden.kind == kind and hidden.used
+        for base in [hidden.name.partition("[")[0]]
+    }
+    names = [name for name in found if name == finding.subject] or list(found)
+    is_nested = any(len(found[name]) > 1 or "numbered" in found[name] for name in names)
+    how = "; ".join(
+        f'self.register_buffer("{name}", ...)'
+        if kind == "tensor"
+        else write_container(name, found[name], kind.capitalize())
+        for name in names
     )
-    how = {
-        "module": "make it nn.ModuleList (nn.ModuleDict for a dict)",
-        "parameter": "nn.Parameter(...) around it",
-        "tensor": "self.register_buffer(...) for it",
-    }[kind]
     place, owner = spoken(evidence, finding.module), find_module(model, finding.module)
     if not names and kind == "module":
         yield from _make_layer_once(finding, evidence)
@@ -44,7 +49,7 @@ def register(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remed
         yield Remedy(
             title=f"{', '.join(f'{place}.{name}' for name in names)}: {how}",
             change=lambda subject: _register(subject, finding.module or "", tuple(names), kind),
-            written=None if owner is None else write_registered(owner, names, kind),
+            written=None if owner is None or is_nested else write_registered(owner, names, kind),
             shows="the model knows it"
             + ("" if kind == "tensor" else ", and the optimizer trains it"),
         )
@@ -91,28 +96,61 @@ def _keep_weights(subject: Subject, fqn: str, call: ModuleCall) -> None:
 def _register(subject: Subject, fqn: str, names: tuple[str, ...], kind: str) -> None:
     owner = subject.module(fqn)
     for name in names:
-        value = owner.__dict__.pop(name)
+        value = owner.__dict__[name]
         if kind == "tensor":
+            del owner.__dict__[name]
             owner.register_buffer(name, value)
-        elif kind == "parameter":
-            setattr(owner, name, _as_parameters(value))
-        else:
-            setattr(owner, name, _as_modules(value))
+            continue
+        contained = _contain(value, "Parameter" if kind == "parameter" else "Module")
+        if contained is not None:
+            del owner.__dict__[name]
+            setattr(owner, name, contained)
+            continue
+        # What reads it has its own keys: it stays, and what it holds is registered beside it.
+        made: list[Any] = []
+        owner.__dict__[name] = _collect(value, kind, made)
+        holder = nn.ModuleList if kind == "module" else nn.ParameterList
+        owner.register_module(f"{name}_registered", holder(made))
     subject.optimise(list(owner.parameters()))
 
 
-def _as_parameters(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return nn.Parameter(value.detach().clone())
-    if isinstance(value, Mapping):
-        return nn.ParameterDict(value)
-    return nn.ParameterList(value)
-
-
-def _as_modules(value: Any) -> Any:
+def _contain(value: Any, of: str) -> nn.Module | nn.Parameter | None:
+    """The value as torch registers it; None where its keys or what else it holds do not fit."""
     if isinstance(value, nn.Module):
         return value
-    return nn.ModuleDict(value) if isinstance(value, Mapping) else nn.ModuleList(value)
+    if isinstance(value, Tensor):
+        return nn.Parameter(value.detach().clone())
+    if not isinstance(value, Mapping | list | tuple):
+        return None
+    items = list(value.values()) if isinstance(value, Mapping) else list(value)
+    held = [_contain(item, of) for item in items]
+    if not held or any(each is None for each in held):
+        return None
+    name = of if all(isinstance(each, nn.Parameter) for each in held) else "Module"
+    if name == "Module" and any(isinstance(each, nn.Parameter) for each in held):
+        return None
+    kind: Any = getattr(nn, f"{name}{'Dict' if isinstance(value, Mapping) else 'List'}")
+    if not isinstance(value, Mapping):
+        return cast("nn.Module", kind(held))
+    if not all(isinstance(key, str) and key.isidentifier() for key in value):
+        return None
+    try:
+        return cast("nn.Module", kind(dict(zip(value, held, strict=True))))
+    except KeyError:  # a key that is an attribute of the container
+        return None
+
+
+def _collect(value: Any, kind: str, made: list[Any]) -> Any:
+    """The same nested container, with what can be registered in `made` too."""
+    if isinstance(value, Mapping):
+        return {key: _collect(item, kind, made) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_collect(item, kind, made) for item in value]
+    if kind == "module" and isinstance(value, nn.Module):
+        made.append(value)
+    elif kind == "parameter" and isinstance(value, Tensor) and value.requires_grad:
+        made.append(value := nn.Parameter(value.detach().clone()))
+    return value
 
 
 @answers("unused-module", "unused-params")

@@ -1,0 +1,157 @@
+"""Faults about which neither Python nor torch says a word, each with its corrected twin; they add to
+the cases of the bench.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench.case import case, looped
+from bench.parts import Classifier, classifier
+
+# -- what torch does not read ----------------------------------------------------------------------
+
+
+@case("idle-attribute", "backbone.conv1")
+def gradient_of_a_misspelt_name(sick):
+    model = Classifier()
+    for parameter in model.backbone.parameters():
+        setattr(parameter, "require_gradient" if sick else "requires_grad", False)
+    return classifier(model)
+
+
+@case("idle-attribute", "backbone")
+def gradient_switched_off_on_a_module(sick):
+    model = Classifier()
+    if sick:
+        model.backbone.requires_grad = False
+    else:
+        model.backbone.requires_grad_(False)
+        model.backbone.eval()
+    return classifier(model)
+
+
+@case("idle-attribute", None)
+def rate_set_on_the_optimizer_itself(sick):
+    arguments = classifier(Classifier())
+    if sick:
+        arguments["optimizer"].learning_rate = 1e-4
+    else:
+        arguments["optimizer"].param_groups[0]["lr"] = 1e-4
+    return arguments
+
+
+@case("idle-attribute", "")
+def mode_assigned_and_not_called(sick):
+    model = Classifier().eval()
+    if sick:
+        model.train = True
+    else:
+        model.train()
+    return classifier(model)
+
+
+@case("idle-attribute", "drop")
+def rate_of_a_dropout_that_has_none(sick):
+    model = nn.Sequential()
+    model.add_module("body", Classifier())
+    model.add_module("drop", nn.Dropout(0.9))
+    model.add_module("fc", nn.Sequential(nn.ReLU(), nn.Linear(4, 4)))
+    setattr(model.drop, "drop_rate" if sick else "p", 0.1)
+    return classifier(model)
+
+
+@case("no-zero-grad", None)
+def zero_grad_without_its_parentheses(sick):
+    def careless(model, inputs, targets, optimizer):
+        optimizer.zero_grad
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+
+    def careful(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+
+    return looped(Classifier(), careless if sick else careful)
+
+
+# -- what is frozen --------------------------------------------------------------------------------
+
+
+class Reader(nn.Module):
+    """Words to the mean of their vectors to classes."""
+
+    def __init__(self, table, **options):
+        super().__init__()
+        self.words = nn.Embedding.from_pretrained(table, **options)
+        self.fc = nn.Sequential(nn.Linear(table.shape[1], 16), nn.ReLU(), nn.Linear(16, 4))
+
+    def forward(self, x):
+        return self.fc(self.words(x).mean(1))
+
+
+def read_words(table, **options):
+    words = torch.randint(1, len(table), (24, 6), generator=torch.Generator().manual_seed(1))
+    return classifier(Reader(table, **options), inputs=words, targets=torch.arange(24) % 4)
+
+
+@case("frozen-params", "words")
+def table_of_random_vectors_that_is_frozen(sick):
+    table = torch.empty(60, 12).normal_(0, 0.3)
+    return read_words(table, freeze=sick)
+
+
+# -- what is not registered ------------------------------------------------------------------------
+
+
+class Towers(nn.Module):
+    """Layers and scales by number, in what `hold` makes of a nested container."""
+
+    def __init__(self, hold):
+        super().__init__()
+        self.towers = hold([[nn.Linear(12, 8), nn.ReLU()] for _ in range(2)])
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc(sum(function(layer(x)) for layer, function in self.towers))
+
+
+def hold_modules(towers):
+    return nn.ModuleList(nn.ModuleList(tower) for tower in towers)
+
+
+@case("unregistered-module", "")
+def list_of_lists_of_layers(sick):
+    vectors = torch.randn(24, 12, generator=torch.Generator().manual_seed(2))
+    model = Towers(list if sick else hold_modules)
+    return classifier(model, inputs=vectors, targets=torch.arange(24) % 4)
+
+
+class Scales(nn.Module):
+    """A scale and a shift for each of two branches, by number."""
+
+    def __init__(self, branches):
+        super().__init__()
+        self.branches = branches
+        self.fc = nn.Linear(12, 4)
+
+    def forward(self, x):
+        rows = self.branches.values() if isinstance(self.branches, dict) else self.branches
+        return self.fc(sum(torch.tanh(x * row["scale"] + row["shift"]) for row in rows))
+
+
+@case("unregistered-parameter", "")
+def dict_of_dicts_of_parameters(sick):
+    generator = torch.Generator().manual_seed(2)
+    made = {
+        key: {
+            "scale": nn.Parameter(torch.randn(12, generator=generator)),
+            "shift": nn.Parameter(torch.zeros(12)),
+        }
+        for key in range(2)
+    }
+    registered = nn.ModuleList(nn.ParameterDict(row) for row in made.values())
+    vectors = torch.randn(24, 12, generator=generator)
+    model = Scales(made if sick else registered)
+    return classifier(model, inputs=vectors, targets=torch.arange(24) % 4)
