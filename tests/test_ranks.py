@@ -11,7 +11,6 @@ from torch import nn
 import cnnprobe
 from cnnprobe.diagnosis import Severity
 from cnnprobe.errors import ProbeError
-from cnnprobe.monitoring.fingerprints import Fingerprints, sum_on_device
 from cnnprobe.ranks import RankRun, all_rank_rules, join
 from cnnprobe.records import schema
 from cnnprobe.records.history import History
@@ -354,40 +353,3 @@ def test_command_merges_a_folder_and_fails_on_what_it_finds(examples, tmp_path):
     )
     assert 0 == sound.returncode, sound.stderr
     assert "rank  host" in sound.stdout or "rank  steps" in sound.stdout
-
-
-# -- the hashes ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [1, 1023, 2**15, 2**16 + 3, 2**18 + 1])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
-def test_one_changed_element_changes_the_hash_and_a_copy_does_not(size, dtype):
-    tensor = (torch.arange(size) % 7).to(dtype)
-    prints = Fingerprints([tensor])
-    before = prints.take().read()
-    assert before == prints.take().read() == Fingerprints([tensor.clone()]).take().read()
-    for place in {0, size // 2, size - 1}:
-        kept = tensor[place].clone()
-        tensor[place] = not kept if dtype is torch.bool else kept + 1
-        assert before != prints.take().read()
-        tensor[place] = kept
-    assert before == prints.take().read()
-
-
-def test_two_exchanged_elements_change_the_hash():
-    tensor = torch.arange(2**18, dtype=torch.float32)
-    prints = Fingerprints([tensor])
-    before = prints.take().read()
-    for a, b in ((0, 1), (5, 70_001), (0, 2**18 - 1)):
-        tensor[[a, b]] = tensor[[b, a]]
-        assert before != prints.take().read(), (a, b)
-        tensor[[a, b]] = tensor[[b, a]]
-
-
-def test_the_hash_of_a_device_is_the_sum_of_its_words_times_odd_numbers():
-    tensor = torch.tensor([3.5, -1.0])
-    words = [
-        int.from_bytes(torch.tensor(v).numpy().tobytes(), "little", signed=True)
-        for v in (3.5, -1.0)
-    ]
-    assert words[0] + 3 * words[1] == int(sum_on_device(tensor))

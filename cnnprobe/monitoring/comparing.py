@@ -1,8 +1,8 @@
 """The ranks compared while they train: each puts what it saw of its latest steps into the store of
 the process group, and rank 0 reads it there and says at once what differs.
 
-No collective, and nothing that the loop waits for: a thread on each rank does it, in a hundredth of
-the time. A rank that is dead or slow is left out, and said.
+No collective, and nothing that the loop waits for: a thread on each rank does it, in half a percent
+of the time. A rank that is dead or slow is left out, and said.
 """
 
 import math
@@ -21,10 +21,11 @@ from cnnprobe.records.ranks import RankStep
 if TYPE_CHECKING:
     from cnnprobe.monitoring.watch import Watch
 
-_LATEST = 2  # steps that a rank tells again: rank 0 may look late
+_LATEST = 4  # steps that a rank tells again: rank 0 may look late
 _BEAT = 5.0  # seconds after which a rank tells that it still runs
 _POLL = (0.01, 0.5)  # seconds between two looks for a rank that comes late: at first, and at most
-_SHARE = 100  # a pause is as many times the time that was spent
+_SHARE = 200  # a pause is as many times the time that was spent
+_LONGEST = 1.0  # seconds of such a pause
 _GRACE = 5.0  # seconds at the end for the last step of the others
 
 
@@ -112,6 +113,8 @@ class Comparison:
             if mine is not told or time.monotonic() - put >= _BEAT:
                 post.put(mine)
                 told, put, pause = mine, time.monotonic(), _POLL[0]
+                if differences is not None:
+                    time.sleep(pause)  # the others end their step a little earlier or later
             for text in differences.follow(post, mine) if differences is not None else ():
                 self._say(text)
             if leaving:
@@ -128,7 +131,7 @@ class Comparison:
 
     def _rest(self, seconds: float, spent: float) -> None:
         """Until there is something new, or for these seconds; longer where much time was spent."""
-        earliest = time.monotonic() + _SHARE * spent
+        earliest = time.monotonic() + min(_LONGEST, _SHARE * spent)
         self._new.wait(seconds)
         self._leaving.wait(max(0.0, earliest - time.monotonic()))
 

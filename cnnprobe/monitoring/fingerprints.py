@@ -1,82 +1,89 @@
 """Hashes of tensors that are taken again and again: equal on two ranks where the bits are equal.
 
-A hash is the sum of the tensor's words, each times a weight of its position, modulo 2**64, folded
-to 32 bits. A large tensor is first summed down to a row of words. One changed bit always shows; of
-two tensors that differ otherwise, one pair in four billion has the same hash.
+A hash is the sum of the tensor's words of eight bytes in the order of memory, each times an odd
+weight of its place, modulo 2**64, folded to 32 bits. Of two tensors that differ, about one pair in
+four billion has the same hash.
 """
 
 import zlib
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnnprobe.stats.native import load_kernel
 from cnnprobe.stats.transfer import Sent
 
-_ROW = 1024  # words of eight bytes to which a large tensor is summed down
-_LARGE = 2**16  # bytes
+_ROW = 1024  # words: larger memory is summed by rows and by columns, as in kernel/hash.h
 _CHUNK = 2**22  # elements that a device looks at in one go
 _MASK = 0xFFFFFFFF
-_GOLDEN = 0x9E3779B97F4A7C15  # the weights are its odd multiples
+_GOLDEN = 0x9E3779B97F4A7C15  # the weights are its multiples: odd of a column, even of a row
+_STRETCHES = 256  # of a batch that are read
+_STRETCH = 64  # bytes of each: a line of the cache
+
+_Seen = tuple[int, int, int]  # place, address, number of elements
 
 
 class Fingerprints:
     """The hashes of the same tensors at one moment after another."""
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._tensors = tensors
-        self._pointers: list[int] = []
-        self._small: list[NDArray[np.uint32]] = []  # their words, where they lie
-        self._starts: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self._small_places: list[int] = []
-        self._large: list[tuple[int, NDArray[np.uint64]]] = []
+    def __init__(self) -> None:
+        self._seen: list[_Seen] = []
+        self._places: list[int] = []  # of the tensors whose memory can be read where it lies
+        self._memory: list[NDArray[np.uint8]] = []  # theirs
+        self._jobs: NDArray[np.int64] = np.zeros((0, 3), dtype=np.int64)  # the same for the kernel
         self._others: list[int] = []
-        self._weights: NDArray[np.uint64] = make_weights(_ROW)
 
-    def take(self) -> "TakenPrint":
-        """The hashes as of now; those of a device are on their way."""
-        pointers = [tensor.data_ptr() for tensor in self._tensors]
-        if pointers != self._pointers:
-            self._look(pointers)
-        hashes = [0] * len(pointers)
-        if self._small:
-            words = np.concatenate(self._small)
-            sums = np.add.reduceat(words * self._weights[: len(words)], self._starts)
-            for place, total in zip(self._small_places, sums.tolist(), strict=True):
+    def take(self, tensors: Sequence[Tensor], known: Sequence[int | None] = ()) -> "TakenPrint":
+        """The hashes as of now; those of a device are on their way.
+
+        Args:
+            tensors: in the same order each time.
+            known: of each the sum of its words, where the kernel has taken it already.
+        """
+        hashes, seen = [0] * len(tensors), list[_Seen]()
+        for place, (tensor, total) in enumerate(zip_longest(tensors, known)):
+            if total is None:
+                pointer = tensor.data_ptr() if tensor.layout is torch.strided else 0
+                seen.append((place, pointer, tensor.numel()))
+            else:
                 hashes[place] = _fold(total)
-        for place, rows in self._large:
-            row = np.add.reduce(rows, axis=0)
-            hashes[place] ^= _fold(int(np.add.reduce(row * self._weights[:_ROW])))
+        if seen != self._seen:
+            self._look(tensors, seen)
+        for place, total in zip(self._places, self._sum_words(), strict=True):
+            hashes[place] = _fold(total)
         sent: dict[int, Sent] = {}
         for place in self._others:
-            tensor = self._tensors[place].detach()
+            tensor = tensors[place].detach()
             if tensor.device.type == "cpu":
                 hashes[place] = hash_bytes(tensor)
             elif not tensor.is_meta:
                 sent[place] = Sent(sum_on_device(tensor))
         return TakenPrint(hashes, sent)
 
-    def _look(self, pointers: list[int]) -> None:
+    def _look(self, tensors: Sequence[Tensor], seen: list[_Seen]) -> None:
         """Where each tensor lies in memory."""
-        self._pointers = pointers
-        self._small, self._small_places, self._large, self._others = [], [], [], []
-        for place, tensor in enumerate(self._tensors):
-            words = _view_words(tensor.detach())
-            if words is None:
+        self._seen, self._places, self._memory, self._others = seen, [], [], []
+        for place, _, _ in seen:
+            memory = _view_memory(tensors[place].detach())
+            if memory is None:
                 self._others.append(place)
-                continue
-            if words.nbytes >= _LARGE:
-                whole = len(words) // (2 * _ROW) * (2 * _ROW)
-                self._large.append((place, words[:whole].view(np.uint64).reshape(-1, _ROW)))
-                words = words[whole:]
-            if len(words):
-                self._small.append(words)
-                self._small_places.append(place)
-        lengths = [len(words) for words in self._small]
-        self._starts = np.concatenate([[0], np.cumsum(lengths[:-1])]).astype(np.int64)
-        self._weights = make_weights(max(_ROW, sum(lengths)))
+            else:
+                self._places.append(place)
+                self._memory.append(memory)
+        jobs = [(memory.ctypes.data, memory.nbytes, 0) for memory in self._memory]
+        self._jobs = np.array(jobs, dtype=np.int64).reshape(-1, 3)
+
+    def _sum_words(self) -> list[int]:
+        kernel = load_kernel()
+        if kernel is None:
+            return [sum_words(memory) for memory in self._memory]
+        kernel.sheets.hash_each(self._jobs.ctypes.data, len(self._jobs))
+        sums: list[int] = self._jobs[:, 2].view(np.uint64).tolist()
+        return sums
 
 
 class TakenPrint:
@@ -91,32 +98,48 @@ class TakenPrint:
         for place, each in self._sent.items():
             self._hashes[place] = _fold(int(each.read()) % 2**64)
         self._sent = {}
-        return "".join(f"{each:08x}" for each in self._hashes)
+        return np.array(self._hashes, dtype=">u4").tobytes().hex()
 
 
-def make_weights(count: int) -> NDArray[np.uint64]:
-    """The odd weight of each position.
+def sum_words(memory: NDArray[np.uint8]) -> int:
+    """The sum of the words of eight bytes, each times the weight of its place, without the kernel;
+    zeros follow the last byte.
 
-    >>> make_weights(2).tolist() == [1, 0x9E3779B97F4A7C15]
+    >>> sum_words(np.array([3, 0, 0, 0, 0, 0, 0, 0, 2], dtype=np.uint8)) == 3 + 2 * _GOLDEN % 2**64
     True
     """
-    return (np.arange(count, dtype=np.uint64) * np.uint64(_GOLDEN)) | np.uint64(1)
+    whole = memory.nbytes // (8 * _ROW) * (8 * _ROW)
+    rest = np.zeros(8 * _ROW, dtype=np.uint8)
+    rest[: memory.nbytes - whole] = memory[whole:]
+    rows, last = memory[:whole].view(np.uint64).reshape(-1, _ROW), rest.view(np.uint64)
+    columns = np.add.reduce(rows, axis=0) + last
+    of_rows = np.append(np.add.reduce(rows, axis=1), np.add.reduce(last))
+    by_column = (np.arange(_ROW, dtype=np.uint64) * np.uint64(_GOLDEN)) | np.uint64(1)
+    by_row = np.arange(len(of_rows), dtype=np.uint64) * np.uint64(2 * _GOLDEN % 2**64)
+    weighed = np.concatenate([columns * by_column, of_rows * by_row])
+    return int(np.add.reduce(weighed))
 
 
 def _fold(total: int) -> int:
     return (total ^ (total >> 32)) & _MASK
 
 
-def _view_words(tensor: Tensor) -> NDArray[np.uint32] | None:
-    """The memory of a dense tensor on the CPU as words of four bytes; None where that cannot be."""
+def _view_memory(tensor: Tensor) -> NDArray[np.uint8] | None:
+    """The memory of a dense tensor on the CPU; None where it cannot be read as it lies."""
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided or tensor.is_quantized:
         return None
+    flat = _flatten(tensor)
+    if not flat.is_contiguous() or not flat.nbytes or flat.is_neg() or flat.is_conj():
+        return None
+    memory: NDArray[np.uint8] = flat.view(torch.uint8).numpy()
+    return memory
+
+
+def _flatten(tensor: Tensor) -> Tensor:
+    """The elements in the order of memory where they are dense; else as the shape has them."""
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         tensor = tensor.permute(0, 2, 3, 1)
-    if not tensor.is_contiguous() or tensor.nbytes % 4 or not tensor.nbytes or tensor.is_neg():
-        return None
-    words: NDArray[np.uint32] = tensor.reshape(-1).view(torch.uint8).numpy().view(np.uint32)
-    return words
+    return tensor.reshape(-1) if tensor.is_contiguous() else tensor
 
 
 def _read_bytes(tensor: Tensor) -> bytes:
@@ -140,12 +163,21 @@ def sum_on_device(tensor: Tensor) -> Tensor:
     return total
 
 
-def hash_batch(tensors: Sequence[Tensor]) -> "TakenPrint":
-    """One hash of a batch: of values spread evenly over each of its tensors."""
-    parts = [_spread(tensor.detach()) for tensor in tensors]
-    if any(part.device.type != "cpu" for part in parts):
-        return Fingerprints(parts).take()
-    return TakenPrint([hash_bytes(part) for part in parts], {})
+def hash_batch(tensors: Sequence[Tensor]) -> TakenPrint:
+    """One hash of a batch: of stretches of memory spread evenly over each of its tensors."""
+    if any(tensor.device.type != "cpu" for tensor in tensors):
+        return Fingerprints().take([_spread(tensor.detach()) for tensor in tensors])
+    return TakenPrint([_hash_stretches(tensor.detach()) for tensor in tensors], {})
+
+
+def _hash_stretches(tensor: Tensor) -> int:
+    memory = _view_memory(tensor)
+    if memory is None:
+        return hash_bytes(_spread(tensor))
+    step = memory.nbytes // _STRETCHES | 1  # odd: they fall on all columns of an image
+    whole = memory.nbytes // step * step
+    spread = memory[:whole].reshape(-1, step)[:, :_STRETCH] if step > _STRETCH else memory
+    return zlib.crc32(spread.tobytes())
 
 
 def hash_bytes(tensor: Tensor) -> int:
@@ -154,5 +186,6 @@ def hash_bytes(tensor: Tensor) -> int:
 
 
 def _spread(tensor: Tensor) -> Tensor:
+    """Values of a tensor on a device, or of one whose memory cannot be read as it lies."""
     flat = tensor.reshape(-1)
-    return flat[:: max(1, flat.numel() // 4096) | 1].contiguous()
+    return flat[:: max(1, flat.numel() // (_STRETCHES * _STRETCH // 4)) | 1].contiguous()

@@ -51,7 +51,10 @@ class Changes:
 class Parameters:
     """The trainable parameters of a model; the same ones the whole time."""
 
-    def __init__(self, model: nn.Module, wiring: Wiring, *, values: bool, updates: bool) -> None:
+    def __init__(
+        self, model: nn.Module, wiring: Wiring, *, values: bool, updates: bool, sums: bool
+    ) -> None:
+        """`sums` are asked for where the parameters of several ranks are compared."""
         self.wiring = wiring
         self.values = values
         self.updates = updates
@@ -68,10 +71,12 @@ class Parameters:
                     )
         self._buffer: NDArray[np.int8] = np.zeros(0, dtype=np.int8)
         self._kept: Any = None
+        self._has_sums = sums
+        self.sums: dict[int, int] = {}  # of the words of each that was kept, by its id
 
     def before_step(self) -> None:
         """Measure gradients and values, and keep what the step will change."""
-        self._kept = None
+        self._kept, self.sums = None, {}
         some = [
             each
             for each in self.watched
@@ -150,7 +155,13 @@ class Parameters:
             self._buffer = np.zeros(size, dtype=np.int8)
         kernel = self.wiring.kernel
         if kernel is not None and len(jobs):
-            kernel.keep(jobs.ctypes.data, len(jobs), self._buffer.ctypes.data)
+            sums = np.zeros(len(jobs), dtype=np.uint64)
+            address = sums.ctypes.data if self._has_sums else None
+            kernel.keep(jobs.ctypes.data, len(jobs), self._buffer.ctypes.data, address)
+            if self._has_sums:
+                self.sums = dict(
+                    zip([id(each.tensor) for each in some], sums.tolist(), strict=True)
+                )
         self._kept = (slots, rows, tensors, dtypes, jobs)
 
     def after_step(self) -> Changes | None:

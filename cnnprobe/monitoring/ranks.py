@@ -4,7 +4,7 @@ It asks no other rank, so that it can never wait for one.
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import get_ident
 from typing import Any
@@ -29,6 +29,8 @@ from cnnprobe.records.ranks import RankStep
 from cnnprobe.stats.content import disable_user_modes
 from cnnprobe.stats.transfer import Sent
 
+_PROJECTED = 8  # steps in a row whose gradients are compared, and of the later ones each so many
+
 
 @dataclass(slots=True, kw_only=True)
 class RankDraft:
@@ -44,14 +46,15 @@ class RankDraft:
     buffers: TakenPrint | None = None
     without_gradient: tuple[str, ...] = ()
     flags: list[bool] = field(default_factory=list)  # of each pass, whether it will be reduced
+    passes: int = 0  # backward passes
     local: list[Sent] = field(default_factory=list)
     used: Sent | None = None
     loss_scale: list[Sent] = field(default_factory=list)
 
     def read(self, scale: float | None, *, scaled: bool) -> RankStep:
         """The step, without the loss scale of a GradScaler; waits for what is not there yet."""
-        by, passes = scale or 1.0, len(self.local)
-        local = sum(float(each.read()) for each in self.local) / by if passes else None
+        by, passes = scale or 1.0, self.passes
+        local = sum(float(each.read()) for each in self.local) / by if self.local else None
         used = None if self.used is None else float(self.used.read()) / (by if scaled else 1.0)
         return RankStep(
             step=self.step,
@@ -85,16 +88,21 @@ class RankWatch:
         self.wrapper = find_wrapper(model)
         named = [(each.name, each.tensor) for each in parameters.watched]
         buffers = [
-            (f"{fqn}.{name}" if fqn else name, buffer)
+            (module._buffers, fqn, name, buffer)
             for fqn, module, first in named_modules(model)
             for name, buffer in (module._buffers.items() if first else ())
             if buffer is not None
         ]
-        self.info = describe_rank(model, named, buffers)
+        named_buffers = [(f"{fqn}.{name}" if fqn else name, b) for _, fqn, name, b in buffers]
+        self.info = describe_rank(model, named, named_buffers)
         self._named = [(name, tensor) for name, tensor in named if tensor.requires_grad]
-        whole = [_take_whole(tensor) for _, tensor in named if not is_split(tensor)]
-        self._parameters = Fingerprints(whole)
-        self._buffers = Fingerprints([buffer for _, buffer in buffers])
+        self._whole = [tensor for _, tensor in named if not is_split(tensor)]
+        self._parameters = Fingerprints()
+        self._comes_late = False  # the hash of parameters: when they are kept before the update
+        # Where each lies: a module may put a new tensor there in each pass.
+        self._owners = [(owner, name) for owner, _, name, _ in buffers]
+        self._nothing = torch.empty(0, device="meta")  # in the place of a buffer that has gone
+        self._buffers = Fingerprints()
         plain = [tensor for _, tensor in self._named if type(tensor) is nn.Parameter]
         self._probe = plain[-1] if plain else None
         self._weights: Tensor | None = None
@@ -130,7 +138,7 @@ class RankWatch:
 
     def enter(self, args: Any, kwargs: Any) -> None:
         """The batch is here; the wrapper has sent the buffers."""
-        if self.draft.parameters is not None:
+        if self.draft.buffers is not None:
             return  # a further pass of the same step
         tensors = [t for _, t in argument_leaves(args, kwargs) if isinstance(t, Tensor)]
         with disable_user_modes():
@@ -145,14 +153,29 @@ class RankWatch:
             draft.samples = inputs[0].shape[0]
         draft.batch = hash_batch(inputs[:1])
         draft.random = hash_generator()
-        draft.parameters, draft.buffers = self._parameters.take(), self._buffers.take()
+        if not self._comes_late:
+            draft.parameters = self._take_parameters({})
+        buffers = [owner.get(name) for owner, name in self._owners]
+        draft.buffers = self._buffers.take(
+            [self._nothing if buffer is None else _take_whole(buffer) for buffer in buffers]
+        )
+
+    def _take_parameters(self, sums: Mapping[int, int]) -> TakenPrint:
+        known = [sums.get(id(tensor)) for tensor in self._whole]
+        return self._parameters.take([_take_whole(tensor) for tensor in self._whole], known)
 
     def arrive(self, gradient: Tensor) -> None:
         """A backward pass of this rank has reached the parameter that is followed."""
         if self._left and not self._arrived:
             self._arrived = True
             self._stages.end("loss")
-        self.draft.local.append(Sent(self._project(gradient)))
+        self.draft.passes += 1
+        if self._projects():
+            self.draft.local.append(Sent(self._project(gradient)))
+
+    def _projects(self) -> bool:
+        """Whether gradients are compared in this step: they are averaged in all or in none."""
+        return self.draft.step < _PROJECTED or self.draft.step % _PROJECTED == 0
 
     def _project(self, gradient: Tensor) -> Tensor:
         """The gradient as one number, linear in it."""
@@ -201,15 +224,27 @@ class RankWatch:
                 for (name, tensor), before in zip(self._named, self._before, strict=True)
                 if tensor.grad is None or _is_untouched(tensor.grad, before)
             )
-        if self._probe is not None and self._probe.grad is not None:
+        if self._probe is not None and self._probe.grad is not None and self._projects():
             self.draft.used = Sent(self._project(self._probe.grad))
+
+    def start_update(self, sums: Mapping[int, int]) -> None:
+        """The monitor has read the parameters; `sums` are those of the words of each, by its id,
+        where the kernel took them in the same read.
+        """
+        is_open = self.draft.buffers is not None
+        self._comes_late = is_open and bool(sums)  # not where forwards follow, as in a closure
+        if is_open and self.draft.parameters is None:
+            self.draft.parameters = self._take_parameters(sums)
+        self._stages.start()
 
     def end_step(self, step: int, *, observed: bool) -> RankDraft | None:
         """What was read of this step; None where nothing was."""
         self._unhook()
-        draft = self.draft if observed and self.draft.parameters is not None else None
+        draft = self.draft if observed and self.draft.buffers is not None else None
         if draft is not None:
             draft.step = step
+            if draft.parameters is None:  # no optimizer has used the gradients
+                draft.parameters = self._take_parameters({})
             if self._updated:
                 self._stages.end("update")
             draft.seconds, draft.queued = self._stages.seconds, self._stages.queued
@@ -222,12 +257,14 @@ class RankWatch:
 
     def conclude(self, step: int) -> RankDraft:
         """What the parameters are after the run."""
-        return RankDraft(step=step, parameters=self._parameters.take())
+        return RankDraft(step=step, parameters=self._take_parameters({}))
 
 
 def _take_whole(tensor: Tensor) -> Tensor:
+    if type(tensor) in (nn.Parameter, Tensor):
+        return tensor
     local = getattr(tensor.detach(), "to_local", None)
-    return tensor.detach() if local is None else local()
+    return tensor if local is None else local()
 
 
 _Mark = tuple[weakref.ref[Tensor] | None, int]

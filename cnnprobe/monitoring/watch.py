@@ -85,13 +85,14 @@ class Watch(Events):
             fraction=settings.fraction,
         )
         self.wiring.odd = functools.partial(alarms.see, self)
+        is_alone = find_rank()[1] < 2
         self.parameters = Parameters(
             model,
             self.wiring,
             values="parameter" in what or "update" in what,
             updates="update" in what,
+            sums=not is_alone,
         )
-        is_alone = find_rank()[1] < 2
         self.rank = None if is_alone else RankWatch(model, self.parameters, self.wiring)
         self.ledger.rank = None if self.rank is None else self.rank.info
         self.pace = Pace(every=settings.every, budget=settings.budget, first=self.step)
@@ -238,6 +239,8 @@ class Watch(Events):
             self.rank.before_update()
         first = self.wiring.sheet.next
         self.parameters.before_step()
+        if self.rank is not None:
+            self.rank.start_update(self.parameters.sums)
         if (
             getattr(optimizer, "grad_scale", None) is not None
         ):  # a fused optimizer divides by it itself

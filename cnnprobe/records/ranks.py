@@ -47,7 +47,8 @@ class RankStep:
     without_gradient: tuple[str, ...] = ()
     passes: int = 0  # backward passes
     reduced: int = 0  # those of them after which the gradients were reduced
-    local: float | None = None  # gradient of one parameter on this rank, as one number
+    # gradient of one parameter on this rank, as one number; of some steps alone
+    local: float | None = None
     used: float | None = None  # the same number of the gradient that the optimizer got
 
 

@@ -135,15 +135,17 @@ class Sheets:
         self.repeat = holding.cnnprobe_repeat
         self.record_each = library.cnnprobe_record_each
         self.keep = library.cnnprobe_keep
+        self.hash_each = library.cnnprobe_hash_each
         self.changes = library.cnnprobe_changes
         for function in (self.record, self.record_freely):
             function.argtypes = [_Address, ctypes.c_int64, _Address]
         self.record_channels.argtypes = [_Address, _Address, _Address]
         self.repeat.argtypes = [_Address]
         self.record_each.argtypes = [_Address, ctypes.c_int64]
-        self.keep.argtypes = [_Address, ctypes.c_int64, _Address]
+        self.keep.argtypes = [_Address, ctypes.c_int64, _Address, _Address]
+        self.hash_each.argtypes = [_Address, ctypes.c_int64]
         self.changes.argtypes = [_Address, ctypes.c_int64, _Address, _Address]
-        for function in (self.record_each, self.keep, self.changes):
+        for function in (self.record_each, self.keep, self.hash_each, self.changes):
             function.restype = None
 
 

@@ -9,6 +9,7 @@
  * Never build it with -ffast-math: it counts NaN and Inf, and linking with that flag would flush the denormals of the whole process.
  */
 #include "gap.h"
+#include "hash.h"
 #include "histogram.h"
 #include "moments.h"
 #include "one_hot.h"
@@ -29,6 +30,7 @@ typedef struct {
     void (*planes)(const void *, int, const int64_t[3], Moments *, Buckets *);
     void (*pixels)(const void *, int, const int64_t[3], Moments *, Buckets *);
     void (*gap)(const void *, const void *, int, int64_t, int64_t, const Allowed *, Gap *);
+    uint64_t (*hash)(const char *, int64_t, char *);
 } Variant;
 
 #define DEFINE_VARIANT(NAME, TARGET, LANES, WIDEN, COUNT, FETCHES)                                                                           \
@@ -44,7 +46,8 @@ typedef struct {
     TARGET static void NAME##_gap(const void *x, const void *y, int dtype, int64_t start, int64_t stop, const Allowed *a, Gap *gap) {        \
         gap_between(x, y, dtype, start, stop, a, gap, WIDEN);                                                                                \
     }                                                                                                                                        \
-    static const Variant NAME = {NAME##_stretch, NAME##_planes, NAME##_pixels, NAME##_gap};
+    TARGET static uint64_t NAME##_hash(const char *x, int64_t bytes, char *to) { return hash_memory(x, bytes, to); }                         \
+    static const Variant NAME = {NAME##_stretch, NAME##_planes, NAME##_pixels, NAME##_gap, NAME##_hash};
 
 DEFINE_VARIANT(basic, , 16, widen_half, count_by_keys, 0)
 #if defined(__x86_64__)
@@ -330,10 +333,27 @@ EXPORT void cnnprobe_record_each(Job *jobs, int64_t n) {
 
 static int64_t bytes_of(const Job *job) { return (job->count * SIZES[job->cell->dtype] + 63) / 64 * 64; }
 
-/* A copy of every job's values, one after the other, each at a multiple of 64 bytes. */
-EXPORT void cnnprobe_keep(const Job *jobs, int64_t n, char *to) {
-    for (int64_t i = 0; i < n; to += bytes_of(&jobs[i++]))
-        memcpy(to, jobs[i].x, (size_t)(jobs[i].count * SIZES[jobs[i].cell->dtype]));
+/* A copy of every job's values, one after the other, each at a multiple of 64 bytes; and the hash of each, where asked for: in the same read. */
+EXPORT void cnnprobe_keep(const Job *jobs, int64_t n, char *to, uint64_t *hashes) {
+    for (int64_t i = 0; i < n; to += bytes_of(&jobs[i++])) {
+        int64_t bytes = jobs[i].count * SIZES[jobs[i].cell->dtype];
+        if (hashes)
+            hashes[i] = variant()->hash(jobs[i].x, bytes, to);
+        else
+            memcpy(to, jobs[i].x, (size_t)bytes);
+    }
+}
+
+typedef struct {
+    const char *x;
+    int64_t bytes;
+    uint64_t hash;
+} Memory;
+
+/* The hash of each. */
+EXPORT void cnnprobe_hash_each(Memory *memory, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        memory[i].hash = variant()->hash(memory[i].x, memory[i].bytes, 0);
 }
 
 INLINE float from_brain(uint16_t h) { return from_bits((uint32_t)h << 16); }
