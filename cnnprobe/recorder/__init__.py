@@ -173,6 +173,17 @@ class Recording:
         """The row of the call, of the pass that is being recorded, that made a tensor."""
         return self._watcher.sightings.maker_of(tensor)
 
+    @property
+    def reads(self) -> tuple[tuple[int, float], ...]:
+        """The rows, of the pass that is being recorded, whose values were taken out of torch, each
+        with the number; NaN where it is no single one.
+        """
+        return tuple(self._watcher.sightings.reads)
+
+    def list_alive(self) -> frozenset[int]:
+        """The rows, of the pass that is being recorded, of which somebody holds a result."""
+        return self._watcher.sightings.list_alive()
+
     def pause(self) -> bool:
         """Leave out what the current call computes until `resume`; False if nothing is recorded."""
         return self._watcher.pause()

@@ -29,6 +29,20 @@ EXPOSING = frozenset(
         "resize_",
     }
 )
+# They take the values out of torch: to be printed, logged or compared.
+READING = frozenset(
+    {
+        "item",
+        "tolist",
+        "numpy",
+        "__array__",
+        "__float__",
+        "__int__",
+        "__bool__",
+        "__format__",
+        "__repr__",
+    }
+)
 
 _MODULES = {
     "_linalg": ("torch.linalg.", "linalg_"),
@@ -85,7 +99,7 @@ def is_writing(name: str, kwargs: dict[str, Any]) -> bool:
 class FunctionOperation:
     """What must be known of a torch function at each call of it, found once."""
 
-    __slots__ = ("counting", "exposes", "function", "ignored", "kind", "name", "writes")
+    __slots__ = ("counting", "exposes", "function", "ignored", "kind", "name", "reads", "writes")
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -94,6 +108,7 @@ class FunctionOperation:
         self.ignored = self.name in NO_OPERATIONS
         self.writes = is_writing(self.name, {}) or _has_mutable_schema(function)
         self.exposes = self.name in EXPOSING
+        self.reads = self.name in READING
         self.counting = cost.counting_of(self.kind)
 
 

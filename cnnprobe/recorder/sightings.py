@@ -2,6 +2,7 @@
 is measured.
 """
 
+import math
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,8 @@ class Sightings:
         self.alive: dict[int, weakref.ref[Tensor]] = {}
         self.names: dict[int, str] = {}  # of parameters and buffers, by their ids
         self.last_write = -1  # the latest row of a function that wrote to what was there
+        # rows whose values were taken out of torch, each with the number; NaN: no single one
+        self.reads: list[tuple[int, float]] = []
         self.notes: dict[str, None] = {}
         self._knows_names = False
 
@@ -45,6 +48,7 @@ class Sightings:
         """The root call is over."""
         self.made.clear()
         self.alive.clear()
+        self.reads.clear()
         self.last_write = -1
 
     def find(self, tensor: Tensor) -> Sighting | None:
@@ -56,6 +60,21 @@ class Sightings:
         """The row of the running root call that has put out this tensor."""
         found = self.find(tensor)
         return found[SOURCE] if found is not None and isinstance(found[SOURCE], int) else None
+
+    def note_read(self, args: tuple[Any, ...], value: object = None) -> None:
+        """The values of a tensor were taken out of torch, as `value` if that is a number."""
+        maker = self.maker_of(args[0]) if args and isinstance(args[0], Tensor) else None
+        if maker is not None:
+            number = float(value) if isinstance(value, int | float) else math.nan
+            self.reads.append((maker, number))
+
+    def list_alive(self) -> frozenset[int]:
+        """The rows of which somebody still holds a result."""
+        return frozenset(
+            made[SOURCE]  # type: ignore[misc]
+            for identity, made in self.made.items()
+            if self.alive[identity]() is not None
+        )
 
     def read_inputs(self, row: CallRow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Write down what a call is given."""

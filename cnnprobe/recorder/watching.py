@@ -285,6 +285,8 @@ class Watcher(TorchFunctionMode):
         if self.guard is not None and (operation.writes or operation.exposes or "out" in kwargs):
             self._guard_arguments(self.guard, operation, args, kwargs)
         if parent is None or operation.ignored or parent.suspended:
+            if operation.reads and parent is not None:
+                self.sightings.note_read(args)
             return func(*args, **kwargs)
         if parent.kind.is_leaf:
             return self._inside_leaf(parent, operation, args, kwargs)
@@ -309,6 +311,8 @@ class Watcher(TorchFunctionMode):
             raise
         row.ended, row.last = _clock(), _sequence()
         try:
+            if operation.reads:
+                self.sightings.note_read(args, output)
             if operation.writes:
                 self.sightings.last_write = row.position + 1
             gave_nothing = output is None or type(output) in PLAIN

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
+from cnnprobe.diagnosis.evidence import LOSSES, Evidence, Flow, describe
 from cnnprobe.diagnosis.evidence.questions import find_cut, trainable, variable
+from cnnprobe.diagnosis.evidence.sums import is_loss
+from cnnprobe.records.trace import ModuleCall
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import perceptron, stepping
 
@@ -47,6 +49,7 @@ def healthy() -> Mapping[str, Any]:
         "cannot-overfit",
         "unoptimized-params",
         "zero-grad",
+        "unused-loss",
     ),
 )
 def loss_detached(evidence: Evidence) -> Iterator[Finding]:
@@ -99,7 +102,25 @@ def _choose_fix(evidence: Evidence, flow: Flow) -> tuple[str, str]:
             f"leave {describe(cut)} out of what is trained with: it has no derivative; give the "
             "loss the scores themselves"
         )
+    other = find_other_loss(evidence)
+    if other is not None:
+        line = other.source.rpartition("/")[2]
+        return "other-loss", (
+            f"call backward on the result of {describe(other)} at {line}, which has a graph"
+        )
     return "wrapped-again", (
         "call backward on the loss as the loss function gave it, without torch.tensor(), "
         ".item(), .numpy(), .data or .detach() on the way"
     )
+
+
+def find_other_loss(evidence: Evidence) -> ModuleCall | None:
+    """The loss function's call whose result has a graph, and goes neither into another tensor nor
+    into a number.
+    """
+    step = evidence.steps[0]
+    flow = Flow(step.trace)
+    read = {row for row, _ in step.uses.reads} if step.uses is not None else set()
+    rows = [i for i in flow.primitives(LOSSES) if is_loss(flow, i)]
+    found = [i for i in rows if i not in read and not flow.readers.get(i)]
+    return flow.calls[found[-1]] if found else None

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.diagnosis.evidence import Event, Gradient, Loss, Step
+from cnnprobe.diagnosis.evidence import Event, Gradient, Loss, Step, Uses
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.inventory import has_values
 from cnnprobe.recorder.values import read_dense
@@ -23,8 +23,10 @@ from cnnprobe.training.events import LoopWatch
 from cnnprobe.training.graph_walk import walk
 from cnnprobe.training.hidden import list_parameters
 from cnnprobe.training.mixing import Mixing
+from cnnprobe.training.norms import measure_norm
 from cnnprobe.training.silence import Silence
 from cnnprobe.training.surroundings import Surroundings
+from cnnprobe.training.terms import Terms
 from cnnprobe.training.waste import Waste
 from cnnprobe.training.wrapping import PREFIX, TrainingStep, summary, unwrapped
 
@@ -71,7 +73,7 @@ class Stepper:
             }
         trace = _record(self.model, step, self, draft, statistics=statistics)
         changes = {
-            name: _norm(read_dense(self.parameters[name].detach() - old))
+            name: measure_norm(read_dense(self.parameters[name].detach() - old))
             for name, old in draft.before.items()
         }
         alive = self.count_living_graphs()
@@ -82,7 +84,7 @@ class Stepper:
         return Step(
             trace=trace,
             events=tuple(draft.events),
-            losses=tuple(draft.losses),
+            losses=draft.terms.complete(draft.losses, self.names),
             gradients=gradients if draft.losses else {},
             stale=draft.stale,
             mixed=self.mixing.found,
@@ -92,6 +94,7 @@ class Stepper:
             wasted=draft.waste.total,
             training=draft.training,
             alive=alive,
+            uses=draft.uses,
         )
 
     def count_living_graphs(self) -> int:
@@ -107,28 +110,12 @@ class Stepper:
             grad = parameter.grad
             if grad is not None and has_values(grad):
                 dense = read_dense(grad)
-                norm = _norm(dense)  # not finite as soon as one value is not
+                norm = measure_norm(dense)  # not finite as soon as one value is not
                 found[name] = Gradient(
                     norm=norm,
                     nonfinite=0 if math.isfinite(norm) else int((~dense.isfinite()).sum()),
                 )
         return found
-
-
-# Between these the squares of a float32 norm neither overflow nor vanish.
-_SAFE_NORM = (1e-15, 1e18)
-
-
-def _norm(tensor: Tensor) -> float:
-    if not tensor.numel():
-        return 0.0
-    if tensor.is_complex():
-        return float(torch.linalg.vector_norm(tensor, dtype=torch.complex128).real)
-    # In float64 torch takes 25 times as long, so only where float32 cannot tell.
-    norm = float(torch.linalg.vector_norm(tensor.float()))
-    if _SAFE_NORM[0] < norm < _SAFE_NORM[1] or (norm == 0 and not tensor.any()):
-        return norm
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
 
 
 class _StepDraft:
@@ -153,13 +140,27 @@ class _StepDraft:
         self.is_paused = False
         self.was_empty = False  # the state of the optimizer, before its step
         self.stumbled: dict[str, None] = {}
+        self.terms = Terms()
+        self.differentiated: frozenset[int] = frozenset()
+        self.uses: Uses | None = None
+
+    def observe_end(self, result: Any) -> Any:
+        """What the step has returned, while the recording still knows who holds what."""
+        if self.recording is not None:
+            self.uses = Uses(
+                reads=self.recording.reads,
+                held=self.recording.list_alive(),
+                differentiated=self.differentiated,
+            )
+        return result
 
     def on(self, kind: str, scope: Mapping[str, Any], frame: types.FrameType) -> None:
         """One of the watched functions was entered or left."""
         handler = getattr(self, "_" + kind.replace(" ", "_"), None)
         if handler is not None:
             try:
-                handler(scope, frame)
+                with torch._C.DisableTorchFunction():  # what we compute is no row of the user's
+                    handler(scope, frame)
             except Exception as error:  # the user's step goes on, whatever we stumble over
                 self.stumbled[
                     (
@@ -187,6 +188,7 @@ class _StepDraft:
             self.stepper.mixing.cleared(self._without_gradient())
         self.stepper.mixing.backward(reached)
         self.waste.backward(nodes, alone=complete and not foreign)
+        self.terms.backward(losses)
         loss, scale = losses[0].detach(), self.multiplier(losses[0])
         self.losses.append(
             Loss(
@@ -273,7 +275,7 @@ class _StepDraft:
     def _size_of_gradients(self) -> float:
         return math.hypot(
             *(
-                _norm(read_dense(p.grad))
+                measure_norm(read_dense(p.grad))
                 for p in self.stepper.parameters.values()
                 if p.grad is not None and not p.grad.is_sparse and has_values(p.grad)
             )
@@ -312,6 +314,10 @@ class _StepDraft:
         self.events.append(Event(kind="unscale", subject=self._name(scope.get("optimizer"))))
 
     def _grad(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+        given = scope.get("outputs")
+        tensors = [given] if isinstance(given, Tensor) else given or ()
+        *_, nodes, _ = walk([t for t in tensors if isinstance(t, Tensor)], {})
+        self.differentiated |= nodes
         self.events.append(Event(kind="grad", effective=bool(scope.get("create_graph"))))
 
     def _step(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
@@ -332,10 +338,13 @@ class _StepDraft:
             self._note_stale(self._held_by(args[0]))
         fresh = self.was_empty and bool(getattr(args[0], "state", None))
         self.events.append(Event(kind="step", subject=self._name(args[0]), fresh=fresh))
+        self.terms.step(args[0])
         held = self._held_by(args[0])
         self.stepper.mixing.step(self._name(args[0]), held)
         self.stepped |= {
-            name: _norm(read_dense(self.stepper.parameters[name].detach() - self.before[name]))
+            name: measure_norm(
+                read_dense(self.stepper.parameters[name].detach() - self.before[name])
+            )
             for name in held
             if name in self.before
         }
@@ -370,7 +379,7 @@ def _record(
     *,
     statistics: bool,
 ) -> Trace:
-    wrapper = TrainingStep(model, step)
+    wrapper = TrainingStep(model, lambda: draft.observe_end(step()))
     names = {key: f"{PREFIX}.{name}" for key, name in stepper.names.items()}
     recording = Recording(
         wrapper, statistics=summary if statistics else False, through_compiled=True, names=names

@@ -14,6 +14,7 @@ from cnnprobe.diagnosis.evidence.evidence import (
     Schedule,
     Step,
     Unread,
+    Uses,
     Values,
 )  # fmt: skip
 from cnnprobe.diagnosis.evidence.flow import Flow, describe, sources_read
@@ -35,6 +36,6 @@ from cnnprobe.diagnosis.evidence.groups import (
 
 __all__ = [
     "ARRANGING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS", "RECTIFIERS", "SQUASHING", "BackwardFault", "Event", "Evidence",
-    "Flow", "Gradient", "Hidden", "IdleAttribute", "Loss", "OptimizerInfo", "Probes", "Replay", "Schedule", "Step", "Unread", "Values", "argument", "describe", "is_inplace", "operation",
+    "Flow", "Gradient", "Hidden", "IdleAttribute", "Loss", "OptimizerInfo", "Probes", "Replay", "Schedule", "Step", "Unread", "Uses", "Values", "argument", "describe", "is_inplace", "operation",
     "operation_of_module", "option", "sources_read",
 ]  # fmt: skip

@@ -24,6 +24,11 @@ class Loss:
     complete: bool = True  # False: the graph is too large to be walked
     # what a GradScaler has multiplied it by before the backward; `value` is without it
     scale: float = 1.0
+    # parameters of the model that the optimizers hold which step with its gradients
+    trained: frozenset[str] = frozenset()
+    # autograd sequence numbers of the terms of its sum that reach nothing that is stepped with,
+    # while others do
+    idle: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,17 @@ class Gradient:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Uses:
+    """What becomes of the results of a step's rows, beside what further rows and backward do."""
+
+    # rows whose values were taken out of torch, each with the number; NaN: no single one
+    reads: tuple[tuple[int, float], ...] = ()
+    held: frozenset[int] = frozenset()  # rows whose results somebody holds after the step
+    # autograd sequence numbers of the graphs that torch.autograd.grad went through
+    differentiated: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One call of the training step on the same batch: its rows, its events, and what it did to the
     parameters.
@@ -79,6 +95,7 @@ class Step:
     wasted: int = 0
     training: bool = True  # the mode of the root at the first backward
     alive: int = 0  # graphs of earlier steps that somebody still holds
+    uses: Uses | None = None  # None: not observed
 
     @property
     def value(self) -> float | None:

@@ -13,10 +13,12 @@ from torch import Tensor
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.questions import spoken, variable
+from cnnprobe.records.trace import ModuleCall
 from cnnprobe.remedies.kinds.calls import pass_on
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.rewriting import Rewriting
 from cnnprobe.remedies.subject import CannotTryError, Subject
+from cnnprobe.rulebook.loss_detached import find_other_loss
 
 # What hands a tensor on without its graph, or makes a new one of its number.
 CUTTING = (
@@ -40,6 +42,16 @@ def keep_graph(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
             title=f"call {model} outside of torch.no_grad() and torch.inference_mode()",
             change=_record_forward,
             shows="the graph of the loss reaches the parameters",
+        )
+        return
+    other = find_other_loss(evidence)
+    if other is not None and finding.kind == "other-loss":
+        place = other.source.rpartition("/")[2]
+        yield Remedy(
+            title=f"call backward on the result of {describe(other)} at {place}",
+            change=lambda subject: call_backward_on(subject, other, others=False),
+            shows="the graph of the loss reaches the parameters",
+            is_comparable=False,
         )
         return
     if finding.source and finding.kind == "wrapped-again":
@@ -102,6 +114,31 @@ def _call_backward(subject: Subject) -> None:
 
     subject.rewrite("torch.Tensor.item", "", pass_on)  # so that `return loss.item()` is a loss
     subject.request = replace(subject.request, train_step=run)
+
+
+def call_backward_on(subject: Subject, call: ModuleCall, *, others: bool) -> None:
+    """Backward on the results of a call, added to the loss that it was called on with `others`."""
+    made: list[Tensor] = []
+
+    def keep(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and result.requires_grad:
+            made.append(result)
+        return result
+
+    subject.rewrite(call.kind, call.source, keep)
+    subject.rewrite("torch.Tensor.backward", "", _backward_on(made, others=others))
+
+
+def _backward_on(made: list[Tensor], *, others: bool) -> Rewriting:
+    def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        kept, made[:] = [each for each in made if each is not args[0]], []
+        if not kept:
+            return func(*args, **kwargs)
+        loss = torch.stack([each.reshape(()) for each in kept]).sum()
+        return func(loss + args[0] if others else loss, *args[1:], **kwargs)
+
+    return run
 
 
 def soften_comparisons(evidence: Evidence) -> Iterator[Remedy]:

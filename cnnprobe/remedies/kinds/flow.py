@@ -1,0 +1,114 @@
+"""Remedies of losses, and of terms of a loss, that do not reach backward."""
+
+import ast
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
+from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence.sums import CUTS
+from cnnprobe.remedies.kinds.calls import pass_on
+from cnnprobe.remedies.kinds.cuts import call_backward_on
+from cnnprobe.remedies.loop_lines import drop_call
+from cnnprobe.remedies.program import UserProgram, list_blocks, read_step
+from cnnprobe.remedies.remedy import Remedy, answers
+from cnnprobe.remedies.subject import Subject
+from cnnprobe.rulebook.detached_term import DetachedTerm, find_detached_terms
+from cnnprobe.rulebook.unused_loss import find_unused
+
+MAKING = ("torch.tensor", "torch.as_tensor")
+NUMBERS = ("torch.Tensor.item", "torch.Tensor.__float__")
+
+
+@answers("detached-term")
+def keep_gradient(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The term as it was computed, without the detach(), the item() or the torch.no_grad()."""
+    for found in find_detached_terms(evidence):
+        if found.flow.line(found.cut) == finding.source:
+            call = found.flow.calls[found.cut]
+            is_detach = found.read is None and operation(call) == "detach"
+            place = finding.source.rpartition("/")[2]
+            yield Remedy(
+                title=f"add the term at {place} with its gradient",
+                change=lambda subject, found=found: _keep_gradient(subject, found),  # type: ignore[misc]
+                edited=(lambda _, call=call: drop_call(call.source, call.kind))  # type: ignore[misc]
+                if is_detach
+                else None,
+                shows="every term of the loss has a gradient",
+                is_comparable=False,
+            )
+            return
+
+
+def _keep_gradient(subject: Subject, found: DetachedTerm) -> None:
+    flow, cut = found.flow, found.flow.calls[found.cut]
+    if found.read is not None:
+        for kind in NUMBERS:
+            subject.rewrite(kind, "", pass_on)
+        for kind in MAKING:
+            subject.rewrite(kind, cut.source, pass_on)
+        _drop(subject, flow, found.read)
+    elif operation(cut) in CUTS:
+        _drop(subject, flow, found.cut)
+    else:
+        subject.rewrite(cut.kind, cut.source, _with_gradient)
+
+
+def _drop(subject: Subject, flow: Flow, index: int) -> None:
+    """A row without its detach()."""
+    call = flow.calls[index]
+    if operation(call) in CUTS:
+        subject.rewrite(call.kind, call.source, pass_on)
+
+
+def _with_gradient(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    with torch.enable_grad():
+        return func(*args, **kwargs)
+
+
+@answers("unused-loss")
+def add_loss(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """Backward on the sum of the loss that it is called on and of those that it leaves out."""
+    for found in find_unused(evidence):
+        call = found.call
+        if call.source == finding.source and describe(call) == finding.subject:
+            yield Remedy(
+                title=f"call backward on the sum with what {describe(call)} computes",
+                change=lambda subject, call=call: call_backward_on(subject, call, others=True),  # type: ignore[misc]
+                edited=None if found.used else lambda program: _add_in_place(program, finding),
+                shows="every loss that is computed reaches backward",
+                is_comparable=False,
+            )
+            return
+
+
+def _add_in_place(program: UserProgram, finding: Finding) -> list[TextChange]:
+    """`loss = loss + ...` on the line that writes over the name of the loss."""
+    file, function = read_step(program)
+    number = int(finding.source.rpartition(":")[2])
+    for block in list_blocks(function):
+        first = next((i for i, s in enumerate(block) if s.lineno == number), None)
+        names = [] if first is None else _list_targets(block[first])
+        for later in block[first + 1 :] if first is not None and len(names) == 1 else ():
+            if _list_targets(later) == names and isinstance(later, ast.Assign):
+                read = {n.id for n in ast.walk(later.value) if isinstance(n, ast.Name)}
+                if names[0] in read or not _binds_closer(later.value):
+                    break
+                start = file.span(later.value)[0]
+                return [TextChange(file.path, start, start, f"{names[0]} + ")]
+    raise UnknownPlaceError
+
+
+def _binds_closer(value: ast.expr) -> bool:
+    """Whether a sum with an expression needs no brackets around it."""
+    operators = ast.Add | ast.Sub | ast.Mult | ast.Div
+    is_product = isinstance(value, ast.BinOp) and isinstance(value.op, operators)
+    return is_product or isinstance(value, ast.Call | ast.Name | ast.Attribute | ast.Subscript)
+
+
+def _list_targets(statement: ast.stmt) -> list[str]:
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    return [each.id for each in targets if isinstance(each, ast.Name)]
