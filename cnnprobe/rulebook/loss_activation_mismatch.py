@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, Flow, option
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, option
 from cnnprobe.diagnosis.evidence.questions import (
     LossCall,
     are_probabilities,
     given_values,
     input_stats,
     loss_calls,
+    spoken,
     stat,
 )
 from cnnprobe.records.trace import TensorInfo
@@ -68,7 +69,8 @@ def healthy() -> Mapping[str, Any]:
 def loss_activation_mismatch(evidence: Evidence) -> Iterator[Finding]:
     """The last activation cannot give what the loss or the targets need.
 
-    Why it matters: a sigmoid never reaches a target of 3, a ReLU never one of -1; a softmax over a
+    Why it matters: a sigmoid never reaches a target of 3, a ReLU never one of -1, the state of an
+    LSTM never one of 2; a softmax over a
     single value is always 1, and none reaches two labels at once; nll_loss of raw scores has no
     lower bound.
     What to do: match the last layer to the loss: nothing for regression and logits, log_softmax for
@@ -121,6 +123,8 @@ def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> Problem |
     kind = loss.origin_operation
     if loss.operation in REGRESSION and kind in RANGES and loss.target is not None:
         return _out_of_reach(evidence, loss, kind)
+    if loss.operation in REGRESSION and kind == "rnn" and loss.target is not None:
+        return _out_of_state(evidence, loss)
     return None
 
 
@@ -253,3 +257,25 @@ def _out_of_reach(evidence: Evidence, loss: LossCall, kind: str) -> Problem | No
             "out-of-reach",
         )
     return None
+
+
+def _out_of_state(evidence: Evidence, loss: LossCall) -> Problem | None:
+    """A recurrent layer puts out its state, which a tanh bounds, and the targets are larger."""
+    assert loss.origin is not None  # noqa: S101  (its operation is known)
+    call = loss.flow.calls[loss.origin]
+    config = {} if call.fqn is None else evidence.trace.module(call.fqn).config
+    is_bounded = not config.get("proj_size") and config.get("nonlinearity", "tanh") == "tanh"
+    if call.fqn is None or not is_bounded or len(call.inputs) != 1:  # a state may be given
+        return None
+    target = given_values(evidence, loss)
+    least, greatest = stat(target, "min"), stat(target, "max")
+    if not (least < -1 - MARGIN or greatest > 1 + MARGIN):
+        return None
+    return (
+        (
+            f"{describe(call)} puts out its state, which a tanh keeps between -1 and 1, but the "
+            f"targets run from {least:.3g} to {greatest:.3g}"
+        ),
+        f"add a Linear after {spoken(evidence, call.fqn)}, or scale the targets to its range",
+        "state-as-output",
+    )

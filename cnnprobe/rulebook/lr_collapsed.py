@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, Step
+from cnnprobe.diagnosis.evidence import Compounding, Evidence, Step
 from cnnprobe.rulebook.material import perceptron, stepping
 
 COLLAPSED = 1.1e-3  # of the first rate, after 100 batches: an epoch of most data sets is longer
@@ -53,7 +53,8 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: step sizes and decays are mostly meant in epochs; counted in batches, training
     ends in the first epoch.
     What to do: call scheduler.step() once an epoch, outside the loop over the batches;
-    ReduceLROnPlateau needs mode="min" for a loss; a gamma is above 0.
+    ReduceLROnPlateau needs mode="min" for a loss; a gamma is above 0; a get_lr of one's own
+    multiplies base_lrs by its factor.
     Known exceptions: schedules with an end of their own (OneCycleLR, cosine, linear), which are
     given in batches; a train_step that is an epoch, with more steps of the optimizer than of the
     scheduler.
@@ -92,6 +93,9 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
             subject=name,
         )
         return
+    if evidence.compounding is not None:
+        yield _tell_compounding(evidence.compounding, evidence.collapse)
+        return
     yield Finding(
         module=None,
         message=(
@@ -100,6 +104,25 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
         ),
         fix=f"call {name}.step() once an epoch, after the loop over the batches",
         subject=name,
+    )
+
+
+def _tell_compounding(found: Compounding, left: float) -> Finding:
+    """The scheduler's own get_lr, which takes the current rate for the base rate."""
+    factors = ", ".join(f"{factor:.3g}" for factor in found.factors[:3])
+    return Finding(
+        module=None,
+        message=(
+            f"get_lr() of {found.name} multiplies the current learning rate by factors that rise "
+            f"with each step ({factors}, ...), and these multiply up: after 100 more steps the "
+            f"learning rate is {left:.1e} of the first one"
+        ),
+        fix=(
+            f'multiply base_lrs in get_lr() of {found.name}, and not group["lr"]: '
+            "[base * factor for base in self.base_lrs]"
+        ),
+        kind="compounding",
+        subject=found.name,
     )
 
 

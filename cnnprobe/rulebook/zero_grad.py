@@ -13,8 +13,10 @@ from cnnprobe.diagnosis.evidence import (
     Step,
     describe,
     operation,
+    operation_of_module,
 )
 from cnnprobe.diagnosis.evidence.questions import (
+    find_module,
     is_routed,
     owner,
     spoken,
@@ -24,6 +26,7 @@ from cnnprobe.diagnosis.evidence.questions import (
     zero,
 )
 from cnnprobe.operations import select_groups
+from cnnprobe.records.trace import ModuleCall, ModuleInfo
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
 
@@ -101,12 +104,15 @@ def zero_grad(evidence: Evidence) -> Iterator[Finding]:
     if not alive or not any(change > 0 for s in evidence.steps for change in s.changes.values()):
         return
     for module in topmost({owner(n) for n in names}, evidence.trace)[:3]:
+        if _starts_from_zero(evidence, module, {n for n in names if owner(n) == module}):
+            yield _tell_single_step(evidence, module, len(steps))
+            continue
         unchosen = _is_unchosen(Flow(steps[0].trace), module, set(alive))
         yield Finding(
             module=module,
             severity=Severity.INFO if unchosen else Severity.WARNING,
             message=(
-                f"the gradient of the weights of {spoken(evidence, module)} is exactly 0 in "
+                f"the gradient of {_name_weights(evidence, module, names, alive)} is exactly 0 in "
                 f"{len(steps)} of {format_counted(len(steps), 'step')}"
             )
             + (
@@ -117,6 +123,56 @@ def zero_grad(evidence: Evidence) -> Iterator[Finding]:
                 "argmax, a product with 0"
             ),
         )
+
+
+def _name_weights(evidence: Evidence, module: str, names: list[str], alive: list[str]) -> str:
+    """The weights of a module, or those of them that have no gradient where others have one."""
+    own = [name for name in names if owner(name) == module]
+    others = [n for n in alive if owner(n) == module and len(trainable(evidence)[n].shape) > 1]
+    if not own or not others:
+        return f"the weights of {spoken(evidence, module)}"
+    return " and ".join(spoken(evidence, name) for name in own[:2]) + (
+        f" and {len(own) - 2} more" if len(own) > 2 else ""
+    )
+
+
+def _starts_from_zero(evidence: Evidence, module: str, names: set[str]) -> bool:
+    """Whether these are the weights that a recurrent layer multiplies its state by, and the state
+    is always 0: sequences of one step, and no state is given.
+    """
+    info = find_module(evidence, module)
+    calls = [call for call in evidence.trace.calls if call.fqn == module]
+    if info is None or operation_of_module(info) != "rnn" or not calls:
+        return False
+    return all(name.rpartition(".")[2].startswith("weight_hh") for name in names) and all(
+        len(call.inputs) == 1 and _count_steps(call, info) == 1 for call in calls
+    )
+
+
+def _count_steps(call: ModuleCall, info: ModuleInfo) -> int:
+    """The length of the sequences; a cell makes one step at each call."""
+    shape = call.inputs[0].shape
+    if info.kind.endswith("Cell"):
+        return 1
+    return shape[1 if info.config.get("batch_first") and len(shape) == 3 else 0]
+
+
+def _tell_single_step(evidence: Evidence, module: str, count: int) -> Finding:
+    """What follows from sequences of one step; the other weights learn."""
+    return Finding(
+        module=module,
+        severity=Severity.INFO,
+        message=(
+            f"the gradient of weight_hh of {spoken(evidence, module)} is exactly 0 in {count} of "
+            f"{format_counted(count, 'step')}: the sequences have one step, and the state before "
+            "it is 0; the layer's other weights learn"
+        ),
+        fix=(
+            "give it sequences of several steps, or a state; if one step is meant, a Linear and an "
+            "activation do the same"
+        ),
+        kind="single-step",
+    )
 
 
 def _is_unchosen(flow: Flow, module: str, alive: set[str]) -> bool:

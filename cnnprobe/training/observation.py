@@ -36,6 +36,7 @@ from cnnprobe.training.rates import (
     describe_optimizers,
     describe_schedules,
     find_collapse,
+    find_compounding,
     weigh_classes,
 )
 from cnnprobe.training.request import Raised, Request, check_values, keep_request
@@ -106,6 +107,7 @@ class _Observation:
             first = self.plain_forward()
         trace = steps[0].trace if steps else first
         idle = find_idle_attributes(self.model, self.around)
+        compounding = find_compounding(self.around)
         collapse = find_collapse(self.around, steps)
         if self.error is None and evaluation.error is None:
             probes = run_late_probes(self.model, request.inputs, request.targets, probes)
@@ -136,6 +138,7 @@ class _Observation:
             targets=_described(request.targets),
             replays=replays,
             collapse=collapse,
+            compounding=compounding,
             schedules=describe_schedules(self.around),
             backward=backward,
             names=dict(request.names),

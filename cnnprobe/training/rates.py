@@ -7,12 +7,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cnnprobe.diagnosis.evidence import OptimizerInfo, Schedule, Step
+from cnnprobe.diagnosis.evidence import Compounding, OptimizerInfo, Schedule, Step
 from cnnprobe.recorder.inventory import has_values
 from cnnprobe.training.hidden import HiddenThing
 from cnnprobe.training.request import Request
 from cnnprobe.training.surroundings import Surroundings
 
+FACTORS = 5  # steps of which the factors are looked at
+SAME = 1e-6  # relative; a rate is a Python number
 SCHEDULED = 100  # batches that an epoch has at least, for most data sets
 _WITH_AN_END = frozenset(
     {
@@ -112,6 +114,51 @@ def find_collapse(around: Surroundings, steps: tuple[Step, ...]) -> float | None
         )  # a warm-up begins with a rate of 0
         return float(optimizer.param_groups[0]["lr"]) / (float(rates[0]) * (highest or 1.0))
     return None
+
+
+def find_compounding(around: Surroundings) -> Compounding | None:
+    """The first scheduler of the user's own that multiplies the current rate by a factor below 1
+    which rises with each step, as that of a warm-up does, which is meant for the base rate.
+
+    Factors that fall with each step may be right: the ratio of one rate to the next of a cosine.
+    """
+    for name, scheduler in around.schedulers.values():
+        is_own = not type(scheduler).__module__.startswith("torch.")
+        if is_own and hasattr(scheduler, "get_lr") and getattr(scheduler, "base_lrs", None):
+            factors = _read_own_factors(scheduler)
+            if len(factors) == FACTORS and factors[0] < factors[-1] < 1:
+                return Compounding(name=name, factors=factors)
+    return None
+
+
+def _read_own_factors(scheduler: Any) -> tuple[float, ...]:
+    """What a scheduler multiplies the current rate by, in the steps to come; empty where twice the
+    rate does not give twice the next one.
+    """
+    groups, epoch = scheduler.optimizer.param_groups, scheduler.last_epoch
+    rates, base = [group["lr"] for group in groups], float(scheduler.base_lrs[0])
+    found = []
+    try:
+        for further in range(1, FACTORS + 1):
+            scheduler.last_epoch = epoch + further
+            first, second = (_ask_rate(scheduler, rate) for rate in (base, 2 * base))
+            if not first or abs(second - 2 * first) > SAME * abs(second):
+                return ()
+            found.append(first / base)
+    except Exception:  # the user's own method, asked out of turn
+        return ()
+    finally:
+        scheduler.last_epoch = epoch
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+    return tuple(found)
+
+
+def _ask_rate(scheduler: Any, rate: float) -> float:
+    """The first group's next rate, where every group has this one."""
+    for group in scheduler.optimizer.param_groups:
+        group["lr"] = rate
+    return float(scheduler.get_lr()[0])
 
 
 def list_factors(scheduler: Any) -> list[tuple[float, tuple[float, ...]]]:

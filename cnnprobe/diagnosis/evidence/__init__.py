@@ -2,6 +2,7 @@
 
 from cnnprobe.diagnosis.evidence.evidence import (
     BackwardFault,
+    Compounding,
     Event,
     Evidence,
     Gradient,
@@ -35,7 +36,7 @@ from cnnprobe.diagnosis.evidence.groups import (
 )  # fmt: skip
 
 __all__ = [
-    "ARRANGING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS", "RECTIFIERS", "SQUASHING", "BackwardFault", "Event", "Evidence",
+    "ARRANGING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS", "RECTIFIERS", "SQUASHING", "BackwardFault", "Compounding", "Event", "Evidence",
     "Flow", "Gradient", "Hidden", "IdleAttribute", "Loss", "OptimizerInfo", "Probes", "Replay", "Schedule", "Step", "Unread", "Uses", "Values", "argument", "describe", "is_inplace", "operation",
     "operation_of_module", "option", "sources_read",
 ]  # fmt: skip

@@ -151,6 +151,16 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Compounding:
+    """A scheduler of the user's own that multiplies the current learning rate, each time by a larger
+    factor below 1.
+    """
+
+    name: str  # the user's variable
+    factors: tuple[float, ...]  # in the next steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hidden:
     """A module or tensor that hangs on a module without being registered."""
 
@@ -258,6 +268,7 @@ class Evidence:
     schedules: tuple[Schedule, ...] = ()
     # learning rate after 100 further scheduler steps over the first, where each batch makes one
     collapse: float | None = None
+    compounding: Compounding | None = None
     backward: BackwardFault | None = None
     names: Mapping[str, str] = field(default_factory=dict)  # "model" -> "net": the user's variables
     # "output['logits']": the part of a nested output that the loss was given; "": the output itself

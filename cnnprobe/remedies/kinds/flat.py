@@ -23,6 +23,8 @@ def let_slope_through(finding: Finding, evidence: Evidence, model: Any) -> Itera
 
     Source: Bengio, Léonard, Courville 2013, arXiv:1308.3432.
     """
+    if finding.kind == "single-step":
+        return
     flow = Flow(evidence.trace)
     for i in list(reversed(list_flat(flow)))[:MOST]:
         call, kind = flow.calls[i], operation(flow.calls[i])

@@ -212,6 +212,14 @@ def schedule_by_epoch(finding: Finding, evidence: Evidence, model: Any) -> Itera
             shows="the learning rate stays while the loss falls",
         )
         return
+    if finding.kind == "compounding":
+        yield Remedy(
+            title=f"base_lrs in the place of the current rates in get_lr() of {finding.subject}",
+            change=lambda subject: _start_from_base(subject, finding.subject),
+            shows="the factors of the schedule do not multiply up",
+            is_comparable=False,
+        )
+        return
     if finding.kind == "factor-of-zero":
         return  # which number is meant is not known
     yield Remedy(
@@ -221,6 +229,26 @@ def schedule_by_epoch(finding: Finding, evidence: Evidence, model: Any) -> Itera
         shows=f"the learning rate is the same after {len(evidence.steps)} batches",
         is_comparable=False,
     )
+
+
+def _start_from_base(subject: Subject, name: str) -> None:
+    """Let get_lr find the base rates where it reads the current ones."""
+    schedulers = dict(subject.around.schedulers.values())
+    scheduler: Any = schedulers[name]
+    inner = scheduler.get_lr
+
+    def get_rates() -> Any:
+        groups = scheduler.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        for group, base in zip(groups, scheduler.base_lrs, strict=True):
+            group["lr"] = base
+        try:
+            return inner()
+        finally:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+
+    scheduler.__dict__["get_lr"] = get_rates
 
 
 def _wait_for_less(subject: Subject) -> None:

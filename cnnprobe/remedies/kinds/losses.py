@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
-from cnnprobe.diagnosis.evidence.questions import LossCall, loss_calls, variable
+from cnnprobe.diagnosis.evidence.questions import LossCall, loss_calls, spoken, variable
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.remedies.call_lines import append_argument, exchange_first, negate_loss
 from cnnprobe.remedies.kinds.calls import instead, pass_on, rows_at
@@ -146,6 +146,14 @@ def match_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
     if finding.kind in ("logarithms-as-targets", "raw-targets"):
         yield from _give_probabilities(loss.call, finding)
         return
+    if finding.kind == "state-as-output":
+        yield Remedy(
+            title=f"a Linear after {spoken(evidence, finding.module)}",
+            change=lambda subject: _add_linear(subject, finding.module or ""),
+            shows="the outputs can reach every target",
+            is_comparable=False,
+        )
+        return
     if loss.operation in ("nll_loss", "kl_div"):
         softmax = operation(call) == "softmax"
         yield Remedy(
@@ -173,6 +181,29 @@ def match_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
         shows="the outputs can reach every target",
         is_comparable=False,
     )
+
+
+class _Widened(nn.Module):
+    """A recurrent layer with a Linear after it."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        sides = 2 if getattr(layer, "bidirectional", False) else 1
+        self.layer, self.head = layer, nn.Linear(*[sides * layer.hidden_size] * 2)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The layer's result, its output through the Linear."""
+        result = self.layer(*args, **kwargs)
+        if isinstance(result, tuple):
+            return (self.head(result[0]), *result[1:])
+        return self.head(result)
+
+
+def _add_linear(subject: Subject, fqn: str) -> None:
+    layer = subject.module(fqn)
+    widened = _Widened(layer).to(next(layer.parameters()))
+    subject.set_module(fqn, widened)
+    subject.optimise(list(widened.head.parameters()))
 
 
 def _give_probabilities(call: ModuleCall, finding: Finding) -> Iterator[Remedy]:
