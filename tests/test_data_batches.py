@@ -1,9 +1,11 @@
 """Batches as they are given and as they are joined: lists of them, and what a collate leaves in another order."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 import cnnprobe
 from cnnprobe.errors import UsageError
@@ -56,3 +58,70 @@ def test_a_list_of_the_arguments_of_a_forward_is_one_batch():
 def test_validation_beside_a_batch_says_how_batches_are_listed():
     with pytest.raises(UsageError, match=r"a list of batches: \[\(x, y\)\]"):
         cnnprobe.diagnose(build(), torch.randn(8, 3, 8, 8), validation=list_batches())
+
+
+def collate_sorted(samples, *, together):
+    by_width = sorted(samples, key=lambda sample: -sample[0].shape[-1])
+    widest = by_width[0][0].shape[-1]
+    images = [nn.functional.pad(x, (0, widest - x.shape[-1])) for x, _ in by_width]
+    own = by_width if together else samples
+    return torch.stack(images), torch.tensor([y for _, y in own])
+
+
+class Widths(Dataset):
+    """Images of several widths; `noise` draws each anew."""
+
+    def __init__(self, noise=0.0):
+        self.noise = noise
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        image = torch.randn(3, 16, 16 + index % 7, generator=torch.Generator().manual_seed(index))
+        return image + self.noise * torch.randn(()), index % 4
+
+
+def find_misaligned(data, collate, **settings):
+    loader = DataLoader(data, 8, shuffle=True, collate_fn=collate, **settings)
+    report = cnnprobe.inspect_data(loader, pictures=False)
+    return [f.message for f in report.findings if f.rule == "misaligned-batches"]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_a_collate_that_sorts_the_images_alone_is_found(noise):
+    torch.manual_seed(0)
+    (said,) = find_misaligned(Widths(noise), partial(collate_sorted, together=False))
+    assert "of the 8 in the first batch of the training data" in said
+    assert [] == find_misaligned(Widths(noise), partial(collate_sorted, together=True))
+
+
+def test_the_wrong_labels_of_a_batch_are_counted():
+    def collate(samples):
+        images, labels = zip(*samples, strict=True)
+        return torch.stack(images[1:] + images[:1]), torch.tensor(labels)
+
+    data = [(torch.randn(3, 8, 8), index % 4) for index in range(8)]
+    loader = DataLoader(data, 8, collate_fn=collate)
+    report = cnnprobe.inspect_data(loader, pictures=False)
+    (found,) = [f for f in report.findings if f.rule == "misaligned-batches"]
+    assert found.message.startswith("8 images of the 8")  # each label differs from its neighbour's
+
+
+def test_a_collate_that_mixes_images_is_let_pass():
+    def mix(samples):
+        images, labels = default_collate(samples)
+        order, part = torch.randperm(len(images)), 0.02
+        return part * images + (1 - part) * images[order], labels, labels[order], part
+
+    data = [(torch.randn(3, 8, 8), index % 4) for index in range(32)]
+    assert [] == find_misaligned(data, mix)
+
+
+def test_reading_a_batch_again_leaves_generators_as_they_were():
+    loader = DataLoader(Widths(0.1), 8, collate_fn=partial(collate_sorted, together=False))
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    cnnprobe.inspect_data(loader, pictures=False)
+    assert torch.equal(expected, torch.rand(2))

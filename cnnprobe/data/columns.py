@@ -44,6 +44,19 @@ def move_channels(column: BatchColumn) -> BatchColumn:
     return BatchColumn(column.path, moved)
 
 
+def are_equal(a: BatchColumn | None, b: BatchColumn | None) -> bool:
+    """Whether two parts hold the same images, to the bit."""
+    if a is None or b is None or len(a) != len(b):
+        return False
+    pairs = zip(a.values, b.values, strict=True)
+    if isinstance(a.values, Tensor) and isinstance(b.values, Tensor):
+        pairs = iter([(a.values, b.values)])  # type: ignore[assignment]
+    return all(
+        isinstance(x, Tensor) and isinstance(y, Tensor) and x.dtype == y.dtype and torch.equal(x, y)
+        for x, y in pairs
+    )
+
+
 def read_columns(batch: Any) -> list[BatchColumn]:
     """The columns of a batch as a loader gives it."""
     return [column for column in _walk(batch, "", 0) if len(column)]

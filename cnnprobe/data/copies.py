@@ -32,6 +32,8 @@ class Copies:
     low: list[float]  # of the pixels that were read
     high: list[float]
     single: list[bool]  # one value in each of the channels, of the pixels that were read
+    tops: list[float]  # share of the values that are the greatest of their channel
+    bottoms: list[float]
 
 
 def copy_images(batch: Tensor) -> Copies:
@@ -60,7 +62,15 @@ def copy_images(batch: Tensor) -> Copies:
         low=lows.amin(1).tolist(),
         high=highs.amax(1).tolist(),
         single=single.all(1).tolist(),
+        tops=_share(some, highs),
+        bottoms=_share(some, lows),
     )
+
+
+def _share(some: Tensor, ends: Tensor) -> list[float]:
+    equal = some[..., ::2, ::2] == ends[:, :, None, None]  # a quarter tells a large part
+    found: list[float] = equal.float().mean((1, 2, 3)).tolist()
+    return found
 
 
 def _take_pixels(batch: Tensor) -> Tensor:

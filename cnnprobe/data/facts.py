@@ -5,6 +5,7 @@ of the data read.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from cnnprobe.data.clues import Clues
 from cnnprobe.data.expectation import Expectation
 
 Shape = tuple[int, ...]
@@ -268,6 +269,8 @@ class Masks:
     around: int = 0
     across: int = 0
     turned: Fit | None = None  # to their images, when they are turned
+    # by how many standard errors they fit their own images better than other ones
+    own: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -330,6 +333,7 @@ class Split:
     # of episodes: paths of support and query, batches that share an image, and all
     overlap: tuple[str, str, int, int] | None = None
     mispaired: Mispaired | None = None  # files of images and of their masks or labels
+    clues: Clues = field(default_factory=Clues)
 
     def of(self, *roles: str) -> tuple[Part, ...]:
         """The parts of these roles, in the order of the batch."""
@@ -343,9 +347,9 @@ class Leak:
     pairs: tuple[SamePicture, ...] = ()  # at most eight
     count: int = 0  # samples of the validation
     among: int = 0  # of how many that were compared
-    by: str = (
-        "content"  # "index" of one data set, "file" by content, "content" of the image as read
-    )
+    # "index" of one data set, "file" by content, "content" of the image as read, "sequence": what
+    # stands beside it in the list
+    by: str = "content"
     share: float = 0.0  # of the validation, estimated from the samples that were read
 
 

@@ -3,17 +3,20 @@ small copies to be drawn.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cnnprobe.data.beside import Seen
 from cnnprobe.data.columns import BatchColumn
 from cnnprobe.data.copies import SIDE, Copies, copy_images, shrink
 from cnnprobe.data.facts import Blanks, Images, SamePicture, Spotted
+from cnnprobe.data.marks import MOST
 from cnnprobe.data.pixels import PixelTally, open_picture
 
 NAMED = 8  # samples of a kind that are named
@@ -22,6 +25,7 @@ FINGERPRINTS = 20_000  # images that are remembered
 ALIKE_MEAN = 0.008
 ALIKE_MOST = 0.06
 FEATURES = 1024  # small copies that are kept with their labels
+SKETCHES = 2048  # images that are compared with their neighbours and their files
 CANDIDATES = 64  # earlier pictures that one is compared with
 # Of an image: crops of slides and of scans are filled by their ground, so or wholly; digits and
 # clothes on black are up to 0.86.
@@ -91,6 +95,9 @@ class ImageTally:
         # value to images that hold hardly another one, and to those that hold mostly it
         self._grounds: dict[float, Counter[float]] = {share: Counter() for share in GROUNDS}
         self._blanks: Counter[tuple[float, float]] = Counter()  # bounds of constant images
+        self.sketches: list[tuple[Spotted, NDArray[np.float32]]] = []
+        self.seen: list[Seen] = []
+        self.labelled: list[tuple[NDArray[np.float32], int]] = []  # small copies and their labels
 
     def add(self, column: BatchColumn, spots: list[Spotted], *, finite: bool) -> None:
         """Take in the images of a batch; `finite`: it holds no NaN and no Inf."""
@@ -110,6 +117,7 @@ class ImageTally:
         if batch.dim() == 5:
             self.pixels.add_clips(batch)
         self.pixels.add_means(copies.pooled.mean((2, 3)), spots)
+        self._remember(batch, copies, spots)
         for share, grounds in self._grounds.items():
             grounds.update(_list_grounds(copies, share))
         broken = [False] * len(batch) if finite else _find_nonfinite(batch)
@@ -126,6 +134,20 @@ class ImageTally:
                 if spot.label is not None and len(self.features) < FEATURES:
                     self.features.append((copies.features[i], spot.label))
             self._keep(batch[i], spot)
+
+    def _remember(self, batch: Tensor, copies: Copies, spots: Sequence[Spotted]) -> None:
+        """Keep what is compared later: with the neighbours, with the files, between the classes."""
+        if batch.dim() != 4 or min(batch.shape[-2:]) < SIDE:
+            return
+        for i, spot in enumerate(spots[: min(len(batch), SKETCHES - len(self.sketches))]):
+            if copies.single[i]:
+                continue
+            self.sketches.append((spot, copies.sketches[i]))
+            ends = copies.tops[i], copies.bottoms[i]
+            if batch.dtype.is_floating_point or batch.dtype is torch.uint8:
+                self.seen.append(Seen(spot.name, spot.index, copies.sketches[i], *ends))
+            if spot.label is not None and len(self.labelled) < MOST:
+                self.labelled.append((copies.pooled[i], spot.label))
 
     def _keep(self, image: Tensor, spot: Spotted) -> None:
         """Keep a small copy, of each class about as many: a rarer class takes the place of a

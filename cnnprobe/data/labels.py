@@ -1,12 +1,13 @@
 """The classes of the samples: those that were read, or all that the data set lists."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch.utils.data import WeightedRandomSampler
 
 from cnnprobe.data.datasets import list_classes, list_targets
-from cnnprobe.data.facts import Labels
+from cnnprobe.data.facts import Labels, Split
 from cnnprobe.data.images import ImageTally
 from cnnprobe.data.information import measure_chance
 from cnnprobe.data.source import Source, choose_samples, count_samples
@@ -44,6 +45,14 @@ def describe_labels(source: Source, tallies: LabelTallies) -> Labels:
         ranges=tallies.images.pixels.list_ranges(),
         drawn=_share_draws(source),
     )
+
+
+def find_moved(splits: Sequence[Split]) -> tuple[tuple[int, str, str], ...]:
+    """Labels that stand for other classes in the validation."""
+    names = [split.labels.names if split.labels is not None else () for split in splits]
+    if len(names) < 2 or not all(names):
+        return ()
+    return tuple((i, a, b) for i, (a, b) in enumerate(zip(*names, strict=False)) if a != b)
 
 
 def _share_draws(source: Source) -> tuple[tuple[int, int, float], ...]:

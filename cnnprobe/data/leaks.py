@@ -13,6 +13,7 @@ from cnnprobe.data.copies import SIDE, list_keys
 from cnnprobe.data.datasets import find_file, find_root
 from cnnprobe.data.facts import Leak, SamePicture, Split, Spotted
 from cnnprobe.data.images import NAMED, ImageTally
+from cnnprobe.data.sequences import find_by_sequence
 from cnnprobe.data.source import Source, choose_samples
 
 FILES = 20_000  # of a data set that are looked at
@@ -27,12 +28,20 @@ class Read(Protocol):
 
 
 def find_leaks(training: Read, validation: Read) -> tuple[Leak, ...]:
-    """What was found in one of the ways; by index where both come from one data set, by file where
+    """What was found, in the order of the ways; by index where both come from one data set, by file where
     they have files.
     """
     found = [_find_by_index(training.source, validation.source)]
     found.append(_find_by_file(training.source, validation.source))
     found.append(_find_by_content(training, validation))
+    found.append(
+        find_by_sequence(
+            training.images.sketches,
+            validation.images.sketches,
+            training.source,
+            validation.source,
+        )
+    )
     return tuple(leak for leak in found if leak is not None and leak.count)
 
 

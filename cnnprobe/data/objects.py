@@ -11,7 +11,7 @@ from torch.nn.functional import max_pool2d, pad
 
 from cnnprobe.data.columns import BatchColumn
 from cnnprobe.data.facts import Boxes, Masks, Points, Spotted
-from cnnprobe.data.fitting import Outline, find_turn, outline
+from cnnprobe.data.fitting import Outline, find_turn, measure_own, outline
 from cnnprobe.data.images import NAMED
 from cnnprobe.data.pixels import FILES, open_picture
 
@@ -193,6 +193,7 @@ class MaskTally:
             classes=self._classes, between=self._between, between_values=tuple(self._values),
             inside=self._sides["inside"], around=self._sides["around"],
             across=self._sides["across"], turned=find_turn(self._outlines),
+            own=measure_own(self._outlines),
         )  # fmt: skip
 
 

@@ -4,16 +4,17 @@ loaders are left as they were.
 
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from cnnprobe.data.columns import BatchColumn, join_samples, move_channels
+from cnnprobe.data.beside import compare_sources
+from cnnprobe.data.clues import Clues, Joined
+from cnnprobe.data.columns import BatchColumn, are_equal, join_samples, move_channels
 from cnnprobe.data.datasets import (
     find_file,
     find_mispaired,
@@ -25,9 +26,11 @@ from cnnprobe.data.expectation import Expectation
 from cnnprobe.data.facts import Data, Failed, Images, SampleTrials, Split, Spotted
 from cnnprobe.data.images import NAMED, ImageTally
 from cnnprobe.data.information import find_exchange
+from cnnprobe.data.joining import compare_joined
 from cnnprobe.data.keeping import kept_generators
-from cnnprobe.data.labels import describe_labels
+from cnnprobe.data.labels import describe_labels, find_moved
 from cnnprobe.data.leaks import find_leaks
+from cnnprobe.data.marks import find_marks
 from cnnprobe.data.objects import BoxTally, MaskTally, PointTally, take_objects
 from cnnprobe.data.roles import (
     assign_roles,
@@ -48,6 +51,7 @@ from cnnprobe.data.source import (
     spread,
 )
 from cnnprobe.data.tallies import PartTally, number_of
+from cnnprobe.data.tokens import TokenTally, find_vocabulary, is_tokens
 from cnnprobe.data.trials import STREAMED, SampleStretch, confirm_pairs, try_again, try_blanks
 
 KEPT = 4  # images of the first batch, for a forward pass
@@ -93,6 +97,8 @@ class _Tallies:
     unread: str = ""
     episode: tuple[str, str] | None = None  # paths of support and query
     shared: list[bool] = field(default_factory=list)  # of each episode
+    tokens: list[TokenTally] = field(default_factory=list)
+    joined: Joined | None = None
 
 
 def read_data(
@@ -127,20 +133,12 @@ def read_data(
         validation=splits[1] if len(splits) > 1 else None,
         expected=expected or Expectation(),
         leaks=find_leaks(*readings) if len(readings) > 1 else (),
-        moved=_find_moved(splits),
+        moved=find_moved(splits),
         exchange=find_exchange(*(reading.images.features for reading in readings))
         if len(readings) > 1
         else None,
     )
     return data, readings
-
-
-def _find_moved(splits: Sequence[Split]) -> tuple[tuple[int, str, str], ...]:
-    """Labels that stand for other classes in the validation."""
-    names = [split.labels.names if split.labels is not None else () for split in splits]
-    if len(names) < 2 or not all(names):
-        return ()
-    return tuple((i, a, b) for i, (a, b) in enumerate(zip(*names, strict=False)) if a != b)
 
 
 def _read_split(source: Source, limits: Limits, tell: Tell | None) -> LoaderReading:
@@ -174,6 +172,8 @@ def _start(batch: Batch, limits: Limits) -> _Tallies:
     main, target = choose_main(columns, roles), choose_target(columns, roles)
     tallies.main = main.path if main is not None else None
     tallies.target = target.path if target is not None else None
+    texts = (c.path for c in columns if roles[c.path] == "other" and is_tokens(c))
+    tallies.tokens = [TokenTally(path) for path in texts]
     for path, role in roles.items():
         if role in _TALLIES:
             tallies.objects[path] = _TALLIES[role](path)
@@ -192,7 +192,7 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
         column.path: move_channels(column) if column.path in tallies.last else column
         for column in batch.columns
     }
-    tallies.twins = [pair for pair in tallies.twins if _are_equal(*map(columns.get, pair))]
+    tallies.twins = [pair for pair in tallies.twins if are_equal(*map(columns.get, pair))]
     if tallies.episode is not None:
         _add_episodes(tallies, *(columns.get(path) for path in tallies.episode), source=source)
     images = columns.get(tallies.main) if tallies.main is not None else None
@@ -211,6 +211,10 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
             tallies.inputs = given[:KEPT].detach().clone()
         if len(tallies.stream) < STREAMED and isinstance(source.dataset, IterableDataset):
             tallies.stream.append(SampleStretch(labels, tallies.images.latest))
+    for tokens in tallies.tokens:
+        tokens.add(columns)
+    if not tallies.batches:
+        tallies.joined = compare_joined(source, batch, tallies.main, tallies.target)
     for path, each in tallies.objects.items():
         if path in columns:
             least = min(len(columns[path]), size if images is None else len(images))
@@ -342,6 +346,30 @@ def _describe(source: Source, tallies: _Tallies, failed: Failed | None) -> Split
         if tallies.episode is not None
         else None,
         mispaired=find_mispaired(source.dataset) if source.dataset is not None else None,
+        clues=_find_clues(source, tallies),
+    )
+
+
+def _find_clues(source: Source, tallies: _Tallies) -> Clues:
+    """What the samples show beside something else; nothing where the user's code does not allow
+    it.
+    """
+    try:
+        return _compare(source, tallies)
+    except Exception:
+        return Clues()
+
+
+def _compare(source: Source, tallies: _Tallies) -> Clues:
+    if source.dataset is None:
+        return Clues(marks=find_marks(tallies.images.labelled))
+    vocabulary = find_vocabulary(source.given) if tallies.tokens else None
+    tokens = (each.describe(vocabulary) for each in tallies.tokens if vocabulary is not None)
+    return Clues(
+        tokens=tuple(each for each in tokens if each is not None),
+        marks=find_marks(tallies.images.labelled),
+        beside=compare_sources(tallies.images.seen, source),
+        joined=tallies.joined,
     )
 
 
@@ -367,16 +395,3 @@ def _describe_images(source: Source, tallies: _Tallies) -> Images:
         return found
     tried, unsteady = try_blanks(source, tallies.main, found.constant)
     return replace(found, blanks=replace(found.blanks, tried=tried, unsteady=unsteady))
-
-
-def _are_equal(a: BatchColumn | None, b: BatchColumn | None) -> bool:
-    """Whether two parts hold the same images, to the bit."""
-    if a is None or b is None or len(a) != len(b):
-        return False
-    pairs = zip(a.values, b.values, strict=True)
-    if isinstance(a.values, Tensor) and isinstance(b.values, Tensor):
-        pairs = iter([(a.values, b.values)])  # type: ignore[assignment]
-    return all(
-        isinstance(x, Tensor) and isinstance(y, Tensor) and x.dtype == y.dtype and torch.equal(x, y)
-        for x, y in pairs
-    )

@@ -11,7 +11,7 @@ from cnnprobe.records.words import format_counted
 
 # Of the validation, exact copies: CIFAR-10's test set has about 0.3% and is used all the same; with
 # near duplicates 3.3% (Barz and Denzler 2020).
-SHARE = {"index": 0.0, "file": 0.01, "content": 0.05}
+SHARE = {"index": 0.0, "file": 0.01, "content": 0.05, "sequence": 0.0}
 _HOW = {
     "index": ("is a sample of the training data too", "are samples of the training data too"),
     "file": (
@@ -22,7 +22,15 @@ _HOW = {
         "shows an image that was read of the training data too",
         "show an image that was read of the training data too",
     ),
+    "sequence": (
+        "has a neighbour in the list that is in the training data and nearly equal",
+        "have a neighbour in the list that is in the training data and nearly equal",
+    ),
 }
+
+
+_BY_INDEX = "split the data once, by index, and give each part to one loader"
+_BY_SEQUENCE = "split by video, scan or place: all frames of one go to one side"
 
 
 def _split(overlap: int) -> Mapping[str, Any]:
@@ -59,6 +67,9 @@ def train_validation_leak(data: Data) -> Iterator[Finding]:
     longer shows overfitting.
     What to do: split by index, and by patient, scene or video where there are several images of
     one; remove copies first.
+    Frames of one video on both sides are told by their place in the list, or the number in the name
+    of their file: the sample beside is in the training, and far more alike than other ones of its
+    class.
     Known exceptions: a few copies, as public data sets have them (up to 1% by file, 5% by what the
     images show), are info.
     Source: Barz and Denzler 2020, arXiv:1902.00423; Kapoor and Narayanan 2023, "Leakage and the
@@ -83,5 +94,5 @@ def train_validation_leak(data: Data) -> Iterator[Finding]:
                 f"{leak.count:,} of {format_counted(leak.among, 'validation sample')} "
                 f"{_HOW[leak.by][leak.count > 1]}{estimate}{first}"
             ),
-            fix="split the data once, by index, and give each part to one loader",
+            fix=_BY_SEQUENCE if leak.by == "sequence" else _BY_INDEX,
         )

@@ -1,14 +1,17 @@
-"""Labels that say nothing about the images."""
+"""Labels or masks that say nothing about the images."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data
+from cnnprobe.data.facts import Data, Masks, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, loader
 from cnnprobe.diagnosis import Finding, Severity
 
 LEVEL = 0.05  # labels without information are taken for informative as often as that
+SURE = 0.01  # of the other split: the same labels do say something
+FITTING = 2.0  # standard errors: masks of other images fit better than others once in 40 times
+FITTING_SURELY = 5.0  # those of the other split
 
 
 def _related(strength: float) -> Mapping[str, Any]:
@@ -33,23 +36,63 @@ def healthy() -> Mapping[str, Any]:
     code="CP831", name="uninformative-labels", severity=Severity.INFO, examples=(sick, healthy)
 )
 def uninformative_labels(data: Data) -> Iterator[Finding]:
-    """Simple models of small copies of the images tell the labels no better than shuffled ones.
+    """Simple models of small copies of the images tell the labels no better than shuffled ones, or
+    masks fit their images no better than those of other images.
 
     Why it matters: it may be a hard task, or the labels belong to other images: a list in another
-    order, a shuffle of one of two lists.
+    order, a shuffle of one of two lists. Where those of the validation do say something, and those
+    of the training do not, the task is not the reason: that is a warning.
     What to do: look at the contact sheet: do the labels fit?
     Known exceptions: classes that differ in fine detail alone; of fewer than 400 images, or 8 a
-    class, nothing is said. Labels without information pass once in 20 times.
+    class, nothing is said. Labels without information pass once in 20 times. Masks are judged by
+    edges and brightness, 24 or more of them: objects that have neither tell nothing.
     Source: Ojala and Garriga 2010, "Permutation Tests for Studying Classifier Performance", JMLR
     11.
     """
-    labels = data.training.labels
+    for split in data.splits:
+        others = [other for other in data.splits if other is not split]
+        if split is data.training or _is_told(others[0]):
+            yield from _judge_labels(split, any(_is_told(other) for other in others))
+        yield from _judge_masks(split, others)
+
+
+def _is_told(split: Split) -> bool:
+    chance = split.labels.chance if split.labels is not None else None
+    return chance is not None and chance <= SURE
+
+
+def _judge_labels(split: Split, told_beside: bool) -> Iterator[Finding]:
+    labels = split.labels
     if labels is None or labels.chance is None or labels.chance <= LEVEL:
         return
+    beside = "; those of the other data are told" if told_beside else ""
+    where = "" if split.name == "training" else f" of the {split.name} data"
     yield Finding(
+        severity=Severity.WARNING if told_beside else None,
         message=(
-            f"{labels.chance:.0%} of shuffled labels (more than {LEVEL:.0%}) are told as well as "
-            "these by models of small copies, on images that they have not seen"
+            f"{labels.chance:.0%} of shuffled labels{where} (more than {LEVEL:.0%}) are told as well "
+            f"as these by models of small copies, on images that they have not seen{beside}"
         ),
         fix="look at the contact sheet, whether the labels fit the images",
     )
+
+
+def _judge_masks(split: Split, others: list[Split]) -> Iterator[Finding]:
+    fits = {m.path: m.own for other in others for m in _list_masks(other) if m.own is not None}
+    for masks in _list_masks(split):
+        if masks.own is None or masks.own >= FITTING:
+            continue
+        sure = fits.get(masks.path, 0.0) > FITTING_SURELY
+        beside = f"; in the other data they do, by {fits[masks.path]:.0f}" if sure else ""
+        yield Finding(
+            severity=Severity.WARNING if sure else None,
+            message=(
+                f"the masks {masks.path} of the {split.name} data fit their images no better than "
+                f"other images, by {masks.own:.1f} standard errors (fewer than {FITTING:g}){beside}"
+            ),
+            fix="pair images and masks by their names; look at the contact sheet",
+        )
+
+
+def _list_masks(split: Split) -> list[Masks]:
+    return [each for each in split.objects if isinstance(each, Masks)]

@@ -1,0 +1,60 @@
+"""What the samples of a split show beside something else: their files, one another, a vocabulary, the
+data set that a collate joined them from. Frozen plain data.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """Tokens of a text, beside the vocabulary that was found."""
+
+    path: str
+    unknown: int  # the number of the token for what the vocabulary has not
+    name: str = ""  # of that token
+    count: int = 0  # tokens, without the padding and the other tokens that stand for no word
+    unknowns: int = 0  # of them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """An edge that nearly all images of one class have at one place, and hardly one of the others."""
+
+    label: int
+    images: int  # of the class
+    share: float  # of them that have it
+    others: int  # images of other classes
+    met: float  # share of them that have it
+    box: tuple[float, float, float, float]  # left, top, right, bottom, in parts of the image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """Images beside the pictures in their files, or in the arrays of the data set."""
+
+    turned: int = 0  # that carry an orientation, as phones write it, and whose images tell
+    unturned: int = 0  # of them, those whose image is as it is stored
+    palettes: int = 0  # with a palette in no order of brightness
+    indices: int = 0  # of them, those whose image is made of the numbers of the colours
+    clipped: int = 0  # images that were compared because much of them has the greatest value
+    share: float = 0.0  # of their values at an end of the range, the median
+    before: float = 0.0  # and of those of the pictures
+    example: str = ""  # a file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """The samples of a batch beside those of the data set, where the collate is the user's own."""
+
+    samples: int
+    wrong: int = 0  # that stand beside the label of another
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clues:
+    """All of these, of one split."""
+
+    tokens: tuple[Tokens, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    beside: Beside = field(default_factory=Beside)
+    joined: Joined | None = None
