@@ -10,13 +10,16 @@ from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.sums import CUTS
+from cnnprobe.remedies.call_lines import append_argument
 from cnnprobe.remedies.kinds.calls import pass_on
 from cnnprobe.remedies.kinds.cuts import call_backward_on
 from cnnprobe.remedies.loop_lines import drop_call
 from cnnprobe.remedies.program import UserProgram, list_blocks, read_step
 from cnnprobe.remedies.remedy import Remedy, answers
+from cnnprobe.remedies.rewriting import Rewriting
 from cnnprobe.remedies.subject import Subject
 from cnnprobe.rulebook.detached_term import DetachedTerm, find_detached_terms
+from cnnprobe.rulebook.total_per_sample import find_totals
 from cnnprobe.rulebook.unused_loss import find_unused
 
 MAKING = ("torch.tensor", "torch.as_tensor")
@@ -112,3 +115,34 @@ def _binds_closer(value: ast.expr) -> bool:
 def _list_targets(statement: ast.stmt) -> list[str]:
     targets = statement.targets if isinstance(statement, ast.Assign) else []
     return [each.id for each in targets if isinstance(each, ast.Name)]
+
+
+@answers("total-per-sample")
+def sum_each_sample(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The sum over the dims of a sample alone."""
+    for found in find_totals(evidence):
+        if found.call.source == finding.source:
+            dims = found.dims
+            yield Remedy(
+                title=f"sum over dim {dims[0] if len(dims) == 1 else dims} in {describe(found.call)}",
+                change=lambda subject, found=found: subject.rewrite(  # type: ignore[misc]
+                    found.call.kind, found.call.source, _sum_over(found.dims, found.given.shape)
+                ),
+                edited=(
+                    lambda _, call=found.call: append_argument(call.source, call.kind, "dim=-1")  # type: ignore[misc]
+                )
+                if len(dims) == 1
+                else None,
+                shows="the term has a value for each sample",
+                is_comparable=False,
+            )
+            return
+
+
+def _sum_over(dims: tuple[int, ...], shape: tuple[int, ...]) -> Rewriting:
+    def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args and tuple(args[0].shape) == shape:
+            return args[0].sum(dims)
+        return func(*args, **kwargs)
+
+    return run
