@@ -13,7 +13,9 @@ import cnnprobe
 from cnnprobe.crash.cause import all_causes
 from cnnprobe.diagnosis import Rule
 from cnnprobe.diagnosis.discovery import read_sentence
-from cnnprobe.remedies import ADVICE, all_sources
+from cnnprobe.remedies import ADVICE, UNWRITTEN, all_sources
+from tests.support import fixable_programs, layer_programs, loss_programs, model_programs
+from tests.support.written_as import WRITTEN_AS
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "reference" / "remedies.md"
 ALL = {rule.name: rule for rule in cnnprobe.rules()}
@@ -60,10 +62,17 @@ def write_row(name):
     """The row of a rule in the table of remedies, from what a diagnosis of its sick example says."""
     tried = [f.tried for f in diagnose_sick(name).findings if f.rule == name and f.tried]
     if name in ADVICE:
-        return f"| `{name}` | advice | {ADVICE[name]} |"
+        return f"| `{name}` | advice | {ADVICE[name]} | no |"
     what = read_sentence(all_sources()[name].__doc__).rstrip(".")
     proven = [t for t in tried if t.verdict == "proven"]
-    return f"| `{name}` | {what} | {judge(proven[0]) if proven else 'not proven'} |"
+    return f"| `{name}` | {what} | {judge(proven[0]) if proven else 'not proven'} | {say_written(name)} |"
+
+
+def say_written(name):
+    """Whether the fix is written into the user's files, which a program proves; else why not."""
+    if name in UNWRITTEN:
+        return f"no: {UNWRITTEN[name]}"
+    return f"as for `{WRITTEN_AS[name]}`" if name in WRITTEN_AS else "yes"
 
 
 def judge(tried):
@@ -82,6 +91,14 @@ def test_remedy_of_a_rule_is_in_the_table_and_proven_on_its_sick_example(name):
 
 # Whether its labels belong to the inputs of its sick example no rate can mend.
 UNPROVEN = {"cannot-overfit"}
+
+
+def test_each_remedy_is_written_in_a_program_or_has_a_reason():
+    files = fixable_programs, layer_programs, loss_programs, model_programs
+    written = set().union(*(file.PROGRAMS for file in files))
+    assert set(all_sources()) == written | set(WRITTEN_AS) | set(UNWRITTEN)
+    assert set() == set(UNWRITTEN) & (written | set(WRITTEN_AS))
+    assert set(WRITTEN_AS.values()) <= written
 
 
 def test_table_of_remedies_has_a_row_for_each_rule():

@@ -146,13 +146,13 @@ def _take_several(loaded: Loaded, given: InputRequest) -> Loaded:
 def _join_patches(report: "Report") -> str:
     """The proven fixes as one text of diffs; those whose line is not known are named on stderr."""
     from cnnprobe.diagnosis import Verdict
+    from cnnprobe.remedies import UNWRITTEN
 
     proven = [f for f in report.findings if f.tried and f.tried.verdict is Verdict.PROVEN]
     for finding in proven:
         if finding.tried is not None and not finding.tried.patch:
-            tell(
-                f"note: {finding.rule}: {finding.tried.title}: its line in your files is not known"
-            )
+            why = UNWRITTEN.get(finding.rule, "its line in your files is not known")
+            tell(f"note: {finding.rule}: {finding.tried.title}: {why}")
     return report.patch
 
 

@@ -4,13 +4,14 @@ It runs training steps and whole observations again, from the saved state of eve
 user's, and puts it back to the bit.
 """
 
-from cnnprobe.remedies.advice import ADVICE
+from cnnprobe.remedies.advice import ADVICE, UNWRITTEN
 from cnnprobe.remedies.remedy import Remedy, all_sources, answers, list_remedies
 from cnnprobe.remedies.trials import BUDGET, TriedFindings, try_remedies
 
 __all__ = [
     "ADVICE",
     "BUDGET",
+    "UNWRITTEN",
     "Remedy",
     "TriedFindings",
     "all_sources",

@@ -1,4 +1,4 @@
-"""The rules whose fix cannot be tried, each with the reason: their findings give advice."""
+"""The rules whose fix cannot be tried, and those whose fix cannot be written, each with the reason."""
 
 from collections.abc import Mapping
 
@@ -13,4 +13,22 @@ ADVICE: Mapping[str, str] = {
     "loss-taken-twice": "which targets or output were meant is not known",
     "optimizer-renewed": "which variable is to hold the optimizer is not known",
     "update-undone": "what writes the old weights back is the loop's own code",
+}
+
+UNWRITTEN: Mapping[str, str] = {
+    "bn-reused": "which place is to keep the module is not known",
+    "idle-attribute": "where the attribute is set is not known",
+    "inverted-class-weights": "where the weights are counted is not known",
+    "loss-always-zero": "which targets were meant is not known",
+    "mask-of-zeros": "where the mask is made is not known",
+    "nan-data": "where the batches are made is not known",
+    "rounded-updates": "where the model is cast, and what else is, is not known",
+    "shared-module": "which place is to keep the module is not known",
+    "size-changed-late": "where its attributes are set is not known",
+    "stale-optimizer": "where the layer was replaced is not known",
+    "tied-weights": "which layer is to keep the weight is not known",
+    "total-per-sample": "which dims the total is to leave out is not known",
+    "unbounded-task-weight": "how the terms are added up is not known",
+    "unused-params": "whether it is to be used or removed is not known",
+    "vanishing-gradient": "which activations and how many layers are to stay is not known",
 }

@@ -31,7 +31,7 @@ def _last(kind: str) -> str:
     return kind.rpartition(".")[2]
 
 
-def _append(file: File, call: ast.Call, text: str) -> TextChange:
+def append_last(file: File, call: ast.Call, text: str) -> TextChange:
     """One more argument at the end of a call."""
     before = file.text[: file.span(call)[1] - 1].rstrip()
     comma = "" if before.endswith("(") else " " if before.endswith(",") else ", "
@@ -43,13 +43,15 @@ def set_argument(source: str, kind: str, name: str, code: str) -> list[TextChang
     file, call = find_called(source, _last(kind))
     names = ["input", name] if is_function(file, call) else [name]
     given = get_given(call, names, name)
-    return [_append(file, call, f"{name}={code}") if given is None else file.replace(given, code)]
+    return [
+        append_last(file, call, f"{name}={code}") if given is None else file.replace(given, code)
+    ]
 
 
 def append_argument(source: str, kind: str, text: str) -> list[TextChange]:
     """One more argument for the only such call on a line."""
     file, call = find_called(source, _last(kind))
-    return [_append(file, call, text)]
+    return [append_last(file, call, text)]
 
 
 def exchange_first(program: UserProgram, row: ModuleCall) -> list[TextChange]:

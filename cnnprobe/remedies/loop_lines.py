@@ -1,19 +1,23 @@
 """How remedies of the loop are written into the user's own training step."""
 
 import ast
+from collections.abc import Sequence
 
 from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.places import get_given, is_function, open_line, read_called
 from cnnprobe.crash.edits.writing import find_definition
+from cnnprobe.remedies.model_lines import keep_gradient, name_nn
 from cnnprobe.remedies.program import (
     UserProgram,
     calls_method,
+    enclose,
     find_function,
     find_statement,
     insert_after,
     insert_before,
     insert_first,
     list_blocks,
+    list_files,
     list_statements,
     name_in_step,
     read_step,
@@ -22,6 +26,7 @@ from cnnprobe.remedies.program import (
 
 CLIPPING = ("clip_grad_norm_", "clip_grad_value_")
 COMPOUND = (ast.For, ast.While)
+REWRAPPING = ("item", "detach", "clone", "numpy", "cpu", "requires_grad_", "to", "float")
 
 
 def _name_optimizer(program: UserProgram) -> str:
@@ -147,6 +152,116 @@ def _find_batch_loop(file: File, function: ast.FunctionDef) -> ast.stmt:
     if len(found) != 1:
         raise UnknownPlaceError
     return found[0]
+
+
+def call_backward(program: UserProgram) -> list[TextChange]:
+    """Backward of the loss that the step returns, before the optimizer's step; also that step,
+    where there is none.
+    """
+    file, function = read_step(program)
+    returns = [node for node in ast.walk(function) if isinstance(node, ast.Return)]
+    value = returns[0].value if len(returns) == 1 else None
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):  # loss.item()
+        value = value.func.value
+    steps = list_statements(function, calls_method("step"))
+    end = steps[0][1] if steps else returns[0] if returns else None
+    if not isinstance(value, ast.Name) or end is None:
+        raise UnknownPlaceError
+    made = [
+        n.lineno
+        for n in function.body
+        if isinstance(n, ast.Assign | ast.AugAssign) and _sets(n, value.id)
+    ]
+    if not made or max(made) > end.lineno:
+        raise UnknownPlaceError
+    more = [] if steps else [f"{_name_optimizer(program)}.step()"]
+    return [insert_before(file, end, f"{value.id}.backward()", *more)]
+
+
+def _sets(node: ast.Assign | ast.AugAssign, name: str) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    return any(isinstance(target, ast.Name) and target.id == name for target in targets)
+
+
+def add_clip(program: UserProgram, limit: float) -> list[TextChange]:
+    """A clip before the only optimizer's step."""
+    file, function = read_step(program)
+    _, step = find_statement(function, calls_method("step", _name_optimizer(program)))
+    model = name_in_step(program, program.request.model)
+    return [
+        insert_before(
+            file, step, f"{name_nn(file)}.utils.clip_grad_norm_({model}.parameters(), {limit})"
+        )
+    ]
+
+
+def add_schedule(program: UserProgram) -> list[TextChange]:
+    """The scheduler's step after the only optimizer's."""
+    file, function = read_step(program)
+    if len(program.around.schedulers) != 1:
+        raise UnknownPlaceError
+    scheduler = next(iter(program.around.schedulers.values()))[1]
+    _, step = find_statement(function, calls_method("step", _name_optimizer(program)))
+    return [insert_after(file, step, f"{name_in_step(program, scheduler)}.step()")]
+
+
+def freeze_modules(program: UserProgram, places: Sequence[str]) -> list[TextChange]:
+    """eval() of some modules, ".stem[1]" of the model, after its only train(); in a step that has
+    none, first.
+    """
+    if program.request.train_step is not None:
+        file, function = read_step(program)
+        model = name_in_step(program, program.request.model)
+        found = list_statements(function, calls_method("train", model))
+        texts = [f"{model}{place}.eval()" for place in places]
+        if len(found) == 1:
+            return [insert_after(file, found[0][1], *texts)]
+        return [insert_first(file, function, *texts)]
+    model = program.request.names.get("model", "model")
+    calls = [
+        (file, node)
+        for file in list_files(program)
+        for node in ast.walk(file.tree)
+        if isinstance(node, ast.Call) and calls_method("train", model)(node)
+    ]
+    if len(calls) != 1:
+        raise UnknownPlaceError
+    file, call = calls[0]
+    return [insert_after(file, enclose(file, call)[1], *(f"{model}{p}.eval()" for p in places))]
+
+
+def keep_gradient_of_model(program: UserProgram) -> list[TextChange]:
+    """Without the no_grad around the step's only call of the model."""
+    file, function = read_step(program)
+    model = name_in_step(program, program.request.model)
+    _, statement = find_statement(function, lambda call: ast.unparse(call.func) == model)
+    return keep_gradient(f"{file.path}:{statement.lineno}")
+
+
+def keep_loss(source: str) -> list[TextChange]:
+    """The loss as it came, where a line assigns what is made of its number."""
+    file, line = open_line(source)
+    found = [n for n in ast.walk(file.tree) if isinstance(n, ast.Assign) and n.lineno == line]
+    if len(found) != 1:
+        raise UnknownPlaceError
+    inner = found[0].value
+    while isinstance(inner, ast.Call):
+        if isinstance(inner.func, ast.Attribute) and inner.func.attr in REWRAPPING:
+            inner = inner.func.value
+        elif read_called(inner) in ("tensor", "as_tensor", "from_numpy", "float") and inner.args:
+            inner = inner.args[0]
+        else:
+            break
+    if inner is found[0].value:
+        raise UnknownPlaceError
+    return [file.replace(found[0].value, file.source(inner))]
+
+
+def change_inputs_first(program: UserProgram, code: str) -> list[TextChange]:
+    """Other inputs at the beginning of the step; "{x}" in the code is their name there."""
+    file, function = read_step(program)
+    name = name_in_step(program, program.request.inputs)
+    return [insert_first(file, function, f"{name} = {code.format(x=name)}")]
 
 
 def change_targets_first(program: UserProgram, code: str) -> list[TextChange]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from cnnprobe.diagnosis import Verdict
 
 BETTER = 0.02  # of the first loss, by which it has to be lower at the end
+TIMES = 10.0  # the loss as it is, above which one with a fix is worse, however small both are
+ROUNDING = 1e-5  # of the first loss, below which two losses are the same
 
 
 def compare_losses(before: Sequence[float], after: Sequence[float]) -> Verdict:
@@ -13,6 +15,8 @@ def compare_losses(before: Sequence[float], after: Sequence[float]) -> Verdict:
 
     >>> compare_losses((2.3, 2.3), (2.3, 0.4)).value, compare_losses((2.3, 2.2), (2.3, 2.2)).value
     ('proven', 'useless')
+    >>> compare_losses((1.0, 8e-07), (1.0, 0.0014)).value
+    'worse'
     """
     if not after or not math.isfinite(after[-1]):
         return Verdict.WORSE if before and math.isfinite(before[-1]) else Verdict.USELESS
@@ -21,7 +25,10 @@ def compare_losses(before: Sequence[float], after: Sequence[float]) -> Verdict:
         return Verdict.PROVEN if after[-1] < after[0] else Verdict.USELESS
     if after[-1] < before[-1] - BETTER * first and after[-1] < after[0]:
         return Verdict.PROVEN
-    return Verdict.WORSE if after[-1] > before[-1] + BETTER * first else Verdict.USELESS
+    is_worse = after[-1] > before[-1] + BETTER * first or (
+        before[-1] >= 0 and after[-1] > TIMES * max(before[-1], ROUNDING * first)
+    )
+    return Verdict.WORSE if is_worse else Verdict.USELESS
 
 
 def rises(losses: Sequence[float]) -> bool:

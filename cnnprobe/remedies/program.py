@@ -4,6 +4,7 @@ Everything here raises UnknownPlaceError where the place is not known for certai
 """
 
 import ast
+import contextlib
 import functools
 import inspect
 import types
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError, open_file
 from cnnprobe.crash.edits.places import check_plain, get_given, read_called
 from cnnprobe.crash.edits.writing import find_definition
+from cnnprobe.recorder.inventory import class_of
 from cnnprobe.training import Request
 from cnnprobe.training.surroundings import Surroundings, arguments_of
 
@@ -209,26 +211,55 @@ def find_constructor(program: UserProgram, of: str = "") -> tuple[File, ast.Call
     if len(chosen) != 1:
         raise UnknownPlaceError
     name, optimizer = chosen[0]
-    found = [
+    nodes: list[tuple[File, Any]] = [
+        (file, node) for file in list_files(program) for node in ast.walk(file.tree)
+    ]
+    found: list[tuple[File, Any]] = [
         (file, node.value)
-        for file in _list_files(program)
-        for node in ast.walk(file.tree)
+        for file, node in nodes
         if isinstance(node, ast.Assign | ast.AnnAssign)
-        and isinstance(node.value, ast.Call)
-        and read_called(node.value) == type(optimizer).__name__
+        and _makes(node.value, optimizer)
         and _is_assigned(node, name)
     ]
+    if not found and len(program.optimizers) == 1:  # one that has no name: build(optim.SGD(...))
+        found = [(file, node) for file, node in nodes if _makes(node, optimizer)]
     if len(found) != 1:
         raise UnknownPlaceError
     return *found[0], optimizer
 
 
-def _list_files(program: UserProgram) -> list[File]:
-    """The file of the step, and the one that asked for the diagnosis."""
-    paths = [program.request.caller]
-    if program.request.train_step is not None:
-        paths.insert(0, find_function(program.request.train_step).__code__.co_filename)
-    return [open_file(path) for path in dict.fromkeys(paths) if path]
+def _makes(node: ast.AST | None, optimizer: Optimizer) -> bool:
+    return isinstance(node, ast.Call) and read_called(node) == type(optimizer).__name__
+
+
+def list_files(program: UserProgram) -> list[File]:
+    """The user's files: of the step, of the loss, of the model's classes, and the one that asked
+    for the diagnosis.
+    """
+    request = program.request
+    paths = [request.caller]
+    for function in filter(None, (request.loss_fn, request.train_step)):
+        with contextlib.suppress(UnknownPlaceError):
+            paths.insert(0, find_function(function).__code__.co_filename)
+    for kind in dict.fromkeys(map(class_of, request.model.modules())):
+        with contextlib.suppress(TypeError, OSError):
+            paths.append(inspect.getsourcefile(kind) or "")
+    files = []
+    for path in dict.fromkeys(paths):
+        with contextlib.suppress(UnknownPlaceError, SyntaxError, UnicodeDecodeError):
+            files.append(open_file(path))
+    return files
+
+
+def enclose(file: File, call: ast.Call) -> tuple[Block, ast.stmt]:
+    """The simple statement that a call stands in, and its block."""
+    scopes = [file.tree, *(n for n in ast.walk(file.tree) if isinstance(n, ast.FunctionDef))]
+    for scope in scopes:
+        for block in list_blocks(scope):
+            for statement in block:
+                if not hasattr(statement, "body") and call in ast.walk(statement):
+                    return block, statement
+    raise UnknownPlaceError
 
 
 def _is_assigned(node: ast.Assign | ast.AnnAssign, name: str) -> bool:
@@ -264,10 +295,14 @@ def set_option(
         before = file.text[:end].rstrip()
         comma = "" if before.endswith("(") else " " if before.endswith(",") else ", "
         return [TextChange(file.path, len(before), len(before), f"{comma}{option}={value!r}")]
-    return [file.replace(_find_number(file, given), repr(value))]
+    number = _find_number(file, given)
+    known = optimizer.defaults.get(option)
+    if not place and isinstance(known, float) and number.value != known:
+        raise UnknownPlaceError  # another optimizer of the same class
+    return [file.replace(number, repr(value))]
 
 
-def _find_number(file: File, given: ast.expr) -> ast.expr:
+def _find_number(file: File, given: ast.expr) -> ast.Constant:
     """The constant itself, or the one that the only assignment of a name has."""
     if isinstance(given, ast.Name):
         assigned = [

@@ -177,8 +177,10 @@ class Bench:
 
     # -- the loss --------------------------------------------------------------------------------
 
-    def _judge_by_loss(self, finding: Finding, remedy: Remedy) -> Tried:  # noqa: ARG002
-        """The observed steps again with the remedy; where they do not tell, more of both."""
+    def _judge_by_loss(self, finding: Finding, remedy: Remedy) -> Tried:
+        """The observed steps again with the remedy; where they do not tell, more of both. What is
+        proven by them is observed too: the rule has to find nothing then.
+        """
         observed = _known(step.value for step in self.evidence.steps)[:MOST_STEPS]
         self.spend(max(1, len(observed)))
         before = self.as_it_is or observed
@@ -190,13 +192,18 @@ class Bench:
                 self.spend(first + MOST_STEPS)
                 before, after = self._as_it_is(), self._run(remedy, MOST_STEPS)
                 verdict = compare_losses(before, after)
+        said, found = say_losses(before, after), None
+        if verdict is Verdict.PROVEN:
+            found = self._find_again(remedy)
+        if found is not None and _is_among(finding, found):
+            verdict, said = Verdict.USELESS, f"{finding.rule} is still found; {said}"
         return Tried(
             title=remedy.title,
             verdict=verdict,
-            said=say_losses(before, after),
+            said=said,
             losses=after,
             as_it_is=before,
-            clears=self._clears(remedy) if verdict is Verdict.PROVEN else (),
+            clears=self._cleared(found) if found is not None and verdict is Verdict.PROVEN else (),
         )
 
     def _run(self, remedy: Remedy, count: int) -> tuple[float, ...]:
@@ -214,16 +221,12 @@ class Bench:
                 restore(self.states)
         return self.as_it_is
 
-    def _clears(self, remedy: Remedy) -> tuple[str, ...]:
-        """The rules that find nothing with a remedy of the loss, where others found something
-        too.
-        """
-        if len(self.findings) < 2:
-            return ()
+    def _find_again(self, remedy: Remedy) -> tuple[Finding, ...] | None:
+        """What is found with a remedy of the loss; None where the budget does not reach."""
         try:
-            return self._cleared(run_rules(self.observe([remedy.change]), self.rules).findings)
+            return run_rules(self.observe([remedy.change]), self.rules).findings
         except Exception:  # the loss alone was judged
-            return ()
+            return None
 
     # -- the rule --------------------------------------------------------------------------------
 
@@ -271,7 +274,7 @@ class Bench:
         self, finding: Finding, remedy: Remedy, found: Sequence[Finding], *, makes_finite: bool
     ) -> tuple[Verdict, str]:
         """The verdict over what is found with the remedy, and why."""
-        if any(f.rule == finding.rule and f.module == finding.module for f in found):
+        if _is_among(finding, found):
             return Verdict.USELESS, f"{finding.rule} is still found"
         known = {f.rule for f in self.findings}
         graver = [
@@ -293,15 +296,15 @@ class Bench:
             return None
         title = "; ".join(dict.fromkeys(remedy.title for remedy in chosen))
         try:
-            return self._judge_together(title, chosen)
-        except CannotTryError as error:
-            patch = self._patch(*chosen)  # each of them is proven alone
-            return Tried(title=title, verdict=Verdict.UNTRIED, said=str(error), patch=patch)
+            tried = self._judge_together(title, chosen)
+        except CannotTryError as error:  # each of them is proven alone
+            tried = Tried(title=title, verdict=Verdict.UNTRIED, said=str(error))
         except Exception as error:  # they do not go together
             said = f"{type(error).__name__} is raised then"
             return Tried(title=title, verdict=Verdict.FAILED, said=said)
         finally:
             restore(self.states)
+        return replace(tried, patch=self._patch(*chosen))
 
     def _judge_together(self, title: str, chosen: list[Remedy]) -> Tried:
         again = self.observe([remedy.change for remedy in chosen])
@@ -325,7 +328,6 @@ class Bench:
             as_it_is=before,
             own_step=self.request.train_step is not None,
             clears=cleared,
-            patch=self._patch(*chosen),
         )
 
 
@@ -335,6 +337,10 @@ def _known(values: Iterable[float | None]) -> tuple[float, ...]:
 
 def _is_finite(values: Sequence[float]) -> bool:
     return bool(values) and all(map(math.isfinite, values))
+
+
+def _is_among(finding: Finding, found: Iterable[Finding]) -> bool:
+    return any(f.rule == finding.rule and f.module == finding.module for f in found)
 
 
 def _weight(finding: Finding) -> int:

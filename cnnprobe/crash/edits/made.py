@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from cnnprobe.crash.edits.files import File, UnknownPlaceError, open_file
 from cnnprobe.crash.facts.trees import list_nodes
@@ -71,18 +71,24 @@ def _makes(node: ast.Call, module: nn.Module) -> bool:
 
 
 def _list_numbers(node: ast.Call, module: nn.Module) -> Iterator[tuple[str, object]]:
-    """The arguments that are written as numbers, by name."""
-    given = [*zip(inspect.signature(class_of(module)).parameters, node.args, strict=False)]
-    given += [(keyword.arg or "", keyword.value) for keyword in node.keywords]
-    for name, value in given:
+    """The arguments that are written as numbers, by name, and the defaults of those left out."""
+    parameters = inspect.signature(class_of(module)).parameters
+    given: dict[str, ast.expr] = dict(zip(parameters, node.args, strict=False))
+    given |= {keyword.arg or "": keyword.value for keyword in node.keywords}
+    for name, value in given.items():
         if isinstance(value, ast.Constant):
             yield name, value.value
+    for name, parameter in parameters.items():
+        if name not in given and isinstance(parameter.default, int | float):
+            yield name, parameter.default
 
 
 def _is_setting(module: nn.Module, name: str, value: object) -> bool:
     """Whether an attribute has a value, also as one of a pair; unknown names say nothing."""
     held = getattr(module, name, value)
-    return held == value or (isinstance(held, tuple) and set(held) == {value}) or name == "bias"
+    if name == "bias" or isinstance(held, Tensor | nn.Module):
+        return True
+    return bool(held == value) or (isinstance(held, tuple) and set(held) == {value})
 
 
 def _name(node: ast.Call) -> str:

@@ -8,15 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.axes import find_order
 from cnnprobe.records.trace import ModuleCall
-from cnnprobe.remedies.call_lines import assign, guard, guard_divisor, set_argument
+from cnnprobe.remedies.call_lines import (
+    assign,
+    guard,
+    guard_divisor,
+    set_argument,
+)
+from cnnprobe.remedies.model_lines import copy_inputs, in_training, permute_first, remove_line
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.rewriting import Rewriting
 from cnnprobe.remedies.subject import CannotTryError, Subject
-from cnnprobe.remedies.writing import Written, write_settings
+from cnnprobe.remedies.writing import Written
 from cnnprobe.rulebook.reshape_scramble import list_scrambled, split_of_heads
 
 SMALL = 1e-8  # keeps log, sqrt and divisions away from 0
@@ -59,30 +66,47 @@ class _Stand(nn.Module):
         return self.how(self.layer, args, kwargs)
 
 
+def all_instead(calls: list[ModuleCall], how: Rewriting) -> Callable[[Subject], None]:
+    """The same in the place of each of several calls."""
+
+    def change(subject: Subject) -> None:
+        for call in calls:
+            instead(call, how)(subject)
+
+    return change
+
+
 def pass_on(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What came in, as if the call were not there."""
-    return args[0] if args else kwargs["input"]
+    return next(iter((*args, *kwargs.values())))
 
 
-def _find_call(
+def find_call(
     finding: Finding, evidence: Evidence, *operations: str
 ) -> tuple[Flow, ModuleCall] | None:
+    """The row that a finding speaks of, of some operations if any are given."""
     rows = rows_at(finding, evidence)
     return next((r for r in rows if not operations or operation(r[1]) in operations), None)
 
 
-def write_elsewhere(finding: Finding, evidence: Evidence, shown: str) -> Iterator[Remedy]:
-    """A copy in the place of what a call writes to."""
-    for _, call in rows_at(finding, evidence)[:1]:
+def write_elsewhere(
+    finding: Finding, evidence: Evidence, model: Any, shown: str
+) -> Iterator[Remedy]:
+    """A copy in the place of what a call writes to; of the inputs alone, where they are written
+    to: what is written is read there.
+    """
+    for _, call in rows_at(finding, evidence)[:1] if finding.rule != "input-mutated" else ():
         if call.fqn is None:
             yield Remedy(
                 title=f"x.clone() before {describe(call)}",
                 change=instead(call, _on_a_copy),
+                written=lambda call=call: guard(call.source, call.kind, "{x}.clone()"),  # type: ignore[misc]
                 shows=shown,
             )
     yield Remedy(
         title="x = x.clone() at the beginning of the forward",
         change=_copy_inputs,
+        written=lambda: copy_inputs(model),
         shows=shown,
     )
 
@@ -101,98 +125,10 @@ def _copy_inputs(subject: Subject) -> None:
     subject.model.register_forward_pre_hook(copy, with_kwargs=True)
 
 
-def over_other_axis(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
-    """Dimension 1 in the place of 0 for what mixes the samples."""
-    mixing = ("softmax", "log_softmax", "mean", "sum", "std", "normalize", "cumsum")
-    flow = Flow(evidence.evaluation or evidence.trace)
-    found = [
-        flow.calls[i]
-        for i in flow.primitives(mixing)
-        if flow.owner(i) == finding.module and flow.calls[i].fqn is None
-    ]
-    reduced = [c for c in found if _dims_beside_batch(c)]
-    if reduced:
-        dims = _dims_beside_batch(reduced[0])
-        yield Remedy(
-            title=f"dim={dims} in {describe(reduced[0])}",
-            change=_all_instead(reduced[:1], _over_dim(dims)),
-            shows="every sample depends on its own input alone",
-        )
-    for calls in ([found] if found else []) + ([[call] for call in found] if found[1:] else []):
-        for more in ({}, {"keepdim": True}):
-            names = " and ".join(dict.fromkeys(map(describe, calls)))
-            keep = ", keepdim=True" if more else ""
-            yield Remedy(
-                title=f"dim=1{keep} in {names}",
-                change=_all_instead(calls, _over_dim(1, **more)),
-                shows="every sample depends on its own input alone",
-                is_comparable=False,  # a sample that sees the others may be easier to tell
-            )
-
-
-def _dims_beside_batch(call: ModuleCall) -> tuple[int, ...]:
-    """The other dims of a reduction over several with the batch among them; () for none."""
-    given = call.arguments.items()
-    dims = [n for name, n in given if name.startswith(("dim[", "[1][")) and isinstance(n, int)]
-    return tuple(n for n in dims if n != 0) if 0 in dims else ()
-
-
-def _all_instead(calls: list[ModuleCall], how: Rewriting) -> Callable[[Subject], None]:
-    def change(subject: Subject) -> None:
-        for call in calls:
-            instead(call, how)(subject)
-
-    return change
-
-
-def _over_dim(dim: int | tuple[int, ...], **more: Any) -> Rewriting:
-    def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        named = {k: v for k, v in kwargs.items() if k not in ("dim", "axis", *more)}
-        is_dim = len(args) > 1 and isinstance(args[1], int | tuple | list)
-        positional = args[:1] + args[2:] if is_dim else args
-        return func(*positional, dim=dim, **named, **more)
-
-    return run
-
-
-@answers("softmax-dim", "softmax-over-queries", "softmax-over-positions")
-def other_dim(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """Another dim of the softmax: that of the classes, or of the keys."""
-    found = _find_call(finding, evidence, "softmax", "log_softmax")
-    if found is None:
-        return
-    _, call = found
-    rank = len(call.inputs[0].shape) if call.inputs else 2
-    for dim in dict.fromkeys((1, -1, -2 if rank > 2 else 1)):
-        yield Remedy(
-            title=f"dim={dim} in {describe(call)}",
-            change=_set_dim(call, dim),
-            written=_write_dim(call, dim, evidence, model),
-            shows="it runs over the right dimension",
-            is_comparable=False,
-        )
-
-
-def _write_dim(call: ModuleCall, dim: int, evidence: Evidence, model: Any) -> Written:
-    if call.fqn:
-        return write_settings(call.fqn, {"dim": dim}, evidence, model)
-    return lambda: set_argument(call.source, call.kind, "dim", str(dim))
-
-
-def _set_dim(call: ModuleCall, dim: int) -> Callable[[Subject], None]:
-    def change(subject: Subject) -> None:
-        if call.fqn is None:
-            subject.rewrite(call.kind, call.source, _over_dim(dim))
-            return
-        subject.module(call.fqn).dim = dim  # type: ignore[assignment]
-
-    return change
-
-
 @answers("functional-dropout")
 def dropout_by_mode(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """training=self.training."""
-    found = _find_call(finding, evidence)
+    found = find_call(finding, evidence)
     if found is not None:
         name = describe(found[1])
         yield Remedy(
@@ -228,6 +164,7 @@ def random_in_training(finding: Finding, evidence: Evidence, model: Any) -> Iter
             change=lambda subject, call=call: subject.rewrite(  # type: ignore[misc]
                 call.kind, call.source, _in_training(subject.model)
             ),
+            written=lambda call=call: in_training(call.source, call.kind),  # type: ignore[misc]
             shows="two passes in eval mode give the same",
         )
 
@@ -243,7 +180,7 @@ def _in_training(model: nn.Module) -> Rewriting:
 @answers("dead-output")
 def assign_result(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The result kept, by writing it to what went in; else the call left out."""
-    found = _find_call(finding, evidence)
+    found = find_call(finding, evidence)
     if found is None:
         return
     _, call = found
@@ -257,6 +194,7 @@ def assign_result(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
     yield Remedy(
         title=f"remove {describe(call)}",
         change=instead(call, pass_on),
+        written=lambda: remove_line(call.source, call.kind),
         shows="the outputs are the same without it",
     )
 
@@ -271,7 +209,7 @@ def _write_back(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
 @answers("reshape-scramble")
 def transpose_first(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The axes moved before the view."""
-    found = _find_call(finding, evidence)
+    found = find_call(finding, evidence)
     if found is None or not found[1].outputs:
         return
     before, after = found[1].inputs[0].shape, found[1].outputs[0].shape
@@ -285,6 +223,7 @@ def transpose_first(finding: Finding, evidence: Evidence, model: Any) -> Iterato
     yield Remedy(
         title=f"{written} in place of {describe(found[1])}",
         change=lambda subject: _move_axes(subject, finding, evidence),
+        written=lambda: _write_axes(finding, evidence),
         shows="the values move with their axes",
         is_comparable=False,
         is_everywhere=True,
@@ -293,16 +232,30 @@ def transpose_first(finding: Finding, evidence: Evidence, model: Any) -> Iterato
 
 def _move_axes(subject: Subject, finding: Finding, evidence: Evidence) -> None:
     """Every view of the place that exchanges axes, each as its sizes ask for."""
-    flow = Flow(evidence.trace)
-    rows = [i for i in list_scrambled(evidence, flow) if flow.owner(i) == finding.module]
-    calls = [flow.calls[i] for i in rows] or [call for _, call in rows_at(finding, evidence)[:1]]
-    for call in calls:
+    for call in _list_moved(finding, evidence):
         before, after = call.inputs[0].shape, call.outputs[0].shape
         heads, order = split_of_heads(before, after), find_order(before, after)
         if heads is not None:
             instead(call, _split_last(before, *heads))(subject)
         elif order is not None:
             instead(call, _permute_first(order, before, after))(subject)
+
+
+def _list_moved(finding: Finding, evidence: Evidence) -> list[ModuleCall]:
+    flow = Flow(evidence.trace)
+    rows = [i for i in list_scrambled(evidence, flow) if flow.owner(i) == finding.module]
+    return [flow.calls[i] for i in rows] or [call for _, call in rows_at(finding, evidence)[:1]]
+
+
+def _write_axes(finding: Finding, evidence: Evidence) -> list[TextChange]:
+    changes: list[TextChange] = []
+    for call in _list_moved(finding, evidence):
+        before, after = call.inputs[0].shape, call.outputs[0].shape
+        order = find_order(before, after)
+        if order is None or split_of_heads(before, after) is not None:
+            raise UnknownPlaceError
+        changes += permute_first(call.source, call.kind, order)
+    return changes
 
 
 def _split_last(before: tuple[int, ...], heads: int, size: int) -> Rewriting:
@@ -339,7 +292,7 @@ def keep_off_zero(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
 
 def _keep_finite(finding: Finding, evidence: Evidence, shown: str) -> Iterator[Remedy]:
     for kind, (how, code) in _FINITE.items():
-        found = _find_call(finding, evidence, kind)
+        found = find_call(finding, evidence, kind)
         if found is not None:
             yield Remedy(
                 title=f"{code} in place of {describe(found[1])}(...)",

@@ -15,6 +15,9 @@ from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.questions import spoken, variable
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.remedies.kinds.calls import pass_on
+from cnnprobe.remedies.loop_lines import call_backward as write_backward
+from cnnprobe.remedies.loop_lines import drop_call, keep_gradient_of_model, keep_loss
+from cnnprobe.remedies.model_lines import drop_data, keep_gradient, set_keyword
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.rewriting import Rewriting
 from cnnprobe.remedies.subject import CannotTryError, Subject
@@ -41,6 +44,7 @@ def keep_graph(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
         yield Remedy(
             title=f"call {model} outside of torch.no_grad() and torch.inference_mode()",
             change=_record_forward,
+            edited=keep_gradient_of_model,
             shows="the graph of the loss reaches the parameters",
         )
         return
@@ -58,6 +62,7 @@ def keep_graph(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
         yield Remedy(
             title="call backward on the loss as it came, not on what is made of its number",
             change=lambda subject: _keep_graph(subject, _list_lines(finding, evidence)),
+            written=lambda: keep_loss(finding.source),
             shows="the graph of the loss reaches the parameters",
         )
 
@@ -93,6 +98,7 @@ def call_backward(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
     yield Remedy(
         title=f"call loss.backward() before {variable(evidence, 'optimizer')}.step()",
         change=_call_backward,
+        edited=write_backward,
         shows="the weights change in each step",
     )
 
@@ -182,6 +188,9 @@ def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Itera
         yield Remedy(
             title=f"use_reentrant=False in checkpoint(...), or {inputs}.requires_grad_()",
             change=_give_gradient,
+            written=lambda: set_keyword(
+                finding.source.rpartition(":")[0], "checkpoint", "use_reentrant", "False"
+            ),
             shows=shown,
         )
         return
@@ -189,10 +198,14 @@ def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Itera
         yield Remedy(
             title=f"remove the detach() at {finding.source.rpartition('/')[2]}",
             change=lambda subject: _without_detach(subject, finding.source),
+            written=lambda: drop_call(finding.source, "torch.Tensor.detach"),
             shows=shown,
         )
     yield Remedy(
-        title=f"remove the detach() or .data in {place}", change=_without_detach, shows=shown
+        title=f"remove the detach() or .data in {place}",
+        change=_without_detach,
+        written=lambda: drop_data(finding.source),
+        shows=shown,
     )
     yield from soften_comparisons(evidence)
     if finding.rule == "no-grad-params":
@@ -205,6 +218,7 @@ def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Itera
     yield Remedy(
         title=f"remove the torch.no_grad() in {place}",
         change=lambda subject: _without_no_grad(subject, evidence),
+        written=lambda: keep_gradient(finding.source),
         shows=shown,
     )
 

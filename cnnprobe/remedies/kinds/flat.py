@@ -7,9 +7,9 @@ from torch import Tensor
 
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import SQUASHING, Evidence, Flow, describe, operation
-from cnnprobe.diagnosis.evidence.questions import spoken
-from cnnprobe.remedies.changes import initialise
+from cnnprobe.remedies.initialisation import initialise_one
 from cnnprobe.remedies.kinds.calls import instead, pass_on
+from cnnprobe.remedies.loop_lines import drop_call
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError
 from cnnprobe.rulebook.zero_grad import list_flat
@@ -32,17 +32,13 @@ def let_slope_through(finding: Finding, evidence: Evidence, model: Any) -> Itera
             before = flow.origin(call.inputs[0]) if call.inputs else None
             layer = flow.calls[before].fqn if before is not None else None
             if layer:
-                yield Remedy(
-                    title=f"initialise {spoken(evidence, layer)} again: kaiming_normal_ for its "
-                    "weight, 0 for its bias",
-                    change=lambda subject, layer=layer: initialise(subject.module(layer)),  # type: ignore[misc]
-                    shows="the gradient is no longer 0",
-                )
+                yield initialise_one(evidence, layer, "the gradient is no longer 0")
             continue
         if kind == "clamp":
             yield Remedy(
                 title=f"remove {describe(call)} in training",
                 change=instead(call, pass_on),
+                written=lambda call=call: drop_call(call.source, call.kind),  # type: ignore[misc]
                 shows="the gradient is no longer 0",
                 is_comparable=False,
             )

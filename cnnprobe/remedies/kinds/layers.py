@@ -1,5 +1,6 @@
 """Remedies of single layers: another setting, another layer, one more, or one of its own."""
 
+import ast
 import copy
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,16 +8,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.layers import rebuild
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, operation
 from cnnprobe.diagnosis.evidence.questions import spoken
 from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.remedies.changes import exchange, find_module, initialise_all, set_attribute
-from cnnprobe.remedies.kinds.calls import instead, over_other_axis, write_elsewhere
+from cnnprobe.remedies.kinds.calls import instead, write_elsewhere
+from cnnprobe.remedies.kinds.dims import over_other_axis
+from cnnprobe.remedies.model_lines import follow_layer
+from cnnprobe.remedies.program import UserProgram, list_files
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
-from cnnprobe.remedies.writing import write_layer, write_settings
+from cnnprobe.remedies.writing import write_in, write_layer, write_settings
 from cnnprobe.rulebook.redundant_bias import find_redundant
 
 USUAL_MOMENTUM = 0.1  # torch.nn.BatchNorm2d
@@ -29,7 +34,16 @@ def usual_momentum(finding: Finding, evidence: Evidence, model: Any) -> Iterator
     yield Remedy(
         title=f"momentum=0.1 in {spoken(evidence, finding.module)} and its like",
         change=_usual_momentum,
-        written=write_settings(finding.module or "", {"momentum": 0.1}, evidence, model),
+        written=write_settings(
+            [
+                n
+                for n, m in _name_norms(model)
+                if m.momentum is not None and m.momentum < USUAL_MOMENTUM
+            ],
+            {"momentum": 0.1},
+            evidence,
+            model,
+        ),
         shows="the running statistics follow the batches",
         is_comparable=False,
     )
@@ -45,6 +59,11 @@ def _usual_momentum(subject: Subject) -> None:
 def _list_norms(subject: Subject) -> list[nn.modules.batchnorm._NormBase]:
     modules = subject.model.modules()
     return [m for m in modules if isinstance(m, nn.modules.batchnorm._NormBase)]
+
+
+def _name_norms(model: nn.Module) -> list[tuple[str, nn.modules.batchnorm._NormBase]]:
+    modules = named_modules(model)
+    return [(n, m) for n, m, _ in modules if isinstance(m, nn.modules.batchnorm._NormBase)]
 
 
 def _settle(subject: Subject, module: nn.Module) -> None:
@@ -77,9 +96,18 @@ def swap_constants(finding: Finding, evidence: Evidence, model: Any) -> Iterator
         yield Remedy(
             title=f"{shown} in {spoken(evidence, finding.module)} and its like",
             change=_unmix_all,
-            written=write_settings(finding.module or "", settings, evidence, model),
+            written=write_settings(
+                [n for n, m in _name_norms(model) if _is_mixed(m) and _unmix(m) == settings],
+                settings,
+                evidence,
+                model,
+            ),
             shows="the running statistics are those of many batches",
         )
+
+
+def _is_mixed(norm: nn.modules.batchnorm._NormBase) -> bool:
+    return norm.eps > LARGE_EPS or (norm.momentum or 0.0) > 0.5
 
 
 def _unmix(norm: nn.modules.batchnorm._NormBase) -> dict[str, float]:
@@ -90,7 +118,7 @@ def _unmix(norm: nn.modules.batchnorm._NormBase) -> dict[str, float]:
 
 def _unmix_all(subject: Subject) -> None:
     for module in _list_norms(subject):
-        if module.eps > LARGE_EPS or (module.momentum or 0.0) > 0.5:
+        if _is_mixed(module):
             for name, value in _unmix(module).items():
                 setattr(module, name, value)
 
@@ -191,7 +219,7 @@ def out_of_place(finding: Finding, evidence: Evidence, model: Any) -> Iterator[R
             written=write_settings(finding.module or "", {"inplace": False}, evidence, model),
             shows=shown,
         )
-    yield from write_elsewhere(finding, evidence, shown)
+    yield from write_elsewhere(finding, evidence, model, shown)
 
 
 @answers("dropout-rate")
@@ -217,8 +245,20 @@ def drop_bias(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Reme
     yield Remedy(
         title=f"bias=False in {spoken(evidence, finding.module)} and its like",
         change=lambda subject: _drop_biases(subject, finding, evidence),
+        edited=lambda program: _write_without_bias(program, finding, evidence),
         shows="the same outputs with fewer parameters",
     )
+
+
+def _write_without_bias(
+    program: UserProgram, finding: Finding, evidence: Evidence
+) -> list[TextChange]:
+    """bias=False in every such layer; a file that speaks of a bias may need it."""
+    for file in list_files(program):
+        if any(isinstance(n, ast.Attribute) and n.attr == "bias" for n in ast.walk(file.tree)):
+            raise UnknownPlaceError
+    layers = find_redundant(evidence) or [finding.module or ""]
+    return write_settings(layers, {"bias": False}, evidence, program.request.model)()
 
 
 def _drop_biases(subject: Subject, finding: Finding, evidence: Evidence) -> None:
@@ -263,11 +303,12 @@ def fewer_groups(finding: Finding, evidence: Evidence, model: Any) -> Iterator[R
 @answers("batch-leak", "batch-as-time")
 def batch_first(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """batch_first=True in recurrent layers and attentions."""
-    if any(getattr(m, "batch_first", None) is False for m in model.modules()):
+    first = [n for n, m, _ in named_modules(model) if getattr(m, "batch_first", None) is False]
+    if first:
         yield Remedy(
             title=f"batch_first=True in {spoken(evidence, finding.module)}",
             change=_batch_first,
-            written=write_settings(finding.module or "", {"batch_first": True}, evidence, model),
+            written=write_settings(first, {"batch_first": True}, evidence, model),
             shows="every sample depends on its own input alone",
         )
     yield from _take_last_step(finding, Flow(evidence.evaluation or evidence.trace))
@@ -310,6 +351,7 @@ def insert_relu(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
         yield Remedy(
             title=f"nn.ReLU() after {spoken(evidence, finding.module)}",
             change=exchange(finding.module, _followed_by_relu),
+            written=write_in(evidence, model, follow_layer, finding.module, "nn.ReLU()"),
             shows="the two layers are no longer one linear map",
             is_comparable=False,
         )

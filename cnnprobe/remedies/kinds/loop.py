@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,19 +11,23 @@ from torch import nn
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import is_idle, spoken, variable
-from cnnprobe.remedies.changes import initialise_all
+from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.remedies.gradients import clip_again, clip_as, read_limits
+from cnnprobe.remedies.initialisation import initialise_every_layer
 from cnnprobe.remedies.loop_lines import (
+    add_clip,
     add_step,
     add_train,
     add_unscale,
     add_zero_grad,
     add_zero_grad_after_others,
     drop_inner_zero_grad,
+    freeze_modules,
     move_clip,
     move_schedule,
     move_zero_grad,
 )
+from cnnprobe.remedies.model_lines import set_keyword
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
 
@@ -209,6 +214,9 @@ def schedule_by_epoch(finding: Finding, evidence: Evidence, model: Any) -> Itera
         yield Remedy(
             title=f'mode="min" in {finding.subject}',
             change=_wait_for_less,
+            edited=lambda program: set_keyword(
+                program.request.caller, "ReduceLROnPlateau", "mode", '"min"'
+            ),
             shows="the learning rate stays while the loss falls",
         )
         return
@@ -288,22 +296,21 @@ def _clear_once(subject: Subject) -> None:
 @answers("frozen-bn-drift")
 def freeze_statistics(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """eval() of every BatchNorm whose weights are frozen."""
+    bare = replace(evidence, names={"model": ""})
     yield Remedy(
         title=f"call {spoken(evidence, finding.module)}.eval() after "
         f"{variable(evidence, 'model')}.train(), and the others alike",
         change=_freeze_statistics,
+        edited=lambda program: freeze_modules(
+            program, [spoken(bare, n) for n in _name_frozen(model)]
+        ),
         shows="the running statistics of frozen layers stay as they are",
         is_comparable=False,
     )
 
 
 def _freeze_statistics(subject: Subject) -> None:
-    frozen = [
-        module
-        for module in subject.model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        and not any(p.requires_grad for p in module.parameters())
-    ]
+    frozen = list(_name_frozen(subject.model).values())
 
     def freeze() -> None:
         for module in frozen:
@@ -314,6 +321,16 @@ def _freeze_statistics(subject: Subject) -> None:
     subject.before_each_step(freeze)
 
 
+def _name_frozen(model: nn.Module) -> dict[str, nn.Module]:
+    """The BatchNorms without a trained weight, by name."""
+    return {
+        name: module
+        for name, module, _ in named_modules(model)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and not any(p.requires_grad for p in module.parameters())
+    }
+
+
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
     return nn.Module.train(module, mode=False)
 
@@ -321,10 +338,11 @@ def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
 @answers("exploding-gradient")
 def clip_gradients(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """Fresh weights by fan-in; then a clip before each step."""
-    yield Remedy(title="initialise every layer by fan-in", change=initialise_all, by_loss=True)
+    yield replace(initialise_every_layer(model), by_loss=True)
     yield Remedy(
         title="clip the gradients to a norm of 1 between backward and step",
         change=_clip_to_one,
+        edited=lambda program: add_clip(program, 1.0),
         by_loss=True,
     )
 

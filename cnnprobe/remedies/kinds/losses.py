@@ -14,12 +14,19 @@ from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.questions import LossCall, loss_calls, spoken, variable
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.remedies.call_lines import append_argument, exchange_first, negate_loss
+from cnnprobe.remedies.changes import find_module
 from cnnprobe.remedies.kinds.calls import instead, pass_on, rows_at
 from cnnprobe.remedies.loop_lines import drop_call
+from cnnprobe.remedies.model_lines import (
+    detach_argument,
+    follow_layer,
+    rename_call,
+    wrap_call,
+)
 from cnnprobe.remedies.program import set_option
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import Subject
-from cnnprobe.remedies.writing import Written, write_layer
+from cnnprobe.remedies.writing import Written, write_in, write_layer, write_no_layer
 from cnnprobe.rulebook.activation_on_logits import SCALE
 from cnnprobe.rulebook.trained_target import list_weights
 
@@ -41,7 +48,7 @@ def _drop(call: ModuleCall) -> Callable[[Subject], None]:
 def _write_drop(call: ModuleCall, evidence: Evidence, model: Any) -> Written:
     """A layer as nn.Identity(); a function's call by what goes into it."""
     if call.fqn:
-        return write_layer(call.fqn, "nn.Identity()", evidence, model)
+        return write_no_layer(call.fqn, evidence, model)
     return lambda: drop_call(call.source, call.kind)
 
 
@@ -85,6 +92,9 @@ def drop_activation(finding: Finding, evidence: Evidence, model: Any) -> Iterato
         yield Remedy(
             title=f"multiply {describe(call)} by {SCALE:g}",
             change=instead(call, _scale),
+            written=None
+            if call.fqn
+            else lambda: wrap_call(call.source, call.kind, f"{SCALE:g} * {{x}}"),
             shows=f"{loss_fn} gets logits that can be large",
             is_comparable=False,
         )
@@ -159,6 +169,7 @@ def match_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
         yield Remedy(
             title="log_softmax(x, dim=1) before the loss",
             change=instead(call, _as_logarithm if softmax else _log_softmax),
+            written=_write_logarithm(call, evidence, model),
             shows="the loss gets log-probabilities",
             is_comparable=False,
         )
@@ -206,6 +217,19 @@ def _add_linear(subject: Subject, fqn: str) -> None:
     subject.optimise(list(widened.head.parameters()))
 
 
+def _write_logarithm(call: ModuleCall, evidence: Evidence, model: Any) -> Written:
+    """log_softmax in place of a softmax, or behind another layer."""
+    is_softmax = operation(call) == "softmax"
+    if call.fqn and is_softmax:
+        dim = find_module(model, call.fqn).dim  # type: ignore[union-attr]
+        return write_layer(call.fqn, f"nn.LogSoftmax(dim={dim})", evidence, model)
+    if call.fqn:
+        return write_in(evidence, model, follow_layer, call.fqn, "nn.LogSoftmax(dim=1)")
+    if is_softmax:
+        return lambda: rename_call(call.source, "softmax", "log_softmax")
+    return lambda: wrap_call(call.source, call.kind, "torch.log_softmax({x}, dim=1)")
+
+
 def _give_probabilities(call: ModuleCall, finding: Finding) -> Iterator[Remedy]:
     are_logarithms = finding.kind == "logarithms-as-targets"
     how = _with_log_target if are_logarithms else _of_softmax
@@ -240,6 +264,7 @@ def detach_target(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
         yield Remedy(
             title=f"detach() the second argument of {describe(call)}{without}",
             change=functools.partial(_fix_target, call=call, left=left),
+            written=None if left else lambda call=call: detach_argument(call.source, call.kind, 1),  # type: ignore[misc]
             shows="one of the two is a target",
             is_comparable=False,
         )

@@ -12,6 +12,8 @@ from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import spoken, variable
 from cnnprobe.remedies.gradients import enlarge_gradients, keep_gradients
+from cnnprobe.remedies.loop_lines import add_schedule
+from cnnprobe.remedies.model_lines import prepare_model
 from cnnprobe.remedies.program import UserProgram, set_option, set_parameters
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
@@ -80,7 +82,7 @@ def smaller_steps(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
     """A lower rate, judged by the size of the steps."""
     for remedy in _rates(evidence, LOWER):
         shown = "the first step changes every weight by less than its size"
-        yield replace(remedy, by_loss=False, is_comparable=False, shows=shown)
+        yield replace(remedy, by_loss=False, shows=shown)
 
 
 @answers("lr-too-low")
@@ -207,6 +209,7 @@ def begin_at_base(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
         yield Remedy(
             title=f"call {evidence.schedules[0].name}.step() after each step of the optimizer",
             change=_step_schedulers,
+            edited=add_schedule,
             shows="the weights change from the second step on",
         )
     elif evidence.schedules:
@@ -286,6 +289,7 @@ def unfreeze(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remed
     yield Remedy(
         title=f"{place}.requires_grad_(True), before the optimizer is built",
         change=lambda subject: _unfreeze(subject, finding.module or ""),
+        edited=lambda program: prepare_model(program, lambda *_: [f"{place}.requires_grad_(True)"]),
         shows=f"{place} is trained",
     )
 

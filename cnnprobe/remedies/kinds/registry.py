@@ -15,10 +15,11 @@ from cnnprobe.diagnosis.evidence.questions import spoken
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.remedies.changes import find_module
 from cnnprobe.remedies.kinds.calls import rows_at
+from cnnprobe.remedies.model_lines import remove_attribute
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.rewriting import Rewriter
 from cnnprobe.remedies.subject import CannotTryError, Subject
-from cnnprobe.remedies.writing import write_registered
+from cnnprobe.remedies.writing import write_beside, write_in, write_registered
 
 
 @answers("unregistered-module", "unregistered-parameter", "unregistered-tensor")
@@ -49,7 +50,11 @@ def register(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remed
         yield Remedy(
             title=f"{', '.join(f'{place}.{name}' for name in names)}: {how}",
             change=lambda subject: _register(subject, finding.module or "", tuple(names), kind),
-            written=None if owner is None or is_nested else write_registered(owner, names, kind),
+            written=None
+            if owner is None
+            else write_beside(owner, names, kind)
+            if is_nested
+            else write_registered(owner, names, kind),
             shows="the model knows it"
             + ("" if kind == "tensor" else ", and the optimizer trains it"),
         )
@@ -161,6 +166,9 @@ def remove(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]
     yield Remedy(
         title=f"remove what is never used in {place}",
         change=lambda subject: _remove(subject, finding, tuple(unread), evidence),
+        written=write_in(evidence, model, remove_attribute, finding.module or "")
+        if finding.rule == "unused-module"
+        else None,
         shows="the outputs are the same without it",
     )
 

@@ -1,5 +1,6 @@
 """Remedies of losses, masks and draws that run, and do not do what is meant."""
 
+import ast
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -8,12 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
+from cnnprobe.crash.edits.places import get_given, read_called
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
 from cnnprobe.diagnosis.evidence.questions import variable
-from cnnprobe.remedies.call_lines import append_argument
+from cnnprobe.remedies.call_lines import append_argument, append_last
 from cnnprobe.remedies.changes import find_module
 from cnnprobe.remedies.kinds.calls import instead, rows_at
+from cnnprobe.remedies.model_lines import raise_rest, rename_call, set_keyword
+from cnnprobe.remedies.program import UserProgram, list_files
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
 from cnnprobe.rulebook.inverted_mask import NAME
@@ -77,6 +82,7 @@ def draw_with_gradient(finding: Finding, evidence: Evidence, model: Any) -> Iter
         yield Remedy(
             title="rsample() in place of sample()",
             change=instead(call, _reparametrise),
+            written=lambda call=call: rename_call(call.source, "sample", "rsample"),  # type: ignore[misc]
             shows="the gradient goes through the draw",
             is_comparable=False,
         )
@@ -95,6 +101,7 @@ def turn_weight(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
         yield Remedy(
             title="(1 - p) ** gamma in place of p ** gamma",
             change=instead(call, _of_the_rest),
+            written=lambda call=call: raise_rest(call.source),  # type: ignore[misc]
             shows="the samples that are wrong count most",
             is_comparable=False,
         )
@@ -159,9 +166,16 @@ def turn_mask(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Reme
         yield Remedy(
             title=f"{NAME}=(ids == padding)",
             change=lambda subject: _turn_mask(subject.module(finding.module or "")),
+            written=lambda: set_keyword(_find_file(evidence, finding.module), "", NAME, "~({x})"),
             shows="the words are read",
             is_comparable=False,
         )
+
+
+def _find_file(evidence: Evidence, fqn: str | None) -> str:
+    """The file that calls a module."""
+    rows = [call for call in evidence.trace.calls if call.fqn == fqn]
+    return rows[0].source.rpartition(":")[0] if rows else ""
 
 
 def _turn_mask(module: nn.Module) -> None:
@@ -180,9 +194,28 @@ def create_graph(finding: Finding, evidence: Evidence, model: Any) -> Iterator[R
     yield Remedy(
         title="torch.autograd.grad(..., create_graph=True)",
         change=lambda subject: subject.rewrite("torch.autograd.grad", "", _with_graph),
+        edited=_write_with_graph,
         shows="every term of the loss has a gradient",
         is_comparable=False,
     )
+
+
+def _write_with_graph(program: UserProgram) -> list[TextChange]:
+    calls = [
+        (file, node)
+        for file in list_files(program)
+        for node in ast.walk(file.tree)
+        if isinstance(node, ast.Call) and read_called(node) == "grad"
+    ]
+    if len(calls) != 1:
+        raise UnknownPlaceError
+    file, call = calls[0]
+    given = get_given(call, [], "create_graph")
+    return [
+        append_last(file, call, "create_graph=True")
+        if given is None
+        else file.replace(given, "True")
+    ]
 
 
 def _with_graph(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

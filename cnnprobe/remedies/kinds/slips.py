@@ -14,10 +14,14 @@ from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
 from cnnprobe.diagnosis.evidence.questions import spoken, variable
 from cnnprobe.records.trace import ModuleCall
-from cnnprobe.remedies.changes import initialise_all
+from cnnprobe.remedies.changes import find_module
+from cnnprobe.remedies.initialisation import initialise_every_layer
 from cnnprobe.remedies.kinds.calls import pass_on
+from cnnprobe.remedies.loop_lines import change_targets_first
+from cnnprobe.remedies.model_lines import remove_line
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
+from cnnprobe.remedies.writing import Written, write_settings
 from cnnprobe.rulebook.kernel_on_padding import find_live
 from cnnprobe.rulebook.unscaled_targets import LARGE
 
@@ -25,9 +29,7 @@ from cnnprobe.rulebook.unscaled_targets import LARGE
 @answers("vanishing-activation")
 def initialise_every(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """He's initialisation of every layer."""
-    yield Remedy(
-        title="initialise every layer by fan-in", change=initialise_all, is_everywhere=True
-    )
+    yield initialise_every_layer(model)
 
 
 @answers("unscaled-targets")
@@ -37,6 +39,7 @@ def standardise_targets(finding: Finding, evidence: Evidence, model: Any) -> Ite
     yield Remedy(
         title=f"standardise {targets}: (y - y.mean()) / y.std()",
         change=_standardise_targets,
+        edited=lambda program: change_targets_first(program, "({y} - {y}.mean()) / {y}.std()"),
         shows="the targets are of the size of what the model gives",
         is_comparable=False,
     )
@@ -65,22 +68,40 @@ def crop_kernel(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
             title=f"kernel_size={sizes} in {spoken(evidence, finding.module)}, the part of it that "
             "lies on the map",
             change=lambda subject: _crop(subject, finding.module or "", parts),
+            written=_write_crop(finding.module or "", parts, evidence, model),
             shows="the same outputs with fewer weights",
         )
+
+
+def _write_crop(fqn: str, parts: list[range], evidence: Evidence, model: Any) -> Written:
+    layer: Any = find_module(model, fqn)
+    sizes = tuple(len(part) for part in parts)
+    padding = _pad(layer, parts) if isinstance(layer.padding, tuple) else ()
+    changes = {"kernel_size": _as_one(sizes), "padding": _as_one(padding)}
+    return write_settings(fqn, changes, evidence, model)
+
+
+def _as_one(sizes: tuple[int, ...]) -> Any:
+    return sizes[0] if len(set(sizes)) == 1 else sizes
+
+
+def _pad(layer: Any, parts: list[range]) -> tuple[int, ...]:
+    """The padding with which a part of the kernel meets the same values."""
+    return tuple(
+        int(pad) - part.start * step
+        for pad, part, step in zip(layer.padding, parts, layer.dilation, strict=True)
+    )
 
 
 def _crop(subject: Subject, fqn: str, parts: list[range]) -> None:
     layer: Any = subject.module(fqn)
     if type(layer) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
         raise CannotTryError("it is no plain convolution")
-    padding = [
-        int(pad) - part.start * step
-        for pad, part, step in zip(layer.padding, parts, layer.dilation, strict=True)
-    ]
+    padding = _pad(layer, parts)
     if min(padding) < 0:
         raise CannotTryError("the part that is used lies at the end of the kernel")
     new: Any = type(layer)(
-        layer.in_channels, layer.out_channels, tuple(map(len, parts)), layer.stride, tuple(padding), layer.dilation,
+        layer.in_channels, layer.out_channels, tuple(map(len, parts)), layer.stride, padding, layer.dilation,
         layer.groups, layer.bias is not None,
     )  # fmt: skip
     with torch.no_grad():
@@ -105,6 +126,9 @@ def keep_weights(finding: Finding, evidence: Evidence, model: Any) -> Iterator[R
             yield Remedy(
                 title=f"remove {describe(writers[0])} from the forward",
                 change=_leave_out(writers),
+                written=lambda writers=writers: [  # type: ignore[misc]
+                    c for w in writers for c in remove_line(w.source, w.kind)
+                ],
                 shows="a pass leaves the weights as they are",
             )
 

@@ -10,6 +10,7 @@ from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, operation
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.remedies.changes import initialise_all
+from cnnprobe.remedies.model_lines import prepare_model
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import Subject
 
@@ -28,6 +29,7 @@ def rectify(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy
         yield Remedy(
             title="nn.init.xavier_normal_(weight) for every layer, and biases of 0",
             change=_initialise_for_tanh,
+            edited=lambda program: prepare_model(program, _write_for_tanh),
             shows=shown,
             is_comparable=False,
         )
@@ -46,6 +48,16 @@ def _initialise_for_tanh(subject: Subject) -> None:
                 nn.init.xavier_normal_(parameter)
             elif parameter.dim() == 1 and not bool((parameter == 1).all()):
                 parameter.zero_()
+
+
+def _write_for_tanh(model: str, nn_name: str) -> list[str]:
+    return [
+        f"for parameter in {model}.parameters():",
+        "    if parameter.dim() > 1:",
+        f"        {nn_name}.init.xavier_normal_(parameter)",
+        "    elif not bool((parameter == 1).all()):  # no scale of a normalisation",
+        f"        {nn_name}.init.zeros_(parameter)",
+    ]
 
 
 def _rectify(subject: Subject, rows: list[ModuleCall]) -> None:

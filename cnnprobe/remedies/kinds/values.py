@@ -14,12 +14,15 @@ from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
 from cnnprobe.diagnosis.evidence.questions import loss_calls, spoken, stat, variable
 from cnnprobe.records.trace import ModuleCall, TensorInfo
-from cnnprobe.remedies.changes import exchange, find_module, initialise, initialise_all
+from cnnprobe.remedies.changes import exchange, find_module
+from cnnprobe.remedies.initialisation import initialise_every_layer, initialise_one
 from cnnprobe.remedies.kinds.calls import instead
 from cnnprobe.remedies.kinds.optimizers import lower_rate
-from cnnprobe.remedies.loop_lines import change_targets_first
+from cnnprobe.remedies.loop_lines import change_inputs_first, change_targets_first
+from cnnprobe.remedies.model_lines import clear_bias, prepare_model, view_as_first
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
+from cnnprobe.remedies.writing import write_layer
 from cnnprobe.rulebook.loss_broadcast import is_crossed
 
 SMALLER = 0.01  # times the weights of a last layer: its logits are then about 0
@@ -29,14 +32,12 @@ SMALLER = 0.01  # times the weights of a last layer: its logits are then about 0
 def initialise_again(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """He's initialisation of the layer; then of all."""
     place = spoken(evidence, finding.module)
-    yield Remedy(
+    shown = f"the weights of {place} differ, at a scale that keeps the signal's"
+    yield replace(
+        initialise_one(evidence, finding.module or "", shown),
         title=f"nn.init.kaiming_normal_({place}.weight)",
-        change=lambda subject: initialise(subject.module(finding.module or "")),
-        shows=f"the weights of {place} differ, at a scale that keeps the signal's",
     )
-    yield Remedy(
-        title="initialise every layer by fan-in", change=initialise_all, is_everywhere=True
-    )
+    yield initialise_every_layer(model)
 
 
 @answers("dead-relu")
@@ -44,16 +45,13 @@ def initialise_before(finding: Finding, evidence: Evidence, model: Any) -> Itera
     """A fresh initialisation of the layer before it; LeakyReLU; a lower rate."""
     before = _find_layer_before(finding, evidence)
     if before is not None:
-        place = spoken(evidence, before)
-        yield Remedy(
-            title=f"initialise {place} again: kaiming_normal_ for its weight, 0 for its bias",
-            change=lambda subject: initialise(subject.module(before)),
-            shows="the ReLU lets a part of its inputs through",
-        )
+        shown = "the ReLU lets a part of its inputs through"
+        yield initialise_one(evidence, before, shown)
     if finding.module and isinstance(find_module(model, finding.module), nn.ReLU):
         yield Remedy(
             title=f"nn.LeakyReLU() in place of {spoken(evidence, finding.module)}",
             change=exchange(finding.module, lambda _: nn.LeakyReLU()),
+            written=write_layer(finding.module, "nn.LeakyReLU()", evidence, model),
             shows="gradient passes where the ReLU was zero",
         )
     yield from lower_rate(finding, evidence, model)
@@ -63,25 +61,20 @@ def initialise_before(finding: Finding, evidence: Evidence, model: Any) -> Itera
 def revive(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """A fresh initialisation of the layer; of all layers; a lower rate."""
     place = spoken(evidence, finding.module)
-    yield Remedy(
-        title=f"initialise {place} again: kaiming_normal_ for its weight, 0 for its bias",
-        change=lambda subject: _begin_again(subject.module(finding.module or "")),
-        shows=f"most channels of {place} get a gradient",
-    )
-    yield Remedy(
-        title="initialise every layer by fan-in",
-        change=initialise_all,
-        is_everywhere=True,
-        shows="most channels of all layers get a gradient",
-    )
-    yield from lower_rate(finding, evidence, model)
-
-
-def _begin_again(module: nn.Module) -> None:
-    if isinstance(module, nn.modules.batchnorm._NormBase):
-        module.reset_parameters()
+    fqn, shown = finding.module or "", f"most channels of {place} get a gradient"
+    if isinstance(find_module(model, fqn), nn.modules.batchnorm._NormBase):
+        yield Remedy(
+            title=f"initialise {place} again: {place}.reset_parameters()",
+            change=lambda subject: subject.module(fqn).reset_parameters(),  # type: ignore[operator]
+            edited=lambda program: prepare_model(
+                program, lambda *_: [f"{place}.reset_parameters()"]
+            ),
+            shows=shown,
+        )
     else:
-        initialise(module)
+        yield initialise_one(evidence, fqn, shown)
+    yield replace(initialise_every_layer(model), shows="most channels of all layers get a gradient")
+    yield from lower_rate(finding, evidence, model)
 
 
 def _find_layer_before(finding: Finding, evidence: Evidence) -> str | None:
@@ -107,17 +100,11 @@ def initialise_for_scale(finding: Finding, evidence: Evidence, model: Any) -> It
     """A fresh initialisation of the layer before it; of all layers."""
     before = _find_layer_before(finding, evidence)
     if before is not None:
-        yield Remedy(
+        yield replace(
+            initialise_one(evidence, before, "its values stay in range"),
             title=f"nn.init.kaiming_normal_({spoken(evidence, before)}.weight)",
-            change=lambda subject: initialise(subject.module(before)),
-            shows="its values stay in range",
         )
-    yield Remedy(
-        title="initialise every layer by fan-in",
-        change=initialise_all,
-        is_everywhere=True,
-        shows="the values of all layers stay in range",
-    )
+    yield replace(initialise_every_layer(model), shows="the values of all layers stay in range")
     yield from standardise_inputs(finding, evidence, model)
 
 
@@ -130,11 +117,13 @@ def shrink_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
     yield Remedy(
         title=f"initialise {place} smaller: weight times {SMALLER:g}, bias 0",
         change=lambda subject: _shrink(subject.module(finding.module or "")),
+        edited=lambda program: prepare_model(
+            program,
+            lambda _, nn: [f"{place}.weight.data.mul_({SMALLER:g})", *clear_bias(nn, place)],
+        ),
         shows="the first loss is that of guessing",
     )
-    yield Remedy(
-        title="initialise every layer by fan-in", change=initialise_all, is_everywhere=True
-    )
+    yield initialise_every_layer(model)
     yield from standardise_inputs(finding, evidence, model)
 
 
@@ -153,6 +142,7 @@ def standardise_inputs(finding: Finding, evidence: Evidence, model: Any) -> Iter
     yield Remedy(
         title=f"standardise {variable(evidence, 'inputs')}: (x - x.mean()) / x.std()",
         change=_standardise,
+        edited=lambda program: change_inputs_first(program, "({x} - {x}.mean()) / {x}.std()"),
         shows="what reaches the first layer has mean 0 and standard deviation 1",
     )
 
@@ -252,6 +242,7 @@ def match_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
                 yield Remedy(
                     title=f"target.view_as(output) in {describe(loss.call)}",
                     change=instead(loss.call, _in_one_shape),
+                    written=lambda call=loss.call: view_as_first(call.source, call.kind),  # type: ignore[misc]
                     shows=shown,
                     is_comparable=False,
                 )
