@@ -27,7 +27,6 @@ UNWRITTEN: Mapping[str, str] = {
     "size-changed-late": "where its attributes are set is not known",
     "stale-optimizer": "where the layer was replaced is not known",
     "tied-weights": "which layer is to keep the weight is not known",
-    "total-per-sample": "which dims the total is to leave out is not known",
     "unbounded-task-weight": "how the terms are added up is not known",
     "unused-params": "whether it is to be used or removed is not known",
     "vanishing-gradient": "which activations and how many layers are to stay is not known",

@@ -231,4 +231,13 @@ PROGRAMS = {
         ),
         ("    error = error + F.mse_loss(",),
     ),
+    "total-per-sample": (
+        STEP.replace(
+            LOSS,
+            "    output = model(inputs)\n"
+            '    likely = F.cross_entropy(output, labels, reduction="none")\n'
+            "    size = output.square().sum()\n    (likely + 0.01 * size).mean().backward()\n",
+        ),
+        ("    size = output.square().sum(dim=-1)\n",),
+    ),
 }
