@@ -40,6 +40,8 @@ def make_ranks(times, wrapper="DistributedDataParallel", **options):
 
 SOUND = ({}, {})
 LATE = ({"data": 0.21}, {})  # 0.2 s more than the others, whose step takes 0.06 s
+SLOW = ({"backward": 0.23, "reduction": 0.001, "update": 0.01}, {})
+WAITS = ({"reduction": 0.2, "update": 0.01}, {})
 QUIET = [[SOUND, SOUND, SOUND]] * 3
 
 
@@ -56,6 +58,9 @@ QUIET = [[SOUND, SOUND, SOUND]] * 3
         ([*QUIET, [({"update": 0.2}, {}), SOUND, SOUND]], {}, "rank 0 held up the others by 0.20 s in step 3, with update"),
         ([*QUIET, [({"forward": 0.3}, {}), SOUND, SOUND]], {"forward_waits": True}, None),
         ([[s[0], s[1]] for s in [*QUIET, [LATE, ({"update": 0.4}, {})]]], {}, "rank 0 held up the others by 0.20 s in step 3, with data"),
+        ([*QUIET, [SLOW, WAITS, WAITS]], {}, "rank 0 held up the others by 0.20 s in step 3, with backward"),
+        ([*QUIET, [SLOW, WAITS, WAITS]], {"forward_waits": True}, None),
+        ([*QUIET, [({"backward": 0.23}, {}), WAITS, WAITS]], {}, None),  # all of it may be a wait
         ([*QUIET, [SOUND, SOUND, LATE], *QUIET, [SOUND, SOUND, LATE]], {}, "; it came late in 2 of 5 steps"),
     ],
 )  # fmt: skip

@@ -174,13 +174,15 @@ def _find_kinds(said: Mapping[int, RankStep]) -> Iterator[str]:
             yield kind
     if len({step.without_gradient for step in steps}) > 1:
         yield "gradients"
-    for stage in STAGES:
+    is_split = all("reduction" in step.seconds for step in steps)
+    waits = {"reduction"} if is_split else {"reduction", "backward"}
+    for stage in set(STAGES) - waits:
         own = [
             step.seconds[stage] - (step.queued or {}).get(stage, 0.0)
             for step in steps
             if stage in step.seconds
         ]
-        if stage != "backward" and own and max(own) - min(own) >= _LATE:
+        if own and max(own) - min(own) >= _LATE:
             yield "late"
 
 

@@ -104,10 +104,11 @@ class RankWatch:
         self._nothing = torch.empty(0, device="meta")  # in the place of a buffer that has gone
         self._buffers = Fingerprints()
         plain = [tensor for _, tensor in self._named if type(tensor) is nn.Parameter]
-        self._probe = plain[-1] if plain else None
+        self._probe = plain[-1] if plain else None  # the first to get its gradient
+        self._first = plain[0] if plain else None  # the last to get it
         self._weights: Tensor | None = None
         self._exits: list[Callable[[], None]] = []
-        self._handle: Any = None
+        self._handles: list[Any] = []
         self._stages = Stages()
         self._begin(0)
 
@@ -115,7 +116,7 @@ class RankWatch:
         self.draft = RankDraft(step=step)
         self._before: list[_Mark] = []
         self._stages.clear()
-        self._left = self._arrived = self._updated = False
+        self._left = self._arrived = self._is_through = self._updated = False
 
     # -- hooks on the core -------------------------------------------------------------------------
 
@@ -132,9 +133,9 @@ class RankWatch:
         self._exits = []
 
     def _unhook(self) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     def enter(self, args: Any, kwargs: Any) -> None:
         """The batch is here; the wrapper has sent the buffers."""
@@ -144,8 +145,11 @@ class RankWatch:
         with disable_user_modes():
             self._read(tensors)
         self._before = [_mark(tensor.grad) for _, tensor in self._named]
-        if self._probe is not None:
-            self._handle = self._probe.register_hook(_Arrival(self))  # type: ignore[no-untyped-call]
+        if self._probe is not None and self._first is not None:
+            self._handles = [
+                self._probe.register_hook(_Arrival(self)),  # type: ignore[no-untyped-call]
+                self._first.register_hook(_Through(self)),  # type: ignore[no-untyped-call]
+            ]
 
     def _read(self, inputs: list[Tensor]) -> None:
         draft = self.draft
@@ -172,6 +176,12 @@ class RankWatch:
         self.draft.passes += 1
         if self._projects():
             self.draft.local.append(Sent(self._project(gradient)))
+
+    def pass_through(self) -> None:
+        """This rank has computed its gradients; what follows in the pass waits for the others."""
+        if self._arrived and not self._is_through:
+            self._is_through = True
+            self._stages.end("backward")
 
     def _projects(self) -> bool:
         """Whether gradients are compared in this step: they are averaged in all or in none."""
@@ -205,7 +215,7 @@ class RankWatch:
 
     def end_pass(self) -> None:
         """The root has returned."""
-        self._left, self._arrived = True, False
+        self._left, self._arrived, self._is_through = True, False, False
         self._stages.end("forward")
 
     def take_loss_gradient(self, gradient: Tensor) -> None:
@@ -217,7 +227,7 @@ class RankWatch:
         """The first optimizer is about to step."""
         self._updated = True
         if self._left:
-            self._stages.end("backward")
+            self._stages.end("reduction" if self._is_through else "backward")
         if self._before:
             self.draft.without_gradient = tuple(
                 name
@@ -335,6 +345,13 @@ class _Arrival(_RankHook):
         """A hook on one parameter's gradient, before it is reduced."""
         if self.watch is not None:
             self.tell(self.watch.arrive, gradient)
+
+
+class _Through(_RankHook):
+    def __call__(self, gradient: Tensor) -> None:  # noqa: ARG002
+        """A hook on the gradient that comes last, before it is reduced."""
+        if self.watch is not None:
+            self.tell(self.watch.pass_through)
 
 
 class LossGradient(_RankHook):

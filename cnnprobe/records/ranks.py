@@ -5,10 +5,11 @@ is said of each of them in the report of all. No torch.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-STAGES = ("data", "forward", "loss", "backward", "update")
+STAGES = ("data", "forward", "loss", "backward", "reduction", "update")
 """The parts of a training step, in their order: until the model is called, its forward, until the
-first gradient of a parameter, until the optimizer steps (with the reduction of gradients), the
-optimizer's step.
+gradient of its last parameter, until that of its first one, until the optimizer steps (which waits
+for the reduction of gradients), the optimizer's step. Where the first parameter gets no gradient
+after the last one, there is no reduction, and backward has its time.
 """
 
 

@@ -194,12 +194,23 @@ def told(folder):
     def make(**options):
         return DistributedDataParallel(net(**options), **send_no_buffers())
 
+    class Slow(nn.Module):
+        """Its backward takes half a second from step 2 on, on rank 2."""
+
+        def forward(self, x):
+            if rank == 2 and len(said["slow"]) > 2:
+                x.register_hook(lambda _: time.sleep(0.5))
+            return x
+
     skipping, spoiled = make(), make()
     run("sound", make())
     run("skipped", skipping, around=skip)
     run("nan", spoiled, spoil)
     run("late", make(), sleep)
     run("norms", make(norm=True))
+    first, *others = net()
+    slow = nn.Sequential(first, Slow(), *others)
+    run("slow", DistributedDataParallel(slow, **send_no_buffers()))
     if rank == 0:
         (folder / "said.json").write_text(json.dumps(said))
     end()

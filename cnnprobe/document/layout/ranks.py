@@ -8,7 +8,7 @@ from cnnprobe.document.render.units import format_seconds, format_value
 from cnnprobe.records.ranks import STAGES, RankSummary
 
 _STAGES = (
-    "the stages are medians over the observed steps; backward has the wait for the slowest rank"
+    "the stages are medians over the observed steps; reduction has the wait for the slowest rank"
 )
 
 

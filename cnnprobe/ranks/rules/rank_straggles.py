@@ -57,32 +57,38 @@ def rank_straggles(ranks: Ranks) -> Iterator[Finding]:
     Why it matters: a step takes as long as its slowest rank.
     What to do: look at the stage that is named: data (the loader of this rank, its disk, its number
     of workers), forward (its device, a larger batch, longer sequences), loss (what it alone does
-    between forward and backward) or update.
+    between forward and backward), backward (its device, its hooks) or update.
     Known exceptions: in one or two steps, as of a rank that writes the checkpoint, it is info. One
     step is judged from the third on, by 0.1 s and half of the rest of the step, without the time
     that the thread was ready and another had the processor (on Linux; elsewhere by 0.25 s). Over
     three steps and more, less than 20 ms, or than three standard deviations of the others' times,
     is not found; that time counts from ten steps on, as a machine that is too busy is a reason.
-    Where the forward waits for the other ranks too, under fully_shard or with SyncBatchNorm, it is
-    not compared; the backward pass never is, as it waits for the reductions. On a GPU the times are
-    those in which work is launched.
+    The backward pass counts until this rank has the gradient of the first parameter of the model:
+    the reduction, which waits for the others, comes after it. It is not compared where that
+    gradient does not come last. Where forward and backward wait for the other ranks too, under
+    fully_shard or with SyncBatchNorm, neither is compared. On a GPU the times are those in which
+    work is launched.
     Source: Jiang et al. 2024, "MegaScale", section 5 (stragglers and their diagnosis).
     """
     steps = [
         said for _, said in ranks.steps() if all("forward" in s.seconds for s in said.values())
     ]
-    stages = _list_own_stages(ranks)
+    stages = _list_own_stages(ranks, steps)
     often = _find_often(steps[1:] or steps, [s for s in stages if s != "update"])
     yield from [often] if often is not None else _find_stalls(steps, stages)
 
 
-def _list_own_stages(ranks: Ranks) -> Sequence[str]:
+def _list_own_stages(ranks: Ranks, steps: Sequence[Mapping[int, RankStep]]) -> Sequence[str]:
     """Those in which no rank waits for another, as far as that is known."""
     infos = [run.info for run in ranks.runs]
     if any(info.sharded and info.wrapper != "FSDP2" for info in infos):
         return ("data",)
     waits = any(info.options.get("forward_waits", info.wrapper == "FSDP2") for info in infos)
-    return ("data", "update") if waits else ("data", "forward", "loss", "update")
+    if waits:
+        return ("data", "update")
+    have = [{"reduction" in step.seconds for step in said.values()} for said in steps]
+    is_split = {True} in have and {True, False} not in have
+    return ("data", "forward", "loss", *(["backward"] if is_split else []), "update")
 
 
 # -- in most steps ---------------------------------------------------------------------------------
@@ -212,4 +218,6 @@ def _advise(stage: str) -> str:
         return "look at the loader of this rank: its disk, num_workers, and what it alone does"
     if stage == "forward":
         return "look at the device of this rank, and whether its batches are larger or longer"
+    if stage == "backward":
+        return "look at the device of this rank, and at what its hooks and backward functions do"
     return "look at what this rank alone does there, such as writing a file or printing"
