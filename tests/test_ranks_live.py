@@ -16,6 +16,7 @@ import cnnprobe
 from cnnprobe.monitoring import comparing, differing
 from cnnprobe.monitoring.differing import Differences
 from cnnprobe.monitoring.exchange import share
+from cnnprobe.monitoring.leading import Lead
 from cnnprobe.monitoring.post import Post, Telling
 from cnnprobe.records.history import NonFinite
 from cnnprobe.records.ledger import Ledger
@@ -91,7 +92,7 @@ def test_a_branch_that_one_rank_does_not_take_is_named_while_the_other_waits(tmp
 
 
 def test_a_rank_that_is_killed_leaves_its_log_and_the_report_of_the_others(tmp_path):
-    ended = run_ranks("killed", str(tmp_path), ranks=3)
+    ended = run_ranks("killed", str(tmp_path), "2", ranks=3)
     assert [0, 0, -9] == [each.returncode for each in ended], [each.stderr for each in ended]
     for rank in (0, 1):
         report = cnnprobe.load(tmp_path / f"merged{rank}.json")
@@ -102,11 +103,30 @@ def test_a_rank_that_is_killed_leaves_its_log_and_the_report_of_the_others(tmp_p
     assert "rank 2 on" in lost.message
     assert "ended in step 3" in lost.message
     assert (0, 1, 2) == report.history.steps
-    said = r"no word from rank 2 for 2 s, after step [012]: it may have ended, or stand still"
+    said = r"no word from rank 2 for [12] s, after step [012]: it may have ended, or stand still"
     assert 1 == len(re.findall(said, ended[0].stderr)), ended[0].stderr
     assert "no word" not in ended[1].stderr
     notes = cnnprobe.load(tmp_path / "logs" / "rank0.jsonl").history.notes
     assert any(re.match(said, note) for note in notes)
+
+
+def test_another_rank_says_that_rank_0_was_killed(tmp_path):
+    ended = run_ranks("killed", str(tmp_path), "0", ranks=3, has_agent=True)
+    assert [-9, 0, 0] == [each.returncode for each in ended], [each.stderr for each in ended]
+    said = r"no word from rank 0 for 1 s, after step [012]: it may have ended, or stand still"
+    assert 1 == sum(len(re.findall(said, each.stderr)) for each in ended), "one says it"
+    notes = [cnnprobe.load(tmp_path / "logs" / f"rank{r}.jsonl").history.notes for r in (1, 2)]
+    assert any(re.match(said, note) for note in (*notes[0], *notes[1]))
+
+
+def test_every_rank_says_that_the_store_went_with_rank_0(tmp_path):
+    ended = run_ranks("killed", str(tmp_path), "0", ranks=3)
+    assert [-9, 0, 0] == [each.returncode for each in ended], [each.stderr for each in ended]
+    said = r"the store of the process group does not answer \(\w+\): rank 0, which holds it, may have ended; the ranks are not compared any more"
+    for rank in (1, 2):
+        assert 1 == len(re.findall(said, ended[rank].stderr)), ended[rank].stderr
+        notes = cnnprobe.load(tmp_path / "logs" / f"rank{rank}.jsonl").history.notes
+        assert any(re.match(said, note) for note in notes)
 
 
 # -- by hand, in one process -----------------------------------------------------------------------
@@ -171,7 +191,7 @@ def test_a_step_is_compared_as_soon_as_all_ranks_have_told_it():
 
 
 def test_a_rank_that_is_slow_holds_up_nobody_and_is_left_out_in_the_end(monkeypatch):
-    monkeypatch.setattr(differing, "_SILENT", 0.1)
+    monkeypatch.setattr(differing, "SILENT", 0.1)
     together = Together(3)
     for rank in range(3):
         together.tell(rank, 0)
@@ -183,8 +203,54 @@ def test_a_rank_that_is_slow_holds_up_nobody_and_is_left_out_in_the_end(monkeypa
     assert "'0.bias' differs between rank 0 and rank 1 before step 1; before step 0" in said[1]
 
 
+def make_leads(store, of):
+    infos = [RankInfo(rank=rank, of=of, **INFO) for rank in range(of)]
+    return [Lead(store, "run0", info, "Net") for info in infos]
+
+
+def test_rank_0_leads_and_goes_on_as_long_as_it_is_heard_of():
+    first, second = make_leads(HashStore(), 2)
+    assert (first.differences is None, second.differences is None) == (False, True)
+    for _ in range(3):
+        time.sleep(0.06)
+        first.hold(0.1, every=0.0)
+        second.hold(0.1, every=0.0)
+    assert first.differences is not None
+    assert second.differences is None
+    first.hold(0.1, every=0.0, leaving=True)
+    time.sleep(0.15)
+    for _ in range(2):
+        second.hold(0.1, every=0.0)
+    assert second.is_done
+    assert second.differences is None
+
+
+def test_one_of_the_others_takes_over_and_the_first_one_gives_way():
+    first, *others = leads = make_leads(HashStore(), 4)
+    for lead in (*leads, *leads):
+        lead.hold(0.1, every=0.0)
+    time.sleep(0.15)
+    for lead in others:
+        lead.hold(0.1, every=0.0)
+    assert [True, False, False] == [lead.differences is not None for lead in others]
+    first.hold(0.1, every=0.0)  # it only stood still
+    assert first.differences is None
+    for lead in leads:
+        lead.hold(0.1, every=0.0)
+    assert 1 == sum(lead.differences is not None for lead in leads)
+
+
+def test_a_lead_asks_the_store_no_more_often_than_it_has_to():
+    store = CountingStore()
+    (first, second) = make_leads(store, 2)
+    for _ in range(50):
+        first.hold(20.0, every=5.0)
+        second.hold(20.0, every=5.0)
+    assert ["compare_set", "check", "get"] == [name for name, _ in store.calls]
+
+
 def test_a_rank_without_a_monitor_is_noted_and_raises_no_alarm(monkeypatch):
-    monkeypatch.setattr(differing, "_SILENT", 0.0)
+    monkeypatch.setattr(differing, "SILENT", 0.0)
     together = Together(2)
     assert [] == together.follow(together.tell(0, 0))
     (note,) = together.differences.describe_absent()

@@ -12,7 +12,7 @@ from cnnprobe.records.history import History, NonFinite
 from cnnprobe.records.ranks import STAGES, RankInfo, RankLog, RankStep
 from cnnprobe.records.trace import Trace
 
-_SILENT = 20.0  # seconds after which a rank that tells nothing any more is left out
+SILENT = 20.0  # seconds after which a rank that tells nothing any more is left out
 _ABSENT = 2.0  # seconds after which a rank that has told nothing at all is not waited for
 _STUCK = 2.0  # seconds after which a step that a rank has not finished is judged as it stands
 _PENDING = 8  # steps that wait for a rank, before the oldest is given up
@@ -46,6 +46,8 @@ class Differences:
         self._latest = -1  # step that was looked at
         self._begun = self._moved = time.monotonic()
         self._over: set[str] = set()  # rules that have spoken
+        self._lost: dict[int, float] = {}  # ranks, and the seconds for which they said nothing
+        self.patience = SILENT
 
     @property
     def is_waiting(self) -> bool:
@@ -58,6 +60,10 @@ class Differences:
         told = [self._told.get(rank) for rank in self._list_expected()]
         is_late = time.monotonic() - self._begun > _ABSENT
         return all(is_late if each is None else each.done for each in told)
+
+    def lose(self, rank: int, seconds: float) -> None:
+        """A rank has said nothing for these seconds, as another way tells."""
+        self._lost[rank] = seconds
 
     @staticmethod
     def prepare() -> None:
@@ -100,13 +106,15 @@ class Differences:
 
     def _find_silent(self) -> Iterator[str]:
         for rank in sorted(self._list_expected() - {self._info.rank}):
-            if time.monotonic() - self._heard.get(rank, self._begun) < _SILENT:
+            is_heard = time.monotonic() - self._heard.get(rank, self._begun) < self.patience
+            if is_heard and rank not in self._lost:
                 continue
             self._silent.add(rank)
             telling = self._told.get(rank)
             if telling is not None and not telling.done:
+                seconds = self._lost.pop(rank, self.patience)
                 yield (
-                    f"no word from rank {rank} for {_SILENT:.0f} s, after step "
+                    f"no word from rank {rank} for {seconds:.0f} s, after step "
                     f"{telling.total - 1}: it may have ended, or stand still; the others are "
                     "compared without it"
                 )

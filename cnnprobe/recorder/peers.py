@@ -55,6 +55,12 @@ def _has_group() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
+def is_of_peers(error: BaseException | None) -> bool:
+    """Whether an exception says that another rank did not answer, as one that has ended."""
+    is_known = isinstance(error, torch.distributed.DistError) if _has_group() else False
+    return is_known or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
 def is_split(tensor: object) -> bool:
     """Whether a tensor is a DTensor of which this rank holds a part alone."""
     placements = getattr(tensor, "placements", None)

@@ -157,6 +157,19 @@ def faults(folder):
     end()
 
 
+class SlowBackward(nn.Module):
+    """Its backward takes half a second, where it is asked to be slow."""
+
+    def __init__(self, is_slow):
+        super().__init__()
+        self.is_slow = is_slow
+
+    def forward(self, x):
+        if self.is_slow():
+            x.register_hook(lambda _: time.sleep(0.5))
+        return x
+
+
 def told(folder):
     """What rank 0 says while it trains: of each run, what had been said when each step began."""
     rank = begin()
@@ -194,14 +207,6 @@ def told(folder):
     def make(**options):
         return DistributedDataParallel(net(**options), **send_no_buffers())
 
-    class Slow(nn.Module):
-        """Its backward takes half a second from step 2 on, on rank 2."""
-
-        def forward(self, x):
-            if rank == 2 and len(said["slow"]) > 2:
-                x.register_hook(lambda _: time.sleep(0.5))
-            return x
-
     skipping, spoiled = make(), make()
     run("sound", make())
     run("skipped", skipping, around=skip)
@@ -209,7 +214,7 @@ def told(folder):
     run("late", make(), sleep)
     run("norms", make(norm=True))
     first, *others = net()
-    slow = nn.Sequential(first, Slow(), *others)
+    slow = nn.Sequential(first, SlowBackward(lambda: rank == 2 and len(said["slow"]) > 2), *others)
     run("slow", DistributedDataParallel(slow, **send_no_buffers()))
     if rank == 0:
         (folder / "said.json").write_text(json.dumps(said))
@@ -246,13 +251,13 @@ def unused(folder):
         raise SystemExit("nothing was raised")
 
 
-def killed(folder):
-    """Rank 2 is killed in step 3."""
+def killed(folder, victim):
+    """One rank is killed in step 3."""
     rank = begin(seconds=10)
-    comparing._BEAT, differing._SILENT = 0.3, 1.5
+    comparing._BEAT, differing.SILENT = 0.3, 1.5
 
     def kill(step):
-        if rank == 2 and step == 3:
+        if rank == int(victim) and step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
     model = DistributedDataParallel(net())

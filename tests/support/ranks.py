@@ -6,6 +6,8 @@ import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
+from torch.distributed import TCPStore
+
 from tests.support.python import ROOT, run_python
 
 
@@ -15,16 +17,26 @@ def find_port():
         return free.getsockname()[1]
 
 
-def run_ranks(program, *arguments, ranks, programs="tests.support.rank_programs"):
-    """What each rank has ended with, by rank; `programs` is the module that has the program."""
+def run_ranks(program, *arguments, ranks, programs="tests.support.rank_programs", has_agent=False):
+    """What each rank has ended with, by rank.
+
+    `programs` is the module that has the program. With an agent the store is here, as in that of
+    torchrun, else in rank 0.
+    """
+    port = find_port()
     shared = {
-        **os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_port()),
-        "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+        **os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCHELASTIC_USE_AGENT_STORE": str(has_agent),
     }  # fmt: skip
+    store = (
+        TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False) if has_agent else None
+    )
 
     def run(rank):
         env = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         return run_python("-m", programs, program, *arguments, cwd=ROOT, env=env)
 
     with ThreadPoolExecutor(ranks) as pool:
-        return list(pool.map(run, range(ranks)))
+        ended = list(pool.map(run, range(ranks)))
+    del store  # lives as long as the ranks
+    return ended
