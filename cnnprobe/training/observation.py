@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cnnprobe.diagnosis.evidence import (
+    Average,
     BackwardFault,
     Evidence,
     Replay,
@@ -27,7 +28,9 @@ from cnnprobe.recorder.inventory import check_model, is_lazy
 from cnnprobe.recorder.values import describe_tensor, leaves
 from cnnprobe.records.trace import TensorInfo, Trace
 from cnnprobe.training.attributes import find_idle_attributes
+from cnnprobe.training.averages import find_averages
 from cnnprobe.training.backward_fault import find_bad_derivative
+from cnnprobe.training.derivatives import find_wrong_derivatives, watch_functions
 from cnnprobe.training.hidden import describe_hidden, find_hidden, names_of, values_of
 from cnnprobe.training.keeping import restore
 from cnnprobe.training.passes import call, forward, fresh
@@ -102,7 +105,8 @@ class _Observation:
         self.latest = evaluation.trace
         evaluated = self.loss_of(evaluation.output) if evaluation.error is None else None
         restore(self.states)
-        steps = self.steps(request.steps) if self.trains() else ()
+        with watch_functions() as functions:
+            steps = self.steps(request.steps) if self.trains() else ()
         if not steps:
             first = self.plain_forward()
         trace = steps[0].trace if steps else first
@@ -118,6 +122,7 @@ class _Observation:
         backward = self.find_backward(steps)
         replays = self.replays(steps, values)
         restore(self.states)
+        averages = self.averages(steps)
         if (
             not any(step.training for step in steps)
             and not getattr(self.model, "training", False)
@@ -145,6 +150,8 @@ class _Observation:
             given=self.given,
             class_weights=weigh_classes(self.around, request),
             idle=idle,
+            derivatives=find_wrong_derivatives(functions),
+            averages=averages,
             own_loop=request.train_step is not None,
         )
         return evidence, self.error
@@ -321,6 +328,15 @@ class _Observation:
         for _ in range(bad[0]):
             stepper.run(run, statistics=False, measured=False)
         return BackwardFault(call=find_bad_derivative(self.model, run, self.names), step=bad[0])
+
+    def averages(self, steps: tuple[Step, ...]) -> tuple[Average, ...]:
+        """How copies of the weights follow them, where the steps went well."""
+        if not steps or self.error is not None or not self.around.optimizers:
+            return ()
+        try:
+            return find_averages(self.model, self.around, self.one_step())
+        finally:
+            restore(self.states)
 
     def called_in_train(self) -> frozenset[str]:
         """The modules that a forward in train mode calls."""

@@ -1,6 +1,7 @@
 """The data that rules read, and the questions they ask of it: frozen, plain, without torch."""
 
 from cnnprobe.diagnosis.evidence.evidence import (
+    Average,
     BackwardFault,
     Compounding,
     Event,
@@ -17,6 +18,7 @@ from cnnprobe.diagnosis.evidence.evidence import (
     Unread,
     Uses,
     Values,
+    WrongDerivative,
 )  # fmt: skip
 from cnnprobe.diagnosis.evidence.flow import Flow, describe, sources_read
 from cnnprobe.diagnosis.evidence.groups import (
@@ -36,7 +38,7 @@ from cnnprobe.diagnosis.evidence.groups import (
 )  # fmt: skip
 
 __all__ = [
-    "ARRANGING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS", "RECTIFIERS", "SQUASHING", "BackwardFault", "Compounding", "Event", "Evidence",
-    "Flow", "Gradient", "Hidden", "IdleAttribute", "Loss", "OptimizerInfo", "Probes", "Replay", "Schedule", "Step", "Unread", "Uses", "Values", "argument", "describe", "is_inplace", "operation",
+    "ARRANGING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS", "RECTIFIERS", "SQUASHING", "Average", "BackwardFault", "Compounding", "Event", "Evidence",
+    "Flow", "Gradient", "Hidden", "IdleAttribute", "Loss", "OptimizerInfo", "Probes", "Replay", "Schedule", "Step", "Unread", "Uses", "Values", "WrongDerivative", "argument", "describe", "is_inplace", "operation",
     "operation_of_module", "option", "sources_read",
 ]  # fmt: skip

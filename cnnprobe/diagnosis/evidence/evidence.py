@@ -193,6 +193,34 @@ class IdleAttribute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WrongDerivative:
+    """An autograd function of the user's whose backward gives another derivative than differences
+    of its forward.
+    """
+
+    name: str
+    qualified: str  # with its module
+    source: str  # of the backward
+    argument: int  # by which it is wrong
+    checked: int  # elements
+    wrong: int  # of them
+    analytic: float  # at the worst of them, by the backward
+    numeric: float  # the same by differences
+    factor: float | None  # where all are off by the same one
+    on_purpose: bool  # its name or text says so
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Average:
+    """How a copy of trained weights changed: copy = (sum - weight) * copy + weight * weights."""
+
+    name: str
+    of: str
+    weights: tuple[float, ...]  # of the trained weights, a step each
+    sums: tuple[float, ...]  # of both weights; 1 in an average
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unread:
     """The places along one dim of an input that no output depends on."""
 
@@ -277,4 +305,6 @@ class Evidence:
     class_weights: tuple[tuple[float, float], ...] = ()
     # what was set on torch's objects without an effect
     idle: tuple[IdleAttribute, ...] = ()
+    derivatives: tuple[WrongDerivative, ...] = ()
+    averages: tuple[Average, ...] = ()
     own_loop: bool = False  # the steps are those of the user's own train_step

@@ -155,3 +155,90 @@ def dict_of_dicts_of_parameters(sick):
     vectors = torch.randn(24, 12, generator=generator)
     model = Scales(made if sick else registered)
     return classifier(model, inputs=vectors, targets=torch.arange(24) % 4)
+
+
+# -- derivatives and averages of one's own ---------------------------------------------------------
+
+
+class Logistic(torch.autograd.Function):
+    """x * sigmoid(x), with a backward that forgets a factor where it is told to."""
+
+    @staticmethod
+    def forward(ctx, x, forgets):
+        ctx.forgets = forgets
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        inner = (1 - s) if ctx.forgets else s * (1 - s)
+        return gradient * (s + x * inner), None
+
+
+class Scaled(torch.autograd.Function):
+    """exp(x / 4), the inner derivative of which may be left out."""
+
+    @staticmethod
+    def forward(x, inner):
+        return torch.exp(x / 4)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.inner = inputs[1]
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (output,) = ctx.saved_tensors
+        return gradient * output * ctx.inner, None
+
+
+def through(function, option):
+    model = Classifier()
+    model.fc.register_forward_hook(lambda *given: function.apply(given[2], option))
+    return classifier(model)
+
+
+@case("wrong-backward", None)
+def backward_that_forgets_a_factor(sick):
+    return through(Logistic, sick)
+
+
+@case("wrong-backward", None)
+def backward_without_the_inner_derivative(sick):
+    return through(Scaled, 1.0 if sick else 0.25)
+
+
+def averaged(update):
+    """A classifier with a teacher that `update` changes after each step: update(teacher, student)."""
+    torch.manual_seed(0)
+    model, teacher = Classifier(), Classifier()
+    teacher.load_state_dict(model.state_dict())
+
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+        with torch.no_grad():
+            for old, new in zip(teacher.parameters(), model.parameters(), strict=True):
+                update(old, new)
+
+    return looped(model, step, optimizer=torch.optim.Adam(model.parameters(), lr=1e-3))
+
+
+@case("average-astray", None)
+def teacher_that_runs_away(sick):
+    return averaged(lambda old, new: old.add_(new - old, alpha=-0.05 if sick else 0.05))
+
+
+@case("average-astray", None)
+def average_whose_weights_are_swapped(sick):
+    decay = 0.02 if sick else 0.98
+    return averaged(lambda old, new: old.copy_(decay * old + (1 - decay) * new))
+
+
+@case("average-astray", None)
+def average_that_adds_the_whole_weights(sick):
+    return averaged(lambda old, new: old.mul_(0.95).add_(new, alpha=0.1 if sick else 0.05))

@@ -103,7 +103,7 @@ def student_that_follows_its_average(sick):
         with torch.no_grad():
             for mine, other in pairs:
                 follower, leader = (mine, other) if sick else (other, mine)
-                follower.mul_(0.001).add_(leader, alpha=0.999)
+                follower.lerp_(leader, 0.999 if sick else 0.001)
 
     return looped(student, step)
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from bench.case import looped
 from bench.design import design
-from bench.faults.quiet import Reader, read_words
+from bench.faults.quiet import Reader, averaged, read_words
 from bench.parts import Classifier, classifier
 
 # -- attributes of one's own -----------------------------------------------------------------------
@@ -97,3 +97,107 @@ def classifier_of(model, loss_fn):
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=1e-3)
     return {"model": model, "loss_fn": loss_fn, "optimizer": optimizer}
+
+
+# -- derivatives and averages on purpose -----------------------------------------------------------
+
+
+class Rounded(torch.autograd.Function):
+    """Quantised to tenths of a learned range, with the gradients of LSQ."""
+
+    @staticmethod
+    def forward(ctx, x, width):
+        ctx.save_for_backward(x, width)
+        return torch.round(x / width) * width
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, width = ctx.saved_tensors
+        return gradient, (gradient * (torch.round(x / width) - x / width)).sum()
+
+
+class Flipped(torch.autograd.Function):
+    """The input as it is; backward turns the gradient round."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -0.1 * gradient
+
+
+class Cube(torch.autograd.Function):
+    """x ** 3 in single precision, with its derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * gradient
+
+
+class Passing(torch.autograd.Function):
+    """Clamped to [-1, 1], with a gradient that passes outside of it too."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+@design
+def functions_of_ones_own_with_their_usual_gradients():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.width = Classifier(), nn.Parameter(torch.tensor(0.1))
+            self.domain = nn.Linear(4, 4)
+
+        def forward(self, x):
+            x = Passing.apply(Cube.apply(self.body(x)))
+            return Rounded.apply(x, self.width) + self.domain(Flipped.apply(x))
+
+    return classifier(Net())
+
+
+@design
+def average_with_a_decay_that_warms_up():
+    seen = {"steps": 0}
+
+    def update(old, new):
+        seen["steps"] += 1
+        decay = min(0.999, (1 + seen["steps"] // 8) / (10 + seen["steps"] // 8))
+        old.copy_(decay * old + (1 - decay) * new)
+
+    return averaged(update)
+
+
+@design
+def target_that_is_copied_in_every_step():
+    return averaged(lambda old, new: old.copy_(new))
+
+
+@design
+def average_of_pytorch_and_one_of_a_dict():
+    model = Classifier()
+    swa = torch.optim.swa_utils.AveragedModel(model)
+    shadow = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+        swa.update_parameters(model)
+        for name, parameter in model.named_parameters():
+            shadow[name] = 0.99 * shadow[name] + 0.01 * parameter.detach()
+
+    return looped(model, step)

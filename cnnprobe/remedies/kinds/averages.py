@@ -1,0 +1,96 @@
+"""Remedies of averages of the weights that do not follow them, and of wrong derivatives."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.remedies.remedy import Remedy, answers
+from cnnprobe.remedies.subject import CannotTryError, Subject
+from cnnprobe.training.averages import list_copies
+from cnnprobe.training.derivatives import list_functions
+
+USUAL = 0.01  # weight of the newest weights, where another one is not to be read of the loop
+
+
+@answers("average-astray")
+def follow(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The average moved towards the weights after each step."""
+    found = next((a for a in evidence.averages if a.name == finding.subject), None)
+    if found is None:
+        return
+    last = found.weights[-1]
+    newest = -last if last < 0 else 1 - last if last > 0.5 else last or USUAL
+    yield Remedy(
+        title=f"{found.name}: average.lerp_(weights, {newest:.3g}) in each step",
+        change=lambda subject: _follow(subject, found.name, newest),
+        shows="the average follows the weights",
+        is_comparable=False,
+    )
+
+
+def _follow(subject: Subject, name: str, newest: float) -> None:
+    read = {copy: (own, of) for copy, _, own, of in list_copies(subject.model, subject.around)}
+    if name not in read:
+        raise CannotTryError("the average is not found again")
+    own, of = read[name]
+    before: list[Tensor] = []
+
+    def keep() -> None:
+        before[:] = [tensor.detach().clone() for tensor in own()]
+
+    def write() -> None:
+        with torch.no_grad():
+            for tensor, old, weights in zip(own(), before, of(), strict=True):
+                tensor.detach().copy_(torch.lerp(old, weights.detach(), newest))
+
+    subject.before_each_step(keep)
+    subject.after_each_step(write)
+
+
+@answers("wrong-backward")
+def differentiate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The operations of the forward, which autograd differentiates itself."""
+    wrong = next((w for w in evidence.derivatives if w.qualified == finding.subject), None)
+    if wrong is None or wrong.on_purpose:
+        return
+    yield Remedy(
+        title=f"without {wrong.name}.backward: the operations of its forward called as they are",
+        change=lambda subject: _call_forward(subject, wrong.qualified),
+        shows="the gradient is the derivative of the forward",
+        is_comparable=False,
+    )
+
+
+class _Context:
+    """Takes what a forward leaves for its backward, which is not called."""
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        """Nothing is needed of them."""
+
+    mark_dirty = mark_non_differentiable = save_for_forward = save_for_backward
+
+    def set_materialize_grads(self, value: bool) -> None:
+        """There is no backward to give them to."""
+
+
+def _call_forward(subject: Subject, qualified: str) -> None:
+    named = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in list_functions()}
+    kind: Any = named.get(qualified)
+    if kind is None:
+        raise CannotTryError("the class is not found again")
+    has_context = kind.setup_context is torch.autograd.Function.setup_context
+
+    def run(*args: Any) -> Any:
+        return kind.forward(_Context(), *args) if has_context else kind.forward(*args)
+
+    def undo() -> None:
+        with contextlib.suppress(AttributeError):
+            del kind.apply
+
+    kind.apply = staticmethod(run)
+    subject.undo(undo)

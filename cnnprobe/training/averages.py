@@ -1,0 +1,151 @@
+"""Watches copies of the trained weights that the step itself updates: moving averages, teachers,
+target networks.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnnprobe.diagnosis.evidence import Average
+from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.training.surroundings import Surroundings
+
+STEPS = 4  # that are run; the first shows nothing where both are equal yet
+MOST = 8  # tensors of a copy that are read
+LONGEST = 1 << 16  # elements of one
+FITS = 0.1  # of the copy's change may be left unexplained
+Reading = Callable[[], list[Tensor]]
+
+
+def find_averages(
+    model: nn.Module, around: Surroundings, run: Callable[[], Any]
+) -> tuple[Average, ...]:
+    """How each copy follows the weights that it is of, over a few steps; those that do not change
+    are left out. The steps are run; what they change is put back by the caller.
+    """
+    pairs = list(list_copies(model, around))
+    if not pairs:
+        return ()
+    states = [_read(pairs)]
+    try:
+        for _ in range(STEPS):
+            run()
+            states.append(_read(pairs))
+    except Exception:  # the step's own; it is told elsewhere
+        return ()
+    found = []
+    for i, (name, of, _, _) in enumerate(pairs):
+        fits = [_fit(*before[i], *after[i]) for before, after in itertools.pairwise(states[1:])]
+        known = [fit for fit in fits if fit is not None]
+        if known and len(known) == len(fits):
+            found.append(
+                Average(
+                    name=name,
+                    of=of,
+                    weights=tuple(weight for weight, _ in known),
+                    sums=tuple(total for _, total in known),
+                )
+            )
+    return tuple(found)
+
+
+# -- which copies there are ------------------------------------------------------------------------
+
+
+def list_copies(
+    model: nn.Module, around: Surroundings
+) -> Iterator[tuple[str, str, Reading, Reading]]:
+    """The copies that no optimizer holds, each with the trained weights of the same shapes."""
+    held = {
+        id(p) for _, o in around.optimizers.values() for g in o.param_groups for p in g["params"]
+    }
+    models = {id(model): ("model", model)} | around.models
+    modules = [
+        (f"{name}.{fqn}" if fqn else name, module)
+        for name, root in models.values()
+        for fqn, module, first in named_modules(root)
+        if first
+    ]
+    known = [(name, m, list(m.parameters())) for name, m in modules]
+    known = [entry for entry in known if sum(p.numel() for p in entry[2]) > 8]
+    trained = [(n, m, ps) for n, m, ps in known if all(id(p) in held for p in ps)]
+    covered: set[int] = set()
+    for name, copy, own in known:
+        if covered & set(map(id, own)) or any(id(p) in held for p in own):
+            continue
+        for other, of, weights in trained:
+            if list(map(_shape, own)) == list(map(_shape, weights)):
+                covered |= set(map(id, own))
+                yield name, other, _parameters(copy), _parameters(of)
+                break
+    for name, read, _ in around.variables:
+        value = read()
+        tensors = _tensors(value)
+        for other, of, weights in trained if tensors else ():
+            if list(map(_shape, tensors)) == list(map(_shape, weights)):
+                yield name, other, _of_variable(read), _parameters(of)
+                break
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def _parameters(module: nn.Module) -> Reading:
+    return lambda: list(module.parameters())
+
+
+def _of_variable(read: Callable[[], Any]) -> Reading:
+    return lambda: _tensors(read())
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors of a dict or list that holds nothing else."""
+    if not isinstance(value, Mapping | list | tuple) or not value:
+        return []
+    items = list(value.values()) if isinstance(value, Mapping) else list(value)
+    is_plain = all(isinstance(i, Tensor) and not isinstance(i, nn.Parameter) for i in items)
+    return items if is_plain else []
+
+
+# -- how they follow -------------------------------------------------------------------------------
+
+
+def _read(pairs: list[tuple[str, str, Reading, Reading]]) -> list[tuple[Tensor, Tensor]]:
+    """Each copy and what it is of, as vectors."""
+    return [(_flatten(copy()), _flatten(of())) for _, _, copy, of in pairs]
+
+
+def _flatten(tensors: list[Tensor]) -> Tensor:
+    floating = [t for t in tensors if t.is_floating_point()][:MOST]
+    parts = [t.detach().reshape(-1)[:LONGEST].double().cpu() for t in floating]
+    return torch.cat(parts) if parts else torch.zeros(0)
+
+
+def _fit(
+    copy: Tensor, of: Tensor, copy_after: Tensor, of_after: Tensor
+) -> tuple[float, float] | None:
+    """The weight w of what it is of, and the sum s of both, in copy = (s - w) * copy + w * of: of
+    the weights before or after the optimizer's step, whichever explains the change. None where
+    neither does.
+    """
+    change = copy_after - copy
+    size = float(change.norm())
+    if size == 0 or len({len(v) for v in (copy, of, copy_after, of_after)}) > 1:
+        return None
+    best: tuple[float, float, float] | None = None
+    for weights in (of_after, of):
+        columns = torch.stack([weights - copy, copy], dim=1)
+        solved = torch.linalg.lstsq(columns, change[:, None], driver="gelsd").solution[:, 0]
+        left = float((columns @ solved - change).norm()) / size
+        if best is None or left < best[0]:
+            best = left, float(solved[0]), float(solved[1])
+            grown = abs(best[2]) * float(copy.norm()) / size
+            if grown < FITS:  # within the rounding of the weights
+                best = left, best[1], 0.0
+    if best is None or best[0] > FITS:
+        return None
+    return best[1], 1.0 + best[2]
