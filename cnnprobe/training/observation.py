@@ -15,6 +15,7 @@ from cnnprobe.diagnosis.evidence import (
     Average,
     BackwardFault,
     Evidence,
+    Foresight,
     Replay,
     Step,
     Values,
@@ -30,6 +31,7 @@ from cnnprobe.records.trace import TensorInfo, Trace
 from cnnprobe.training.attributes import find_idle_attributes
 from cnnprobe.training.averages import find_averages
 from cnnprobe.training.backward_fault import find_bad_derivative
+from cnnprobe.training.causality import capture_pair, find_foresight, reads_words
 from cnnprobe.training.derivatives import find_wrong_derivatives, watch_functions
 from cnnprobe.training.hidden import describe_hidden, find_hidden, names_of, values_of
 from cnnprobe.training.keeping import restore
@@ -123,6 +125,7 @@ class _Observation:
         replays = self.replays(steps, values)
         restore(self.states)
         averages = self.averages(steps)
+        foresight = self.foresight(steps)
         if (
             not any(step.training for step in steps)
             and not getattr(self.model, "training", False)
@@ -152,6 +155,7 @@ class _Observation:
             idle=idle,
             derivatives=find_wrong_derivatives(functions),
             averages=averages,
+            foresight=foresight,
             own_loop=request.train_step is not None,
         )
         return evidence, self.error
@@ -335,6 +339,20 @@ class _Observation:
             return ()
         try:
             return find_averages(self.model, self.around, self.one_step())
+        finally:
+            restore(self.states)
+
+    def foresight(self, steps: tuple[Step, ...]) -> Foresight | None:
+        """Whether a model that predicts the next step sees it, where the steps went well."""
+        request = self.request
+        if not steps or self.error is not None:
+            return None
+        inputs, targets = request.inputs, request.targets
+        try:
+            if request.train_step is not None and reads_words(inputs):
+                inputs, targets = capture_pair(self.model, self.one_step())
+                restore(self.states)
+            return find_foresight(self.model, inputs, targets)
         finally:
             restore(self.states)
 

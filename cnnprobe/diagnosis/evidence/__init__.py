@@ -6,6 +6,7 @@ from cnnprobe.diagnosis.evidence.evidence import (
     Compounding,
     Event,
     Evidence,
+    Foresight,
     Gradient,
     Hidden,
     IdleAttribute,
@@ -39,6 +40,6 @@ from cnnprobe.diagnosis.evidence.groups import (
 
 __all__ = [
     "ARRANGING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS", "RECTIFIERS", "SQUASHING", "Average", "BackwardFault", "Compounding", "Event", "Evidence",
-    "Flow", "Gradient", "Hidden", "IdleAttribute", "Loss", "OptimizerInfo", "Probes", "Replay", "Schedule", "Step", "Unread", "Uses", "Values", "WrongDerivative", "argument", "describe", "is_inplace", "operation",
+    "Flow", "Foresight", "Gradient", "Hidden", "IdleAttribute", "Loss", "OptimizerInfo", "Probes", "Replay", "Schedule", "Step", "Unread", "Uses", "Values", "WrongDerivative", "argument", "describe", "is_inplace", "operation",
     "operation_of_module", "option", "sources_read",
 ]  # fmt: skip

@@ -193,6 +193,20 @@ class IdleAttribute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Foresight:
+    """What the outputs of a model see of its input sequence, where the targets are that sequence
+    one step on; differences are over the output's size.
+    """
+
+    future: float  # of the outputs before `step`, for other inputs from `step` on
+    past: float  # of the outputs from `step` on, for other inputs before it
+    step: int
+    steps: int
+    module: str | None  # where the future is seen first
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WrongDerivative:
     """An autograd function of the user's whose backward gives another derivative than differences
     of its forward.
@@ -305,6 +319,7 @@ class Evidence:
     class_weights: tuple[tuple[float, float], ...] = ()
     # what was set on torch's objects without an effect
     idle: tuple[IdleAttribute, ...] = ()
+    foresight: Foresight | None = None
     derivatives: tuple[WrongDerivative, ...] = ()
     averages: tuple[Average, ...] = ()
     own_loop: bool = False  # the steps are those of the user's own train_step

@@ -67,15 +67,16 @@ def differentiate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
 
 
 class _Context:
-    """Takes what a forward leaves for its backward, which is not called."""
+    """Takes what a forward leaves for its backward, which is not called: of its methods each does
+    nothing.
+    """
 
-    def save_for_backward(self, *tensors: Tensor) -> None:
-        """Nothing is needed of them."""
+    def __getattr__(self, name: str) -> Any:
+        return _pass_over
 
-    mark_dirty = mark_non_differentiable = save_for_forward = save_for_backward
 
-    def set_materialize_grads(self, value: bool) -> None:
-        """There is no backward to give them to."""
+def _pass_over(*args: Any, **kwargs: Any) -> None:
+    """Nothing is needed of them."""
 
 
 def _call_forward(subject: Subject, qualified: str) -> None:

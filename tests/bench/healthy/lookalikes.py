@@ -6,7 +6,7 @@ from torch import nn
 
 from bench.case import looped
 from bench.design import design
-from bench.faults.quiet import Reader, averaged, read_words
+from bench.faults.quiet import Reader, averaged, read_words, write_words
 from bench.parts import Classifier, classifier
 
 # -- attributes of one's own -----------------------------------------------------------------------
@@ -201,3 +201,35 @@ def average_of_pytorch_and_one_of_a_dict():
             shadow[name] = 0.99 * shadow[name] + 0.01 * parameter.detach()
 
     return looped(model, step)
+
+
+# -- sequences that are read as a whole ------------------------------------------------------------
+
+
+def see_all(self, h):
+    return self.blocks(h + self.mix(h)[..., :16])
+
+
+@design
+def masked_words_that_are_guessed_from_both_sides():
+    generator = torch.Generator().manual_seed(5)
+    words = torch.randint(1, 15, (8, 10), generator=generator)
+    masked = words.masked_fill(torch.rand(8, 10, generator=generator) < 0.2, 0)
+    return write_words(see_all, inputs=masked, targets=words)
+
+
+@design
+def prefix_that_is_read_as_a_whole():
+    words = torch.randint(15, (8, 11), generator=torch.Generator().manual_seed(4))
+    targets = words[:, 1:].masked_fill(torch.arange(10) < 4, -100)
+    hidden = torch.ones(10, 10).triu(1).bool()
+    hidden[:5, :5] = False
+    return write_words(
+        lambda self, h: self.blocks(h + self.mix(h)[..., :16], mask=hidden), targets=targets
+    )
+
+
+@design
+def tags_of_words_that_see_all_of_them():
+    words = torch.randint(15, (8, 10), generator=torch.Generator().manual_seed(4))
+    return write_words(see_all, inputs=words, targets=(words + words.roll(1, 1)) % 15)
