@@ -298,3 +298,42 @@ def encoder_without_a_mask(sick):
     words = torch.randint(15, (8, 11), generator=torch.Generator().manual_seed(4))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     return looped(model, step, inputs=words, targets=None, optimizer=optimizer)
+
+
+# -- images and their masks ------------------------------------------------------------------------
+
+
+def segment(turn):
+    """Pixels to two classes; `turn` gives images and masks of the batch as the step uses them."""
+    pictures = torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(6))
+    masks = (pictures.mean(1) > 0).long()
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+
+    def step(model, inputs, targets, optimizer):
+        inputs, targets = turn(inputs, targets)
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    return looped(model, step, inputs=pictures, targets=masks, optimizer=optimizer)
+
+
+@case("unpaired-flip", None)
+def quarter_turns_of_the_images_alone(sick):
+    def turn(pictures, masks):
+        quarters = int(torch.randint(1, 4, ()))
+        turned = torch.rot90(pictures, quarters, (2, 3))
+        return turned, masks if sick else torch.rot90(masks, quarters, (1, 2))
+
+    return segment(turn)
+
+
+@case("unpaired-flip", None)
+def some_images_upside_down(sick):
+    def turn(pictures, masks):
+        chosen = torch.rand(len(pictures)) < 0.5
+        turned = torch.where(chosen[:, None, None, None], pictures.flip(-2), pictures)
+        return turned, masks if sick else torch.where(chosen[:, None, None], masks.flip(-2), masks)
+
+    return segment(turn)

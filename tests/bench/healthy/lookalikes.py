@@ -6,7 +6,7 @@ from torch import nn
 
 from bench.case import looped
 from bench.design import design
-from bench.faults.quiet import Reader, averaged, read_words, write_words
+from bench.faults.quiet import Reader, averaged, read_words, segment, write_words
 from bench.parts import Classifier, classifier
 
 # -- attributes of one's own -----------------------------------------------------------------------
@@ -233,3 +233,36 @@ def prefix_that_is_read_as_a_whole():
 def tags_of_words_that_see_all_of_them():
     words = torch.randint(15, (8, 10), generator=torch.Generator().manual_seed(4))
     return write_words(see_all, inputs=words, targets=(words + words.roll(1, 1)) % 15)
+
+
+# -- flips that need no other ----------------------------------------------------------------------
+
+
+@design
+def channels_in_another_order_and_samples_too():
+    return segment(lambda pictures, masks: (pictures.flip(1).flip(0), masks.flip(0)))
+
+
+@design
+def output_that_is_turned_back():
+    arguments = segment(lambda pictures, masks: (pictures, masks))
+
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        scores = (model(inputs) + model(inputs.flip(-1)).flip(-1)) / 2
+        F.cross_entropy(scores, targets).backward()
+        optimizer.step()
+
+    return looped(arguments["model"], step) | {
+        name: arguments[name] for name in ("inputs", "targets", "optimizer")
+    }
+
+
+@design
+def flipped_images_with_a_class_each():
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs.flip(-1)), targets).backward()
+        optimizer.step()
+
+    return looped(Classifier(), step)
