@@ -19,7 +19,8 @@ def _loop(paired: bool) -> Mapping[str, Any]:
     def loop(model: Any, inputs: Any, targets: Any, optimizer: Any, *_: Any) -> None:
         masks = targets.flip(-1) if paired else targets
         optimizer.zero_grad()
-        nn.functional.binary_cross_entropy_with_logits(model(inputs.flip(-1)), masks).backward()
+        loss = nn.functional.binary_cross_entropy_with_logits(model(inputs.flip(-1)), masks)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     torch.manual_seed(0)
