@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from cnnprobe.diagnosis.evidence import Flow, Foresight
 from cnnprobe.recorder.values import leaves
 from cnnprobe.training.passes import forward, fresh, list_tensors, tensors_of
+from cnnprobe.training.request import Request
 
 SHORTEST = 4  # steps
 SHIFTED = 0.9  # of the targets are the inputs one step later; the others may be padding
@@ -53,6 +54,17 @@ def find_foresight(model: nn.Module, inputs: Any, targets: Any) -> Foresight | N
         module=None if row is None else flow.owner(row),
         source="" if row is None else flow.line(row),
     )
+
+
+def observe_foresight(
+    request: Request, run: Callable[[], Any], put_back: Callable[[], None]
+) -> Foresight | None:
+    """The same of a request; of a step of the user's own, for what it gives model and loss."""
+    inputs, targets = request.inputs, request.targets
+    if request.train_step is not None and reads_words(inputs):
+        inputs, targets = capture_pair(request.model, run)
+        put_back()
+    return find_foresight(request.model, inputs, targets)
 
 
 def reads_words(inputs: Any) -> bool:

@@ -31,7 +31,7 @@ from cnnprobe.records.trace import TensorInfo, Trace
 from cnnprobe.training.attributes import find_idle_attributes
 from cnnprobe.training.averages import find_averages
 from cnnprobe.training.backward_fault import find_bad_derivative
-from cnnprobe.training.causality import capture_pair, find_foresight, reads_words
+from cnnprobe.training.causality import observe_foresight
 from cnnprobe.training.derivatives import find_wrong_derivatives, watch_functions
 from cnnprobe.training.hidden import describe_hidden, find_hidden, names_of, values_of
 from cnnprobe.training.keeping import restore
@@ -344,15 +344,10 @@ class _Observation:
 
     def foresight(self, steps: tuple[Step, ...]) -> Foresight | None:
         """Whether a model that predicts the next step sees it, where the steps went well."""
-        request = self.request
         if not steps or self.error is not None:
             return None
-        inputs, targets = request.inputs, request.targets
         try:
-            if request.train_step is not None and reads_words(inputs):
-                inputs, targets = capture_pair(self.model, self.one_step())
-                restore(self.states)
-            return find_foresight(self.model, inputs, targets)
+            return observe_foresight(self.request, self.one_step(), lambda: restore(self.states))
         finally:
             restore(self.states)
 
