@@ -16,7 +16,9 @@ ADVICE: Mapping[str, str] = {
 }
 
 UNWRITTEN: Mapping[str, str] = {
+    "average-astray": "where the average is made is not known",
     "bn-reused": "which place is to keep the module is not known",
+    "future-seen": "where the mask is made is not known",
     "idle-attribute": "where the attribute is set is not known",
     "inverted-class-weights": "where the weights are counted is not known",
     "loss-always-zero": "which targets were meant is not known",
@@ -28,6 +30,8 @@ UNWRITTEN: Mapping[str, str] = {
     "stale-optimizer": "where the layer was replaced is not known",
     "tied-weights": "which layer is to keep the weight is not known",
     "unbounded-task-weight": "how the terms are added up is not known",
+    "unpaired-flip": "which draw the masks share is not known",
     "unused-params": "whether it is to be used or removed is not known",
     "vanishing-gradient": "which activations and how many layers are to stay is not known",
+    "wrong-backward": "which formula is meant is not known",
 }
