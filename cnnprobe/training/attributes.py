@@ -4,11 +4,13 @@ attribute of nearly the same name.
 
 import difflib
 import dis
+import functools
 import inspect
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -145,7 +147,8 @@ def _of_optimizer(name: str, optimizer: Optimizer) -> Iterator[IdleAttribute]:
             yield _option(("optimizer", name), attribute, meant, value, actual=actual[0])
     for group in groups:
         for key, value in group.items():
-            meant = None if key in known else _find_meant(key, known, _OPTIONS)
+            own = key in known or key in _list_schedulers_keys()
+            meant = None if own else _find_meant(key, known, _OPTIONS)
             if meant and _is_number(value) and group.get(meant) != value:
                 yield _option(("group", name), key, meant, value, actual=group.get(meant))
 
@@ -219,6 +222,27 @@ def _is_stored(kind: type, attribute: str) -> bool:
         for code in _list_codes(_functions_of(base))
         for instruction in dis.get_instructions(code)
     )
+
+
+@functools.cache
+def _list_schedulers_keys() -> frozenset[str]:
+    """The texts in the code of torch's schedulers: keys that they put into groups, as max_lr."""
+    kinds = [
+        kind
+        for module in (torch.optim.lr_scheduler, torch.optim.swa_utils)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and kind.__module__ == module.__name__
+    ]
+    codes = _list_codes(function for kind in kinds for function in _functions_of(kind))
+    return frozenset(text for code in codes for text in _list_texts(code.co_consts))
+
+
+def _list_texts(constants: Iterable[Any]) -> Iterator[str]:
+    for value in constants:
+        if isinstance(value, tuple):
+            yield from _list_texts(value)
+        elif isinstance(value, str):
+            yield value
 
 
 def _functions_of(kind: type) -> Iterator[types.FunctionType]:
