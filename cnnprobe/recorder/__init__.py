@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as dataclass_replace
 from types import TracebackType
@@ -20,37 +20,36 @@ from torch import nn
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder.assembly import assemble, no_collection
 from cnnprobe.recorder.copying import copy_lazy
-from cnnprobe.recorder.devices import outliving_devices, wait_for_devices
+from cnnprobe.recorder.devices import wait_for_devices
 from cnnprobe.recorder.execution import (
     describe_exported,
     describe_sealed,
     find_exported,
     find_sealed,
-    has_compiled,
     has_fixed_mode,
     has_scripts,
     is_compiled,
     list_modes,
     observable,
     restore_modes,
+    run_eagerly,
     switch_mode,
 )
-from cnnprobe.recorder.inventory import FUSED, Entry, check_model, has_lazy
+from cnnprobe.recorder.inventory import FUSED, check_model, has_lazy
 from cnnprobe.recorder.module_tree import ModuleTree
 from cnnprobe.recorder.peers import describe_peers, without_peers
 from cnnprobe.recorder.preservation import (
-    ModuleState,
     StateGuard,
     end_checkpoints,
     is_sharded,
     own_passes,
+    preserved,
     preserved_generators,
 )
 from cnnprobe.recorder.rows import Closed
 from cnnprobe.recorder.sightings import Summary
 from cnnprobe.recorder.sources import hide_frames, thread_id
 from cnnprobe.recorder.threads import Threads, describe_threads
-from cnnprobe.recorder.values import argument_leaves
 from cnnprobe.recorder.watching import Watcher
 from cnnprobe.records.trace import Trace, is_within
 from cnnprobe.stats import Pages
@@ -359,44 +358,6 @@ def _observation(
     if notes:
         trace = dataclass_replace(trace, notes=(*trace.notes, *notes))
     return Observation(trace=trace, output=_detached(output), error=error)
-
-
-@contextlib.contextmanager
-def preserved(
-    tree: Iterable[Entry], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Iterator[tuple[StateGuard, list[str]]]:
-    """Whatever a forward pass does inside, the model is afterwards as it was; the inputs too, where
-    the guard is told of each write.
-    """
-    with no_collection():
-        state = ModuleState(tree)
-        inputs = [
-            value for _, value in argument_leaves(args, kwargs) if isinstance(value, torch.Tensor)
-        ]
-        guard = StateGuard([*state.parameters, *state.gradients, *inputs])
-    notes: list[str] = []
-    try:
-        yield guard, notes
-    finally:
-        lost: list[torch.Tensor] = []
-        with outliving_devices():
-            lost = guard.restore()
-        state.restore()
-        if lost:
-            notes.append(
-                f"{len(lost)} parameters or inputs were written to by an operation that could not "
-                "be seen, and were not put back"
-            )
-
-
-@contextlib.contextmanager
-def run_eagerly(tree: Iterable[Entry]) -> Iterator[list[str]]:
-    """Compiled code runs eagerly meanwhile: its modules would pass by their hooks."""
-    if not has_compiled(tree):
-        yield []
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield ["the model is compiled: its eager code was probed, and the compiled code kept"]
 
 
 def _detached(output: Any) -> Any:

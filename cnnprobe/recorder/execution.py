@@ -53,6 +53,16 @@ def has_compiled(tree: Iterable[Entry]) -> bool:
     return any(has_compiled_code(module) for _, module, first in tree if first)
 
 
+@contextlib.contextmanager
+def run_eagerly(tree: Iterable[Entry]) -> Iterator[list[str]]:
+    """Compiled code runs eagerly meanwhile: its modules would pass by their hooks."""
+    if not has_compiled(tree):
+        yield []
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield ["the model is compiled: its eager code was probed, and the compiled code kept"]
+
+
 def is_scripted(module: nn.Module) -> bool:
     """Whether a module runs without Python: from torch.jit.script, trace, freeze or load."""
     return isinstance(module, torch.jit.ScriptModule)

@@ -14,7 +14,7 @@ import random
 import sys
 import traceback
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import checkpoint
 
+from cnnprobe.recorder.assembly import no_collection
 from cnnprobe.recorder.devices import outliving_devices
 from cnnprobe.recorder.inventory import Entry
+from cnnprobe.recorder.values import argument_leaves
 
 _CONTAINERS = (dict, list, set)
 
@@ -223,6 +225,32 @@ def _has_same_items(value: Any, content: Any) -> bool:
 
 
 _OWN = contextvars.ContextVar("own_passes", default=False)
+
+
+@contextlib.contextmanager
+def preserved(
+    tree: Iterable[Entry], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Iterator[tuple[StateGuard, list[str]]]:
+    """Whatever a forward pass does inside, the model is afterwards as it was; the inputs too, where
+    the guard is told of each write.
+    """
+    with no_collection():
+        state = ModuleState(tree)
+        inputs = [value for _, value in argument_leaves(args, kwargs) if isinstance(value, Tensor)]
+        guard = StateGuard([*state.parameters, *state.gradients, *inputs])
+    notes: list[str] = []
+    try:
+        yield guard, notes
+    finally:
+        lost: list[Tensor] = []
+        with outliving_devices():
+            lost = guard.restore()
+        state.restore()
+        if lost:
+            notes.append(
+                f"{len(lost)} parameters or inputs were written to by an operation that could not "
+                "be seen, and were not put back"
+            )
 
 
 @contextlib.contextmanager

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cnnprobe.diagnosis.evidence import Flow, Probes, describe, is_inplace, operation
+from cnnprobe.diagnosis.evidence import Flow, Probes, is_inplace, operation
 from cnnprobe.recorder.functions import operation_of
 from cnnprobe.recorder.preservation import read_version
 from cnnprobe.recorder.sources import find_nearest_line, is_users
 from cnnprobe.recorder.values import is_ordinary, leaves
 from cnnprobe.records.trace import Trace
+from cnnprobe.training.batch_leak import SMALLEST_LEAK, find_leak
 from cnnprobe.training.passes import (
     Pass,
     batch_size,
@@ -33,8 +34,6 @@ from cnnprobe.training.passes import (
 from cnnprobe.training.unread import find_unread
 from cnnprobe.training.wrapping import summary
 
-# of the output's magnitude; the same shapes give the same kernels, so rounding hardly differs
-SMALLEST_LEAK = 1e-4
 _MOST_FLIPS = 4
 _SMALL = 4096  # elements of a buffer that is compared by its values
 
@@ -66,112 +65,6 @@ def spread_in_both_modes(model: nn.Module, inputs: Any, output: Any, n: int | No
     trained = forward(model, fresh(inputs), training=True)
     other = None if trained.error is not None else spread(trained.output, n)
     return found if other is None else max(found, other)
-
-
-# -- batch leak ------------------------------------------------------------------------------------
-
-
-def _rest(n: int) -> slice:
-    """The samples between the first and the last; of two the second."""
-    return slice(1, -1) if n > 2 else slice(1, None)
-
-
-def _others(n: int) -> Callable[[Tensor], dict[str, float] | None]:
-    """A checksum of the samples that are left as they are."""
-
-    def summarise(tensor: Tensor) -> dict[str, float] | None:
-        if (
-            tensor.dim() == 0
-            or tensor.shape[0] != n
-            or not tensor.is_floating_point()
-            or tensor.device.type == "meta"
-        ):
-            return None
-        with torch._C.DisableTorchFunction(), torch.no_grad():
-            rest = tensor.detach()[_rest(n)].double()
-            ramp = torch.linspace(
-                1.0, 2.0, max(1, rest.numel()), dtype=torch.float64, device=rest.device
-            )
-            return {
-                "others": float((rest.reshape(-1) * ramp[: rest.numel()]).sum()),
-                "size": float(rest.abs().sum()),
-            }
-
-    return summarise
-
-
-def other_ends(inputs: Any) -> Any:
-    """The inputs with another first and last sample; of two, another first one alone."""
-    generator = torch.Generator().manual_seed(1)
-
-    def change(value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.dim() == 0 or value.shape[0] < 2:
-            return value
-        changed = value.detach().clone()
-        if value.is_floating_point():
-            noise = torch.randn((2, *value[0].shape), generator=generator).to(value)
-            other = 3.0 * noise * value.std().clamp(min=1e-3) + value.mean()
-        else:
-            other = torch.stack([value[1], value[-2]])
-        changed[0] = other[0]
-        if value.shape[0] > 2:
-            changed[-1] = other[1]
-        return changed
-
-    return torch.utils._pytree.tree_map(change, inputs)
-
-
-def find_leak(
-    model: nn.Module, inputs: Any, n: int
-) -> tuple[str | None, float, tuple[str, str]] | None:
-    """Where, in eval mode, other samples at the ends of the batch change the others first, by how
-    much, and the call that does it with its line; None where they do not.
-    """
-    base = forward(model, fresh(inputs), training=False, summarise=_others(n))
-    other = forward(model, other_ends(inputs), training=False, summarise=_others(n))
-    if (
-        base.error is not None
-        or other.error is not None
-        or any(t.dim() == 0 or t.shape[0] != n for t in tensors_of(base.output))
-    ):
-        return None
-    gap = difference(base.output, other.output, lambda t: t[_rest(n)])
-    if gap is None or gap < SMALLEST_LEAK:
-        return None
-    if all(t.dim() == 2 and t.shape[1] == n for t in tensors_of(base.output)):
-        columns = difference(base.output, other.output, lambda t: t[_rest(n), _rest(n)])
-        if columns is not None and columns < SMALLEST_LEAK:
-            return None  # a matrix of similarities between the samples: its ends are about the samples there
-    flow = Flow(base.trace)
-    for i in flow.primitives():
-        if i < len(other.trace.calls) and other.trace.calls[i].kind == base.trace.calls[i].kind:
-            for a, b in zip(
-                base.trace.calls[i].outputs, other.trace.calls[i].outputs, strict=False
-            ):
-                if (
-                    a.stats
-                    and b.stats
-                    and abs(a.stats["others"] - b.stats["others"])
-                    > 1e-7 * max(a.stats["size"], 1e-30)
-                ):
-                    return flow.owner(i), gap, _name_mixing(flow, i, n)
-    return "", gap, ("", "")
-
-
-def _name_mixing(flow: Flow, index: int, n: int) -> tuple[str, str]:
-    """The call that takes the samples together: the row where it shows, or the one before it that
-    has no dim of the batch left (a mean over dim 0).
-    """
-    for row in sorted({*flow.before(index)}, reverse=True):
-        call = flow.calls[row]
-        has_batch = any(t.shape[:1] == (n,) for t in call.inputs)
-        is_read = index in flow.passes_on(row)
-        if is_read and has_batch and not any(t.shape[:1] == (n,) for t in call.outputs):
-            return describe(call), call.source
-    return describe(flow.calls[index]), flow.calls[index].source
-
-
-# -- further probes --------------------------------------------------------------------------------
 
 
 def find_ignored(
@@ -353,12 +246,10 @@ def run_probes(
         _is_unchanged(b, a) for b, a in zip(buffers, _copy_buffers(model), strict=False)
     )
     changed = {entry[0] for entry, later in zip(written, now, strict=False) if entry != later}
-    again = forward(model, fresh(inputs), training=False, seed=1)
-    repeat = None if again.error is not None else difference(base.output, again.output)
+    repeat = _repeat(model, inputs, base, seed=1)
     if repeat is not None and repeat >= SMALLEST_LEAK:
         # With one seed, what differs comes from a state that a pass leaves behind.
-        same = forward(model, fresh(inputs), training=False)
-        left = None if same.error is not None else difference(base.output, same.output)
+        left = _repeat(model, inputs, base)
         keeps_state = keeps_state or left is None or left >= SMALLEST_LEAK
     n = batch_size(inputs, targets)
     steady = repeat is not None and repeat < SMALLEST_LEAK
@@ -382,6 +273,12 @@ def run_probes(
         spread=spread_in_both_modes(model, inputs, base.output, n),
     )
     return base, probes
+
+
+def _repeat(model: nn.Module, inputs: Any, base: Pass, *, seed: int = 0) -> float | None:
+    """How far the output of one more pass is from the first; None where it raises."""
+    again = forward(model, fresh(inputs), training=False, seed=seed)
+    return None if again.error is not None else difference(base.output, again.output)
 
 
 def run_late_probes(model: nn.Module, inputs: Any, targets: Any, probes: Probes) -> Probes:

@@ -23,7 +23,7 @@ from cnnprobe.training.events import LoopWatch
 from cnnprobe.training.graph_walk import walk
 from cnnprobe.training.hidden import list_parameters
 from cnnprobe.training.mixing import Mixing
-from cnnprobe.training.norms import measure_norm
+from cnnprobe.training.norms import measure_gradients, measure_norm, measure_total
 from cnnprobe.training.silence import Silence
 from cnnprobe.training.surroundings import Surroundings
 from cnnprobe.training.terms import Terms
@@ -78,7 +78,7 @@ class Stepper:
         }
         alive = self.count_living_graphs()
         self.canaries.extend(draft.canaries)
-        gradients = draft.gradients or self.gradients()
+        gradients = draft.gradients or measure_gradients(self.parameters)
         if draft.stumbled:
             trace = replace(trace, notes=(*trace.notes, *draft.stumbled))
         return Step(
@@ -102,20 +102,6 @@ class Stepper:
         if any(canary() is not None for canary in self.canaries):
             gc.collect()  # visits every object of the process, so only where a cycle may hold one
         return sum(1 for canary in self.canaries if canary() is not None)
-
-    def gradients(self) -> dict[str, Gradient]:
-        """The gradient of every parameter that has one."""
-        found = {}
-        for name, parameter in self.parameters.items():
-            grad = parameter.grad
-            if grad is not None and has_values(grad):
-                dense = read_dense(grad)
-                norm = measure_norm(dense)  # not finite as soon as one value is not
-                found[name] = Gradient(
-                    norm=norm,
-                    nonfinite=0 if math.isfinite(norm) else int((~dense.isfinite()).sum()),
-                )
-        return found
 
 
 class _StepDraft:
@@ -223,7 +209,7 @@ class _StepDraft:
 
     def _backward_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         self.events.append(Event(kind="backward"))
-        self.gradients = self.stepper.gradients()
+        self.gradients = measure_gradients(self.stepper.parameters)
         self.stepper.silence.backward_done()
         self.waste.backward_done()
 
@@ -258,7 +244,7 @@ class _StepDraft:
             if isinstance(given, list | tuple)
             else list(self.stepper.parameters.values())
         )
-        self.unclipped = self._size_of_gradients()
+        self.unclipped = measure_total(self.stepper.parameters)
         self.events.append(
             Event(
                 kind="clip",
@@ -269,17 +255,8 @@ class _StepDraft:
     def _clip_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         if self.events and self.events[-1].kind == "clip" and self.unclipped:
             self.events[-1] = replace(
-                self.events[-1], rate=self._size_of_gradients() / self.unclipped
+                self.events[-1], rate=measure_total(self.stepper.parameters) / self.unclipped
             )
-
-    def _size_of_gradients(self) -> float:
-        return math.hypot(
-            *(
-                measure_norm(read_dense(p.grad))
-                for p in self.stepper.parameters.values()
-                if p.grad is not None and not p.grad.is_sparse and has_values(p.grad)
-            )
-        )
 
     def _mode(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         module = scope.get("self")
