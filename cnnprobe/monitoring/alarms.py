@@ -57,8 +57,8 @@ def see(watch: WatchState, hook: LayerHook, at: int, args: Any, output: Tensor) 
     kind = class_of(hook.module).__name__ if hook.module is not None else ""
     if first is None:
         first = watch.seen = NonFinite(
-            step=watch.step, what="activation", fqn=hook.fqn, call=at, kind=kind, nan=nan, inf=inf, count=count, inputs=inputs,
-            seen_before=watch.before,
+            step=watch.step, what="activation", fqn=hook.fqn, call=at, kind=kind,
+            nan=nan, inf=inf, count=count, inputs=inputs, seen_before=watch.before,
         )  # fmt: skip
     if stops:
         watch.ledger.nonfinite = first

@@ -43,7 +43,17 @@ class Silences:
                 continue
             silent = np.logical_and.reduce(masks)
             if silent.any():
-                about = slots[slot]
-                channels = tuple(np.flatnonzero(silent).tolist())
-                found.append(DeadChannels(fqn=about.fqn, call=about.call, kind=about.kind, channels=channels, of=len(silent), first=window[0][0], last=window[-1][0]))  # fmt: skip
+                found.append(_build(slots[slot], silent, (window[0][0], window[-1][0])))
         return tuple(found)
+
+
+def _build(slot: Slot, silent: NDArray[np.bool_], steps: tuple[int, int]) -> DeadChannels:
+    return DeadChannels(
+        fqn=slot.fqn,
+        call=slot.call,
+        kind=slot.kind,
+        channels=tuple(np.flatnonzero(silent).tolist()),
+        of=len(silent),
+        first=steps[0],
+        last=steps[1],
+    )

@@ -24,10 +24,11 @@ from cnnprobe.records.ranks import RankStep
 if TYPE_CHECKING:
     from cnnprobe.monitoring.watch import Watch
 
-_LATEST = 4  # steps that a rank tells again: rank 0 may look late
+_LATEST = 8  # steps that a rank tells again: of short ones several come at once
 _BEAT = 5.0  # seconds after which a rank tells that it still runs
 _POLL = (0.01, 0.5)  # seconds between two looks for a rank that comes late: at first, and at most
 _SHARE = 200  # a pause is as many times the time that was spent
+_SHORTEST = 0.15  # seconds of such a pause: to wake up costs more than what is done then
 _LONGEST = 1.0  # seconds of such a pause
 _GRACE = 5.0  # seconds at the end for the last step of the others
 _MORE = 1.0  # seconds more than a beat, after which a rank that says nothing has ended
@@ -151,7 +152,7 @@ class Comparison:
 
     def _rest(self, seconds: float, spent: float) -> None:
         """Until there is something new, or for these seconds; longer where much time was spent."""
-        earliest = time.monotonic() + min(_LONGEST, _SHARE * spent)
+        earliest = time.monotonic() + min(_LONGEST, max(_SHORTEST, _SHARE * spent))
         self._new.wait(seconds)
         self._leaving.wait(max(0.0, earliest - time.monotonic()))
 

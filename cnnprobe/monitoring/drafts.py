@@ -70,8 +70,14 @@ def enter(draft: StepDraft, ledger: Ledger) -> None:
     if draft.taken is None:
         if loss is not None and not math.isfinite(loss) and ledger.nonfinite is None:
             ledger.nonfinite = _of_loss(draft, ledger, loss)
-        return
-    values, counts = draft.taken.read()
+    else:
+        _enter_rows(draft, ledger, draft.taken, loss=loss, scale=scale)
+
+
+def _enter_rows(
+    draft: StepDraft, ledger: Ledger, taken: Taken, *, loss: float | None, scale: float | None
+) -> None:
+    values, counts = taken.read()
     rows = np.full((len(values), len(COLUMNS)), np.nan)
     rows[:, :EXTRA] = values[:, :WRITTEN]
     slots = values[:, SLOT].astype(np.int64)
@@ -91,12 +97,12 @@ def enter(draft: StepDraft, ledger: Ledger) -> None:
         more = _updates(draft.changes, rows, draft.norms)
         ledger.put(
             "update ratio",
-            step,
+            draft.step,
             _total(more[:, L2]) / (_total(rows[draft.changes.rows, L2]) or math.nan),
         )
         slots, kept = np.concatenate([slots, draft.changes.slots]), np.concatenate([kept, more])
     ledger.add(
-        step,
+        draft.step,
         slots,
         kept,
         None if counts is None else _histograms(values[:, SLOT].astype(np.int64), counts),

@@ -5,6 +5,7 @@ They return None, are per model, survive deepcopy and pickle as inert objects, a
 module's dictionary of hooks only while a step is observed.
 """
 
+from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
@@ -79,7 +80,8 @@ class LayerHook:
                 pointer, version, count = output.data_ptr(), output._version, output.numel()
                 last = wiring.last
                 if last[1] == pointer and last[2] == version and last[3] == count:
-                    status = wiring.repeat(cell.address)  # type: ignore[misc] # another view of what was measured last
+                    # another view of what was measured last
+                    status = wiring.repeat(cell.address)  # type: ignore[misc]
                 else:
                     status = (wiring.record if count < SMALL else wiring.record_freely)(
                         pointer, count, cell.address
@@ -292,3 +294,22 @@ class ChannelHook(LayerHook):
         status: int = kernel.record_channels(pointer, cell.address, cell.plan.address)
         wiring.last = output, pointer, output._version, output.numel()
         return status
+
+
+class LossHook:
+    """The forward hook of a loss module: a loss is seen without being given. A copy sees none."""
+
+    def __init__(self, take: Callable[[Tensor], None] | None = None) -> None:
+        self._take = take
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
+        """Hand on what may be a loss."""
+        is_loss = isinstance(output, Tensor) and output.requires_grad and output.numel() == 1
+        if self._take is not None and is_loss:
+            self._take(output)
+
+    def __deepcopy__(self, memo: object) -> "LossHook":
+        return type(self)()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()

@@ -144,7 +144,8 @@ def _with_statistics(trace: Trace, watch: "Watch", cube: Rows) -> Trace:
 def _of_event(trace: Trace, event: NonFinite) -> Trace:
     """The one call that put out what is not finite, as a trace."""
     low = TensorInfo(
-        shape=(), dtype="float32", device=trace.device, nbytes=0, requires_grad=False, source=1 if event.fqn else 0,
+        shape=(), dtype="float32", device=trace.device, nbytes=0, requires_grad=False,
+        source=1 if event.fqn else 0,
         stats={"count": event.count, "nan": event.nan, "inf": event.inf},
     )  # fmt: skip
     inputs = () if not event.fqn else event.inputs

@@ -321,6 +321,14 @@ def _find_scaler() -> Any:
     return None
 
 
+def read_scale(scaler: Any) -> Tensor | float | None:
+    """By what a GradScaler multiplies now; a copy, as it writes over it."""
+    if scaler is None or not scaler.is_enabled():
+        return None
+    held = getattr(scaler, "_scale", None)
+    return held.detach().clone() if isinstance(held, Tensor) else float(scaler.get_scale())
+
+
 class _Hook:
     """Points to the loop; a copy points to none."""
 

@@ -21,7 +21,10 @@ def describe(
     """
     if wiring.recomputed:
         calls, names = sum(wiring.recomputed.values()), list(wiring.recomputed)
-        yield f"{calls} calls of {len(names)} modules (the first is '{names[0]}') were made again in backward passes by activation checkpointing; they are not counted"  # fmt: skip
+        yield (
+            f"{calls} calls of {len(names)} modules (the first is '{names[0]}') were made again in "
+            "backward passes by activation checkpointing; they are not counted"
+        )
     late = [fqn for fqn, module, _ in named_modules(model) if id(module) not in known]
     if late:
         yield (
@@ -39,8 +42,8 @@ def describe(
         )
     if skipped[0]:
         yield (
-            f"{_SKIPPED}{skipped[0]} (the first is {skipped[1][0]}); a GradScaler skips steps after "
-            "an overflow, otherwise give monitor() the optimizer that the loop uses"
+            f"{_SKIPPED}{skipped[0]} (the first is {skipped[1][0]}); a GradScaler skips steps "
+            "after an overflow, otherwise give monitor() the optimizer that the loop uses"
         )
     if wiring.ledger.rank is not None:
         yield _describe_rank(wiring.ledger.rank)

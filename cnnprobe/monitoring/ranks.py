@@ -29,7 +29,8 @@ from cnnprobe.records.ranks import RankStep
 from cnnprobe.stats.content import disable_user_modes
 from cnnprobe.stats.transfer import Sent
 
-_PROJECTED = 8  # steps in a row whose gradients are compared, and of the later ones each so many
+_PROJECTED = 4  # steps at the beginning whose gradients are compared
+_SELDOM = 16  # and of the later ones each so many: they are averaged in all steps or in none
 
 
 @dataclass(slots=True, kw_only=True)
@@ -184,8 +185,8 @@ class RankWatch:
             self._stages.end("backward")
 
     def _projects(self) -> bool:
-        """Whether gradients are compared in this step: they are averaged in all or in none."""
-        return self.draft.step < _PROJECTED or self.draft.step % _PROJECTED == 0
+        """Whether gradients are compared in this step."""
+        return self.draft.step < _PROJECTED or self.draft.step % _SELDOM == 0
 
     def _project(self, gradient: Tensor) -> Tensor:
         """The gradient as one number, linear in it."""

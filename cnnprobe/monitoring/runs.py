@@ -157,13 +157,7 @@ def start(
             fix="make it on a real device; cnnprobe.record(model) shows its shapes as it is",
         )
     optimizers = _optimizers(optimizer)
-    losses = (
-        [loss_fn]
-        if isinstance(loss_fn, nn.Module)
-        else _loss_modules(around.values())
-        if loss_fn is None
-        else []
-    )
+    losses = _choose_losses(loss_fn, around)
     before = _read_before(outputs, class_of(model).__name__)
     monitor = Monitor(
         model,
@@ -175,13 +169,7 @@ def start(
     )
     if find_rank()[1] > 1:  # before the log, which has its notes
         monitor.listeners.insert(0, Comparison(monitor.number, outputs["place"]))
-    roles = {"model": model, "optimizer": optimizer}
-    named = {
-        role: [name for name, value in around.items() if value is subject]
-        for role, subject in roles.items()
-        if subject is not None
-    }
-    monitor.names = {role: names[0] for role, names in named.items() if names}
+    monitor.names = _find_names(around, {"model": model, "optimizer": optimizer})
     if len(losses) > 1:
         monitor.note(
             f"{len(losses)} loss functions were seen; what they give is averaged: tell the loss "
@@ -203,7 +191,23 @@ def _optimizers(given: Any) -> Sequence[Optimizer]:
     return optimizers
 
 
-def _loss_modules(values: Iterable[Any]) -> list[nn.Module]:
+def _find_names(around: Mapping[str, Any], roles: Mapping[str, Any]) -> dict[str, str]:
+    """The user's variable for each role."""
+    named = {
+        role: [name for name, value in around.items() if value is subject]
+        for role, subject in roles.items()
+        if subject is not None
+    }
+    return {role: names[0] for role, names in named.items() if names}
+
+
+def _choose_losses(given: Any, around: Mapping[str, Any]) -> list[nn.Module]:
+    if isinstance(given, nn.Module):
+        return [given]
+    return _find_losses(around.values()) if given is None else []
+
+
+def _find_losses(values: Iterable[Any]) -> list[nn.Module]:
     found: dict[int, nn.Module] = {}
     for value in list(values):
         if isinstance(value, _Loss):

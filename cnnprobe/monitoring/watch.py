@@ -15,8 +15,8 @@ from cnnprobe.monitoring import alarms, drafts, notes
 from cnnprobe.monitoring.channels import Silences
 from cnnprobe.monitoring.first_pass import FirstPass
 from cnnprobe.monitoring.graphs import LivingGraphs
-from cnnprobe.monitoring.hooks import ChannelHook, CompositeHook, LayerHook, PartHook
-from cnnprobe.monitoring.loop import Events, Loop
+from cnnprobe.monitoring.hooks import ChannelHook, CompositeHook, LayerHook, LossHook, PartHook
+from cnnprobe.monitoring.loop import Events, Loop, read_scale
 from cnnprobe.monitoring.pace import Pace
 from cnnprobe.monitoring.parameters import Parameters
 from cnnprobe.monitoring.ranks import LossGradient, RankWatch
@@ -105,16 +105,19 @@ class Watch(Events):
         self.skipped: list[int] = []  # the steps: the first ones
         self._criteria = losses
         self.graphs = LivingGraphs()
-        self._losses: list[Tensor] = []
-        self._trained = False  # the root was in train mode in this step
-        self._told = False  # a loss was given by `loss` in this step
-        self.seen: NonFinite | None = None  # in this step
-        self._scale: Tensor | float | None = None
-        self._scaled = (0, 0)
         self._waiting: deque[drafts.StepDraft] = deque()
         self._silences = Silences(settings.window)
         self._trace: Trace | None = None
         self._exits = contextlib.ExitStack()
+        self._begin_step()
+
+    def _begin_step(self) -> None:
+        self._losses: list[Tensor] = []
+        self._trained = False  # the root was in train mode
+        self._told = False  # a loss was given by `loss`
+        self.seen: NonFinite | None = None
+        self._scale: Tensor | float | None = None
+        self._scaled = (0, 0)
 
     def _hooks(self) -> list[LayerHook]:
         modules_now = list(named_modules(self.model))
@@ -135,9 +138,16 @@ class Watch(Events):
         ]
         for fqn, module in modules:
             if self.settings.chosen(fqn) and type(module) not in CONTAINERS:
-                kind = PartHook if self.settings.fraction < 1 else ChannelHook if isinstance(module, _RECTIFIERS if has_rectifiers else _POOLS) else CompositeHook if module._modules else LayerHook  # fmt: skip
+                kind = self._choose_kind(module, _RECTIFIERS if has_rectifiers else _POOLS)
                 hooks.append(kind(self.wiring, module, fqn))
         return hooks
+
+    def _choose_kind(self, module: nn.Module, may_die: tuple[type, ...]) -> type[LayerHook]:
+        if self.settings.fraction < 1:
+            return PartHook
+        if isinstance(module, may_die):
+            return ChannelHook
+        return CompositeHook if module._modules else LayerHook
 
     # -- the block ---------------------------------------------------------------------------------
 
@@ -149,7 +159,7 @@ class Watch(Events):
             self.rank.attach()
             self._exits.callback(self.rank.detach)
         for criterion in self._criteria:
-            self._exits.callback(criterion.register_forward_hook(_LossHook(self)).remove)
+            self._exits.callback(criterion.register_forward_hook(LossHook(self._see_loss)).remove)
         self.loop.observe(on=self.pace.is_due(self.step))
         return self
 
@@ -181,6 +191,11 @@ class Watch(Events):
             self._told = True
         self._take(loss)
         return loss
+
+    def _see_loss(self, loss: Tensor) -> None:
+        """A loss module has put this out: taken in unless the user gives the loss."""
+        if not self._told:
+            self._take(loss)
 
     def _take(self, loss: Tensor) -> None:
         if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -229,12 +244,12 @@ class Watch(Events):
     def begin_backward(self) -> None:
         """The first gradient arrives."""
         self._keep_first()
-        self._scale = _scale_of(self.loop.scaler)
+        self._scale = read_scale(self.loop.scaler)
 
     def before_update(self, optimizer: Any) -> None:
         """The optimizer is about to step."""
         if self._scale is None:
-            self._scale = _scale_of(self.loop.scaler)
+            self._scale = read_scale(self.loop.scaler)
         if self.rank is not None:
             self.rank.before_update()
         first = self.wiring.sheet.next
@@ -264,24 +279,13 @@ class Watch(Events):
         if self.rank is not None:
             draft.rank = self.rank.end_step(step, observed=observed)
         if observed:
-            self._take_stale()
-            draft.changes = self.parameters.after_step() if not skipped else None
-            if draft.changes is not None and isinstance(draft.changes.norms, Tensor):
-                draft.norms = Sent(draft.changes.norms)
-            if self._scale is not None:
-                draft.scale = Sent(torch.as_tensor(self._scale))
-                draft.scaled = self._scaled
-            draft.dead = self._silences.count(self.loop.hooks, step)
-            draft.taken = self.wiring.sheet.take()
-            self.graphs.count(self.ledger, step)
+            self._fill(draft)
         if skipped:
             self.skips += 1
             if self.skips <= _SKIPPED:
                 self.skipped.append(step)
         self._waiting.append(draft)
-        self._losses = []
-        self._told, self.seen, self._scale, self._scaled = False, None, None, (0, 0)
-        self._trained = False
+        self._begin_step()
         self.step = step + 1
         self.settle(waiting=self.settings.raise_on_nan or len(self._waiting) > _LATE)
         if self.settings.raise_on_nan:
@@ -292,6 +296,19 @@ class Watch(Events):
         if self.rank is not None:
             self.rank.rest()
         return self.pace.is_due(self.step)
+
+    def _fill(self, draft: drafts.StepDraft) -> None:
+        """What was observed of the step."""
+        self._take_stale()
+        draft.changes = self.parameters.after_step() if not draft.skipped else None
+        if draft.changes is not None and isinstance(draft.changes.norms, Tensor):
+            draft.norms = Sent(draft.changes.norms)
+        if self._scale is not None:
+            draft.scale = Sent(torch.as_tensor(self._scale))
+            draft.scaled = self._scaled
+        draft.dead = self._silences.count(self.loop.hooks, draft.step)
+        draft.taken = self.wiring.sheet.take()
+        self.graphs.count(self.ledger, draft.step)
 
     def _take_stale(self) -> None:
         """The gradients that were not cleared before this step."""
@@ -339,8 +356,10 @@ class Watch(Events):
             yield
         except Exception as error:
             self.listeners.remove(listener)
-            why = f"{type(error).__name__}: {error}"
-            text = f"{type(listener).__name__} stopped at step {self.step} ({why}); the training goes on"
+            text = (
+                f"{type(listener).__name__} stopped at step {self.step} "
+                f"({type(error).__name__}: {error}); the training goes on"
+            )
             self.note(text)
             warn(text)
 
@@ -374,36 +393,3 @@ class Watch(Events):
     def before(self) -> int | None:
         """The last observed step."""
         return self.ledger.steps[-1] if self.ledger.steps else None
-
-
-def _scale_of(scaler: Any) -> Tensor | float | None:
-    """By what a GradScaler multiplies now; a copy, as it writes over it."""
-    if scaler is None or not scaler.is_enabled():
-        return None
-    held = getattr(scaler, "_scale", None)
-    return held.detach().clone() if isinstance(held, Tensor) else float(scaler.get_scale())
-
-
-class _LossHook:
-    """The forward hook of a loss module: the loss is seen without being given."""
-
-    def __init__(self, watch: Watch | None = None) -> None:
-        self.watch = watch
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
-        """Take in the loss, unless the user gives it."""
-        watch = self.watch
-        if (
-            watch is not None
-            and not watch._told
-            and isinstance(output, Tensor)
-            and output.requires_grad
-            and output.numel() == 1
-        ):
-            watch._take(output)
-
-    def __deepcopy__(self, memo: object) -> "_LossHook":
-        return type(self)()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), ()

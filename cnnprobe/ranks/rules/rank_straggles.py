@@ -20,8 +20,8 @@ _MANY = 10  # steps; in fewer the turns of a busy machine may fall on one rank
 _WARM = 2  # steps: caches are filled, kernels chosen, workers started, buckets made anew
 _RATIO = 0.5  # of the rest of the step, in one step
 _ONCE = 0.1
-"""Seconds of one step, without those in the queue for a processor: the longest turn that Linux gives
-to another thread (RR_TIMESLICE, include/linux/sched/rt.h).
+"""Seconds of one step, without those in the queue for a processor: the longest turn that Linux
+gives to another thread (RR_TIMESLICE, include/linux/sched/rt.h).
 """
 _UNKNOWN = 0.25  # seconds of one step, where the time in the queue is not known
 
@@ -181,7 +181,8 @@ def _find_stalls(
         severity=Severity.WARNING if is_often else Severity.INFO,
         message=(
             f"rank {longest.rank} held up the others by {longest.excess:.2f} s in step {at}, with "
-            f"{longest.stage} (more than {longest.least} s and {_RATIO:.0%} of the rest of the step){more}"
+            f"{longest.stage} (more than {longest.least} s and {_RATIO:.0%} of the rest of the "
+            f"step){more}"
         ),
         fix=_advise(longest.stage),
     )
