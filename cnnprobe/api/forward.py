@@ -1,10 +1,12 @@
 """The verbs of one forward pass, and the report that is kept of it."""
 
 import weakref
+from collections.abc import MutableMapping
 from types import TracebackType
 from typing import Any
 
 from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from cnnprobe.crash import NOTHING_SEEN, Crash, add_note, explain
 from cnnprobe.errors import UnknownNameError
@@ -19,10 +21,9 @@ from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.trace import Trace
 from cnnprobe.report import Report
 
-_last: "weakref.WeakKeyDictionary[nn.Module, Report]" = weakref.WeakKeyDictionary()
-_recordings: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Recording]]" = (
-    weakref.WeakKeyDictionary()
-)
+# By identity: a model that is a dataclass may equal another, or have no hash.
+_last: MutableMapping[nn.Module, Report] = WeakIdKeyDictionary()
+_recordings: MutableMapping[nn.Module, weakref.ref[Recording]] = WeakIdKeyDictionary()
 
 
 def probe(model: nn.Module, *args: Any, shapes_only: bool = False, **kwargs: Any) -> Report:

@@ -30,7 +30,7 @@ from cnnprobe.comparison.state import list_tensors
 from cnnprobe.comparison.values import compare_numbers, compare_state_dicts, compare_train_numbers
 from cnnprobe.errors import TargetError, UnknownNameError, suggest
 from cnnprobe.recorder import has_fixed_mode, is_compiled, is_sharded, observe
-from cnnprobe.recorder.inventory import check_model, class_of, is_lazy
+from cnnprobe.recorder.inventory import check_hashable, check_model, class_of, is_lazy
 from cnnprobe.records.differences import LEVELS, Outcome
 from cnnprobe.records.trace import Trace
 
@@ -143,6 +143,7 @@ def _list_wanted(level: str | None) -> Sequence[str]:
 
 def _check(given: object, which: str) -> None:
     model = check_model(given, f"the {which} model")
+    check_hashable(model, f"the {which} model")
     if is_lazy(model):
         raise TargetError(
             "its parameters have no shapes yet",

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -195,6 +196,8 @@ class _Rewriter(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the call, or what is to stand in its place."""
+        if is_dynamo_compiling():  # for torch.cond, which traces modes too
+            return func(*args, **(kwargs or {}))
         kwargs = kwargs or {}
         kind = operation_of(func).kind
         wanted = [(source, rewrite) for name, source, rewrite in self.rewrites if name == kind]

@@ -17,7 +17,7 @@ from cnnprobe.measuring.log import Job, Log, check_weights, name_log
 from cnnprobe.measuring.passes import count_samples, list_batches, watch
 from cnnprobe.measuring.results import Measurements
 from cnnprobe.measuring.totals import Totals, find_percentiles, to_measured
-from cnnprobe.recorder.inventory import check_model, class_of
+from cnnprobe.recorder.inventory import check_hashable, check_model, class_of
 from cnnprobe.recorder.peers import find_rank_in_group
 from cnnprobe.recorder.whole import gather_whole
 
@@ -39,6 +39,7 @@ class Choices:
 def survey(model: nn.Module, data: Any, choices: Choices) -> Measurements:
     """The measurements of all processes, on each of them; see `cnnprobe.measure`."""
     check_model(model, "measure")
+    check_hashable(model, "measure")
     dataset, choices = _take_loader(data, choices)
     samples = _count_samples(dataset)
     if choices.batch_size < 1 or choices.workers < 0:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 from torch.utils.hooks import RemovableHandle
 
 from cnnprobe.errors import NonFiniteError
@@ -56,6 +57,8 @@ class LayerHook:
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         """Measure what came out, and hook its gradient."""
+        if is_dynamo_compiling():  # for torch.cond, which traces hooks too
+            return
         wiring = self.wiring
         if (
             type(output) is not Tensor
@@ -246,6 +249,8 @@ class CompositeHook(LayerHook):
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         """Measure what came out, unless it is measured."""
+        if is_dynamo_compiling():
+            return
         wiring = self.wiring
         if (
             wiring is not None
@@ -265,6 +270,8 @@ class PartHook(LayerHook):
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         """Measure a part of what came out."""
+        if is_dynamo_compiling():
+            return
         wiring = self.wiring
         if wiring is not None:
             for cell in self.cells:

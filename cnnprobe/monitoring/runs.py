@@ -20,7 +20,13 @@ from cnnprobe.monitoring.judging import judge
 from cnnprobe.monitoring.line import progress
 from cnnprobe.monitoring.merged import merge_ranks
 from cnnprobe.monitoring.placement import name_log
-from cnnprobe.recorder.inventory import check_model, class_of, has_values
+from cnnprobe.recorder.inventory import (
+    check_hashable,
+    check_model,
+    class_of,
+    has_values,
+    refuse_offloaded,
+)
 from cnnprobe.recorder.peers import find_rank
 from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.journal import Reading
@@ -149,8 +155,10 @@ def start(
     """
     settings.check()
     check_model(model, _WHERE)
+    check_hashable(model, _WHERE)
     parameters = [p for p in model.parameters() if not is_lazy(p)]
     if parameters and not any(map(has_values, parameters)):
+        refuse_offloaded(model, _WHERE)
         raise TargetError(
             "the model has no values: it is on the meta device, or fake",
             where=_WHERE,

@@ -5,12 +5,13 @@ printed.
 import functools
 import random
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from cnnprobe.api import keep_report, record
 from cnnprobe.errors import TargetError, UsageError
@@ -21,7 +22,7 @@ ModelClass = TypeVar("ModelClass", bound=type[nn.Module])
 Model = TypeVar("Model", bound=nn.Module)
 Target = TypeVar("Target", bound=type[nn.Module] | nn.Module)
 
-_being_recorded: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+_being_recorded: set[int] = set()  # ids: a model may have no hash, or equal another
 
 
 @overload
@@ -85,7 +86,14 @@ def probed(target: Any = None, *, every: int = 1, sample: float = 1.0) -> Any:
                     "model before it is traced"
                 ),
             )
-        target.__class__ = _make_probed_class(type(target), turns)
+        try:
+            target.__class__ = _make_probed_class(type(target), turns)
+        except Exception as error:
+            raise TargetError(
+                f"the model refuses another class ({type(error).__name__}: {error})",
+                where="@cnnprobe.probed",
+                fix="use cnnprobe.record(model) or cnnprobe.probe(model, ...)",
+            ) from error
         return target
     raise TargetError(
         (
@@ -103,8 +111,8 @@ class _Selection:
 
     every: int
     sample: float
-    calls: "weakref.WeakKeyDictionary[nn.Module, int]" = field(
-        default_factory=weakref.WeakKeyDictionary, compare=False
+    calls: MutableMapping[nn.Module, int] = field(
+        default_factory=WeakIdKeyDictionary, compare=False
     )
     dice: random.Random = field(
         default_factory=random.Random, compare=False
@@ -127,12 +135,12 @@ def _record_calls(call: Callable[..., Any], turns: _Selection) -> Callable[..., 
         if (
             torch.compiler.is_compiling()
             or torch._C._is_tracing()
-            or self in _being_recorded
+            or id(self) in _being_recorded
             or not turns.is_due(self)
         ):
             return call(self, *args, **kwargs)
         recording = record(self)
-        _being_recorded.add(self)
+        _being_recorded.add(id(self))
         error: BaseException | None = None
         try:
             with recording:
@@ -141,7 +149,7 @@ def _record_calls(call: Callable[..., Any], turns: _Selection) -> Callable[..., 
             error = raised
             raise
         finally:
-            _being_recorded.discard(self)
+            _being_recorded.discard(id(self))
             if recording.traces:
                 keep_report(
                     self,

@@ -56,9 +56,11 @@ from cnnprobe.stats import Pages
 
 # a training loop of any length stays in bounds; `forwards` still counts them all
 KEPT_TRACES = 1_000
+TRACED = "torch.ops.higher_order."  # operators that trace or compile the functions given to them
 _FRAMES_A_CALL = 8  # Python frames that hooks and the function mode add to one level of nesting
 
 __all__ = [
+    "TRACED",
     "Observation",
     "Recording",
     "Witness",
@@ -248,6 +250,7 @@ class Recording:
             _limits(self._tree, watcher),
             describe_threads(rows),
             _postponed(trace_rows=rows),
+            _describe_traced(rows),
             describe_sealed(self._sealed),
             describe_exported(exported),
             describe_peers(self._tree.model),
@@ -268,6 +271,16 @@ def _postponed(*, trace_rows: Sequence[Closed]) -> Iterator[str]:
         yield (
             f"the forward gave back a {returned}, which runs when somebody reads it: "
             "cnnprobe.record() around your own code sees its layers, each as a call of its own"
+        )
+
+
+def _describe_traced(rows: Sequence[Closed]) -> Iterator[str]:
+    """The operators that trace or compile the functions that they are given, in a sentence."""
+    kinds = {row[0] for row in rows if type(row[0]) is str and row[0].startswith(TRACED)}
+    if kinds:
+        yield (
+            f"{', '.join(sorted(kinds))} compiled the functions given to it: what they call is not "
+            "shown"
         )
 
 

@@ -1,6 +1,5 @@
 """How a module runs: as Python, compiled, scripted or exported, and so what hooks see of it."""
 
-import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cnnprobe.errors import TargetError
 from cnnprobe.recorder.inventory import Entry, named_modules
 from cnnprobe.recorder.preservation import is_sharded
 from cnnprobe.records.trace import is_within
@@ -79,15 +79,28 @@ def has_fixed_mode(model: nn.Module) -> bool:
 
 
 def switch_mode(model: nn.Module, *, training: bool) -> None:
-    """Put a model into train or eval mode; one with a fixed mode stays as it was exported."""
+    """Put a model into train or eval mode; one with a fixed mode stays as it was exported.
+
+    Raises:
+        TargetError: its train() raises.
+    """
     tree = [module for _, module, first in named_modules(model) if first]
     if any(isinstance(module.__dict__.get("train"), bool) for module in tree):
-        restore_modes(
-            (module, training) for module in tree
-        )  # `model.train = True` hides the method
+        # `model.train = True` hides the method
+        restore_modes((module, training) for module in tree)
         return
-    with contextlib.suppress(NotImplementedError):
+    try:
         model.train(training)
+    except NotImplementedError:
+        pass
+    except RecursionError:  # a module that is below itself, into which torch goes without end
+        restore_modes((module, training) for module in tree)
+    except Exception as error:
+        raise TargetError(
+            f"train({training}) of the model raised {type(error).__name__}: {error}",
+            where=type(model).__name__,
+            fix="let train() and eval() of the model pass",
+        ) from error
 
 
 def list_modes(model: nn.Module) -> list[tuple[nn.Module, bool]]:
@@ -99,7 +112,8 @@ def list_modes(model: nn.Module) -> list[tuple[nn.Module, bool]]:
 def restore_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
     """Put those modes back."""
     for module, mode in modes:
-        module.training = mode
+        if module.training is not mode:  # a module may refuse that it is written
+            module.training = mode
 
 
 def find_sealed(tree: Iterable[Entry], *, through_compiled: bool = False) -> dict[str, str]:

@@ -58,6 +58,23 @@ def check_model(model: object, where: str) -> nn.Module:
     return model
 
 
+def check_hashable(model: nn.Module, where: str) -> None:
+    """Refuse a model of which torch cannot list the parameters.
+
+    Raises:
+        TargetError: one of its modules has no hash, as a dataclass has none that compares by value.
+    """
+    for fqn, module, _ in named_modules(model):
+        kind: type = type(module)
+        if getattr(kind, "__hash__", None) is None:
+            name = f"{fqn!r} ({kind.__name__})" if fqn else f"the model ({kind.__name__})"
+            raise TargetError(
+                f"{name} has no hash, so torch cannot list the parameters",
+                where=where,
+                fix=f"decorate {kind.__name__} with @dataclass(eq=False), or define __hash__",
+            )
+
+
 def find_unfinished(model: nn.Module) -> nn.Module | None:
     """The first module of a model that has not run nn.Module.__init__."""
     seen: set[int] = set()
@@ -319,6 +336,21 @@ def has_values(tensor: Tensor) -> bool:
     return (
         not is_uninitialised(tensor) and not tensor.is_meta and not isinstance(tensor, FakeTensor)
     )
+
+
+def refuse_offloaded(model: nn.Module, where: str) -> None:
+    """Refuse a model whose weights have values only while a module is called.
+
+    Raises:
+        TargetError: accelerate has offloaded the parameters of a module.
+    """
+    for fqn, module, _ in named_modules(model):
+        if "_hf_hook" in module.__dict__ and not all(map(has_values, list_own_tensors(module))):
+            raise TargetError(
+                f"the weights of {fqn!r} are offloaded: accelerate brings them for each call",
+                where=where,
+                fix="take its hooks off: accelerate.hooks.remove_hook_from_submodules(model)",
+            )
 
 
 def list_own_tensors(module: nn.Module) -> Iterator[Tensor]:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 from torch.utils import checkpoint
 
 from cnnprobe.recorder.assembly import no_collection
@@ -258,9 +259,23 @@ def own_passes() -> Iterator[None]:
     """Forward passes and steps in this block are ours: a monitor of the same model skips them."""
     token = _OWN.set(True)
     try:
-        yield
+        with own_cache():
+            yield
     finally:
         _OWN.reset(token)
+
+
+@contextlib.contextmanager
+def own_cache() -> Iterator[None]:
+    """Inside of the user's `parametrize.cached()`, what is computed in this block is not what the
+    user's next forward gets.
+    """
+    kept = parametrize._cache
+    parametrize._cache = {}
+    try:
+        yield
+    finally:
+        parametrize._cache = kept
 
 
 def is_own_pass() -> bool:

@@ -12,7 +12,9 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 from torch.nn.parameter import is_lazy as is_uninitialised
+from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
 from cnnprobe.errors import TargetError
@@ -21,7 +23,7 @@ from cnnprobe.recorder.copying import copy_lazy, copy_uninitialised
 from cnnprobe.recorder.execution import is_scripted
 from cnnprobe.recorder.functions import operation_of
 from cnnprobe.recorder.inventory import check_model, named_modules
-from cnnprobe.recorder.preservation import is_sharded, preserved_generators
+from cnnprobe.recorder.preservation import is_sharded, own_cache, preserved_generators
 from cnnprobe.recorder.recalled import Recalled
 from cnnprobe.recorder.values import EXACT, argument_leaves
 
@@ -139,7 +141,8 @@ def without_values(model: nn.Module, device: torch.device | str = "meta") -> Ite
     try:
         for registry, name, tensor in places:
             registry[name] = twins[id(tensor)]
-        yield
+        with own_cache():
+            yield
     finally:
         for registry, name, tensor in places:
             registry[name] = tensor
@@ -171,14 +174,34 @@ def _twin(tensor: Tensor, empty: Tensor | None, device: torch.device) -> Tensor:
 
 def move_to_meta(value: Any) -> Any:
     """A nested value with its tensors on the meta device."""
-    return torch.utils._pytree.tree_map(
-        lambda leaf: (
-            leaf.detach().to("meta").requires_grad_(leaf.requires_grad)
-            if isinstance(leaf, Tensor)
-            else leaf
-        ),
-        value,
-    )
+
+    def move(leaf: Any) -> Any:
+        if isinstance(leaf, PackedSequence):
+            # its batch_sizes have to stay on the CPU
+            return leaf.to(_META)  # type: ignore[arg-type]
+        if isinstance(leaf, Tensor):
+            return leaf.detach().to("meta").requires_grad_(leaf.requires_grad)
+        return leaf
+
+    return torch.utils._pytree.tree_map(move, value, is_leaf=_is_packed)
+
+
+def _is_packed(value: Any) -> bool:
+    return isinstance(value, PackedSequence)
+
+
+def refuse_packed(args: tuple[Any, ...], kwargs: Mapping[str, Any], where: str) -> None:
+    """Refuse a packed sequence, whose sizes cannot be varied.
+
+    Raises:
+        TargetError: there is one among the arguments.
+    """
+    if any(map(_is_packed, torch.utils._pytree.tree_leaves((args, kwargs), is_leaf=_is_packed))):
+        raise TargetError(
+            "an input is a PackedSequence, whose sizes follow from its values",
+            where=where,
+            fix="give a padded tensor to a module that packs it in its forward",
+        )
 
 
 class _OnZeros(TorchFunctionMode):
@@ -217,6 +240,8 @@ class _OnZeros(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """The function as it is, or on zeros."""
+        if is_dynamo_compiling():  # for torch.cond, which traces modes too
+            return func(*args, **(kwargs or {}))
         is_question = type(func) is _GETTER or func in _QUESTIONS
         if is_question and type(args[0]) in EXACT:  # asked by the thousand, most by ourselves
             with torch._C.DisableTorchFunction():

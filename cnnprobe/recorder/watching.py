@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
 from cnnprobe.recorder import cost, sources
@@ -130,7 +131,8 @@ class Watcher(TorchFunctionMode):
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The forward pre-hook of every module: it is about to be called."""
-        known = self.watched.get(id(module))
+        # torch.cond compiles what it is given, hooks too
+        known = None if is_dynamo_compiling() else self.watched.get(id(module))
         if known is None or _thread() != self.thread:
             if known is not None and self.others is not None:
                 self.others.enter(module, args, kwargs)
@@ -180,6 +182,8 @@ class Watcher(TorchFunctionMode):
         """The forward hook of every module: it has returned, or has raised (`output` is then
         None).
         """
+        if is_dynamo_compiling():
+            return
         ended, last = _clock(), _sequence()
         row = self.current
         if row is None or row.module is not module or _thread() != self.thread:
@@ -280,6 +284,8 @@ class Watcher(TorchFunctionMode):
     ) -> Any:
         """Record a torch function that a module's own forward calls."""
         kwargs = kwargs or {}
+        if is_dynamo_compiling():  # for torch.cond, which traces modes too
+            return func(*args, **kwargs)
         parent = self.current
         operation = operation_of(func)
         if self.guard is not None and (operation.writes or operation.exposes or "out" in kwargs):

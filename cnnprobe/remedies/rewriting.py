@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
 from cnnprobe.recorder import sources
@@ -28,6 +29,8 @@ class Rewriter(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the call, or what is to stand in its place."""
+        if is_dynamo_compiling():  # for torch.cond, which traces modes too
+            return func(*args, **(kwargs or {}))
         kwargs = kwargs or {}
         kind = operation_of(func).kind
         wanted = [(line, how) for name, line, how in self._rewrites if name == kind]

@@ -41,6 +41,22 @@ def _choose_above(axis: SizeAxis, bound: Bounds) -> int:
     return (bound.most or 0) + bound.step if has_end else axis.given
 
 
+LOOK = "call cnnprobe.probe(model, x), which shows the calls before it"
+
+
+def say_crash(crash: SizeCrash, error: BaseException | None) -> str:
+    """Why a forward raised; its own message where the cause is unknown."""
+    if crash.diagnosis != "unknown" or error is None:
+        return crash.message
+    return say_error(error)
+
+
+def say_error(error: BaseException) -> str:
+    """The class and the first line of an exception."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{type(error).__name__}: {first}"
+
+
 def explain_failure(runs: Runs, changes: Mapping[Place, int], sizes: tuple[int, ...]) -> SizeCrash:
     """What a forward pass at these sizes raises, and why."""
     seen = runs.run(changes)

@@ -128,11 +128,12 @@ def measure_memory(
     """
     where = f"memory({type(model).__name__})"
     plan, name = _make_plan(model, args, kwargs, request, where)
-    is_shaped, model = plan.model is model, plan.model
+    notes, model = [] if plan.model is model else [_SHAPED], plan.model
     refuse_unseen(plan, where)
-    training, state, reason = _measure_training(plan, request)
+    training, state, reasons = _measure_training(plan, request)
     forwards = {dtype: _make_forward(plan, dtype) for dtype in _list_dtypes(model)}
-    ways = [*training, *_measure_ways(plan, INFERENCE, request, forwards)]
+    inference, more = _measure_ways(plan, INFERENCE, request, forwards)
+    ways = [*training, *inference]
     return MemoryNeed(
         model=type(model).__name__,
         batch=plan.batch,
@@ -147,36 +148,39 @@ def measure_memory(
             _measure_checkpoint(plan, block, request.limit)
             for block in (request.checkpoint if training else ())
         ),
-        notes=(
-            *([] if is_shaped else [_SHAPED]),
-            *([reason] if reason else []),
-            *_list_notes(plan, request),
-        ),
+        notes=(*notes, *reasons, *more, *_list_notes(plan, request)),
     )
 
 
-def _measure_training(plan: Plan, request: MemoryRequest) -> tuple[list[MemoryWay], int, str]:
-    """The ways to train, the bytes of the optimizer's state, and why there are none."""
+def _measure_training(plan: Plan, request: MemoryRequest) -> tuple[list[MemoryWay], int, list[str]]:
+    """The ways to train, the bytes of the optimizer's state, and why a way is left out."""
     if not any(p.requires_grad for p in plan.model.parameters()):
-        return [], 0, "no parameter requires grad: training is left out"
+        return [], 0, ["no parameter requires grad: training is left out"]
     steps = {dtype: _make_pass(plan, dtype) for dtype in _list_dtypes(plan.model)}
     try:
-        ways = _measure_ways(plan, TRAINING, request, steps)
+        ways, reasons = _measure_ways(plan, TRAINING, request, steps)
     except TargetError as error:
         if request.loss_fn is not None:
             raise
-        return [], 0, f"training is left out: {error.what}"
-    return ways, steps[None](_LARGE[0]).state, ""
+        return [], 0, [f"training is left out: {error.what}"]
+    return ways, steps[None](_LARGE[0]).state, reasons
 
 
 def _measure_ways(
     plan: Plan, name: str, request: MemoryRequest, passes: Mapping[torch.dtype | None, "Pass"]
-) -> list[MemoryWay]:
-    """Without and with autocast."""
-    return [
-        _measure_way(measure, plan=plan, name=name, autocast=dtype, limit=request.limit)
-        for dtype, measure in passes.items()
-    ]
+) -> tuple[list[MemoryWay], list[str]]:
+    """Without and with autocast, and why the latter is left out."""
+    ways, reasons = [], []
+    for dtype, measure in passes.items():
+        try:
+            ways.append(
+                _measure_way(measure, plan=plan, name=name, autocast=dtype, limit=request.limit)
+            )
+        except TargetError as error:
+            if dtype is None:
+                raise
+            reasons.append(f"{name} under bfloat16 autocast is left out: {error.what}")
+    return ways, reasons
 
 
 def _make_plan(

@@ -8,12 +8,25 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.errors import TargetError
-from cnnprobe.recorder.inventory import check_model, has_lazy, named_modules
+from cnnprobe.recorder import TRACED
+from cnnprobe.recorder.inventory import (
+    check_hashable,
+    check_model,
+    has_lazy,
+    named_modules,
+    refuse_offloaded,
+)
 from cnnprobe.recorder.preservation import preserved_generators
-from cnnprobe.recorder.shapes import check_shapes_only, find_nested, raise_nested, without_values
+from cnnprobe.recorder.shapes import (
+    check_shapes_only,
+    find_nested,
+    raise_nested,
+    refuse_packed,
+    without_values,
+)
 from cnnprobe.recorder.values import argument_leaves
 from cnnprobe.records.sizes import SizeCrash
-from cnnprobe.sizing.crashes import explain_failure
+from cnnprobe.sizing.crashes import LOOK, explain_failure, say_error
 from cnnprobe.sizing.runs import Runs
 from cnnprobe.sizing.steps import Plan
 
@@ -28,10 +41,19 @@ def refuse_unmeasured(
             tensors.
     """
     check_model(model, "the model whose memory is measured")
+    check_hashable(model, "the model whose memory is measured")
     check_shapes_only(model, where)
     if find_nested(args, kwargs) is not None:
         raise_nested(where)
+    refuse_packed(args, kwargs, where)
+    refuse_offloaded(model, where)
     for path, tensor in _list_tensors(model, args, kwargs):
+        if type(tensor).__name__ == "DTensor":
+            raise TargetError(
+                f"{path} is a DTensor: its values are sharded over several processes",
+                where=where,
+                fix="measure the model before it is sharded",
+            )
         if tensor.layout is not torch.strided:
             raise TargetError(
                 f"{path} is sparse: its bytes follow from its values, not from its shape",
@@ -58,7 +80,8 @@ def refuse_unseen(plan: Plan, where: str) -> None:
     """Refuse a forward of which a part runs where its tensors are not counted.
 
     Raises:
-        TargetError: it runs on other threads, or only when somebody reads what it returned.
+        TargetError: it runs on other threads, compiled by torch.cond and its like, or only when
+            somebody reads what it returned.
     """
     with preserved_generators(), without_values(plan.model):
         seen = Runs(plan.model, plan.args, plan.kwargs).run({})
@@ -67,6 +90,12 @@ def refuse_unseen(plan: Plan, where: str) -> None:
             "the forward runs a part of the model on other threads, where tensors are not counted",
             where=where,
             fix="measure that part by itself: memory(model.part, x)",
+        )
+    if traced := next((c.kind for c in seen.trace.calls if c.kind.startswith(TRACED)), ""):
+        raise TargetError(
+            f"{traced} compiles the functions given to it, whose tensors are not counted",
+            where=where,
+            fix="write that part without it, or measure the other parts: memory(model.part, x)",
         )
     for kind in (inspect.isgenerator, inspect.iscoroutine, inspect.isasyncgen):
         if kind(seen.output):
@@ -87,7 +116,10 @@ def refuse_uninitialised(model: nn.Module, where: str) -> None:
         if has_lazy((entry,)):
             raise TargetError(
                 f"{entry[0]!r} ({type(entry[1]).__name__}) is lazy and the forward does not call it: "
-                "its parameters have no shape",
+                "its parameters have no shape"
+                if entry[0]
+                else f"a tensor of the model ({type(entry[1]).__name__}) has no shape yet, and the "
+                "forward does not give it one",
                 where=where,
                 fix="remove it, or give arguments with which the forward calls it",
             )
@@ -98,8 +130,7 @@ def explain_pass(plan: Plan, batch: int, error: Exception, where: str) -> Target
     one.
     """
     crash = _explain_forward(plan, batch)
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    raised = f"{type(error).__name__}: {first}"
+    raised = say_error(error)
     if crash is None and type(error).__module__.startswith("torch._subclasses"):
         return TargetError(
             f"torch cannot make this pass with tensors that have no data ({type(error).__name__})",
@@ -110,22 +141,20 @@ def explain_pass(plan: Plan, batch: int, error: Exception, where: str) -> Target
         return TargetError(
             f"a pass with {batch} samples raised {raised}",
             where=where,
-            fix="the batch must be dim 0 of the inputs, and the loss must be able to do backward()",
+            fix="the batch must be dim 0 of the inputs, and the loss must be able to do backward(); "
+            "else measure a part of the model, or watch a real run with torch.profiler",
         )
     is_known = crash.diagnosis != "unknown"
     where = f"{where}, module {crash.module!r}" if crash.module else where
     if plan.batch in crash.sizes:
         why = crash.message if is_known else raised
-        return TargetError(f"the forward raises: {why}", where=where, fix=crash.fix or _LOOK)
+        return TargetError(f"the forward raises: {why}", where=where, fix=crash.fix or LOOK)
     what = f"the forward accepts the batch of {plan.batch} that it is given, but not one of {batch}"
     return TargetError(
         f"{what}: {crash.message}" if is_known else what,
         where=where if is_known else f"{where}, {raised}",
         fix=crash.fix or "let dim 0 of the inputs vary; torch.export: dynamic_shapes",
     )
-
-
-_LOOK = "call cnnprobe.probe(model, x), which shows the calls before it"
 
 
 def _explain_forward(plan: Plan, batch: int) -> SizeCrash | None:

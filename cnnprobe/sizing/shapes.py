@@ -13,11 +13,17 @@ from torch import nn
 
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder.preservation import preserved_generators
-from cnnprobe.recorder.shapes import check_shapes_only, find_nested, raise_nested, without_values
+from cnnprobe.recorder.shapes import (
+    check_shapes_only,
+    find_nested,
+    raise_nested,
+    refuse_packed,
+    without_values,
+)
 from cnnprobe.records.sizes import Dim, Form, Product, SizedShapes, Symbol
 from cnnprobe.records.trace import Trace
 from cnnprobe.sizing.axes import Bounds, find_axes, find_bounds, find_start
-from cnnprobe.sizing.crashes import explain_failure, list_crashes
+from cnnprobe.sizing.crashes import LOOK, explain_failure, list_crashes, say_crash
 from cnnprobe.sizing.edges import count_windows, find_cut_axes, find_residues
 from cnnprobe.sizing.rows import make_fitter, make_rows
 from cnnprobe.sizing.runs import Runs, SizeAxis
@@ -53,6 +59,7 @@ def derive_shapes(
     check_shapes_only(model, where)
     if find_nested(args, kwargs) is not None:
         raise_nested(where)
+    refuse_packed(args, kwargs, where)
     with preserved_generators(), without_values(model):
         runs = Runs(model, args, kwargs)
         if not runs.shapes or not runs.shapes[0]:
@@ -65,7 +72,9 @@ def derive_shapes(
         if start is None:
             crash = explain_failure(runs, {}, ())
             raise TargetError(
-                f"the forward passes at no size: {crash.message}", where=where, fix=crash.fix
+                f"the forward passes at no size: {say_crash(crash, runs.run({}).error)}",
+                where=where,
+                fix=crash.fix or LOOK,
             )
         notes = []
         if start:

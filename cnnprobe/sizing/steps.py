@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
@@ -123,6 +124,7 @@ def _stand_in(plan: Plan, *, training: bool) -> Iterator[None]:
     model = plan.model
     with (
         hush(),
+        torch.inference_mode(mode=False),  # that of the caller
         no_collection(),  # of what one pass makes, all is alive until its end
         run_eagerly(named_modules(model)),  # compiled code would be made for stand-ins
         preserved_generators(),
@@ -166,6 +168,8 @@ class _CopiedTensors(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """The function as it is, but for deepcopy."""
+        if is_dynamo_compiling():  # for torch.cond, which traces modes too
+            return func(*args, **(kwargs or {}))
         if func is not Tensor.__deepcopy__:
             return func(*args, **(kwargs or {}))
         tensor, memo = args

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 
 from cnnprobe.crash import Crash, explain
 from cnnprobe.diagnosis import to_finding
@@ -46,7 +47,7 @@ def fail(
 
 def split_arguments(inputs: Inputs) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """Positional and keyword arguments that `inputs` stands for."""
-    if isinstance(inputs, tuple):
+    if isinstance(inputs, tuple) and not isinstance(inputs, PackedSequence):
         return inputs, {}
     if isinstance(inputs, dict) and all(isinstance(name, str) for name in inputs):
         return (), inputs

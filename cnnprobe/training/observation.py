@@ -25,7 +25,7 @@ from cnnprobe.diagnosis.evidence.pace import relative_changes
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.devices import is_device_lost
-from cnnprobe.recorder.inventory import check_model, is_lazy
+from cnnprobe.recorder.inventory import check_hashable, check_model, is_lazy
 from cnnprobe.recorder.values import describe_tensor, leaves
 from cnnprobe.records.trace import TensorInfo, Trace
 from cnnprobe.training.attributes import find_idle_attributes
@@ -63,6 +63,7 @@ def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
     """
     model = request.model
     check_model(model, "the model to diagnose")
+    check_hashable(model, "the model to diagnose")
     if is_lazy(model):
         raise TargetError("the model is lazy: its first forward decides its layers", where=type(model).__name__, fix="call it once on a batch before diagnosing it")  # fmt: skip
     check_values(request)

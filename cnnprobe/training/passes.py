@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.masked import is_masked_tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from cnnprobe.recorder import Recording, list_modes, restore_modes, switch_mode
 from cnnprobe.recorder.values import leaves
@@ -33,9 +35,9 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """A tuple or list are the forward's arguments, a dict its keywords, anything else its only
-    argument.
+    argument, also a packed sequence.
     """
-    if isinstance(inputs, tuple | list):
+    if isinstance(inputs, tuple | list) and not isinstance(inputs, PackedSequence):
         return tuple(inputs), {}
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
@@ -113,9 +115,12 @@ def tensors_held(model: nn.Module) -> list[Tensor]:
 
 
 def tensors_of(value: Any) -> list[Tensor]:
-    """The floating tensors in a nested value."""
+    """The floating tensors in a nested value; masked ones, which can hardly be compared, are not."""
     return [
-        leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+        leaf
+        for _, leaf in leaves(value)
+        if isinstance(leaf, Tensor)
+        if leaf.is_floating_point() and not is_masked_tensor(leaf)
     ]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 from torch.overrides import TorchFunctionMode
 
 from cnnprobe.diagnosis.evidence import Flow, Probes, is_inplace, operation
@@ -104,6 +105,8 @@ class _OutOfPlace(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if is_dynamo_compiling():  # for torch.cond, which traces modes too
+            return func(*args, **(kwargs or {}))
         kwargs = dict(kwargs or {})
         kind = operation_of(func).kind
         if (

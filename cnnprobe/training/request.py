@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import is_compiled
-from cnnprobe.recorder.inventory import has_values, named_modules
+from cnnprobe.recorder.inventory import has_values, named_modules, refuse_offloaded
 from cnnprobe.recorder.peers import without_peers
 from cnnprobe.recorder.values import leaves
 from cnnprobe.records.trace import Trace
@@ -75,6 +75,7 @@ def keep_request(request: Request) -> Iterator[tuple[Surroundings, list[Any]]]:
             stack.enter_context(without_peers(named_modules(model)))
         states = stack.enter_context(kept(around, tensors))
         stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(eager)
         warnings.simplefilter("ignore")
@@ -88,6 +89,7 @@ def check_values(request: Request) -> None:
     subjects = (("model", parameters), ("batch", [t for t in batch if isinstance(t, Tensor)]))
     for name, tensors in subjects:
         if tensors and not any(map(has_values, tensors)):
+            refuse_offloaded(request.model, type(request.model).__name__)
             raise TargetError(
                 f"the {name} has no values: it is on the meta device, or fake",
                 where=type(request.model).__name__,

@@ -22,7 +22,7 @@ from cnnprobe.comparison.refactoring.patterns import Run, fold
 from cnnprobe.comparison.refactoring.templates import Template, build_template
 from cnnprobe.comparison.refactoring.writing import write_source
 from cnnprobe.errors import ProbeError, TargetError
-from cnnprobe.recorder.inventory import check_model, class_of, is_lazy
+from cnnprobe.recorder.inventory import check_hashable, check_model, class_of, is_lazy
 from cnnprobe.records.differences import Rewrite
 
 __all__ = ["refactor_model"]
@@ -35,6 +35,7 @@ def refactor_model(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
         TargetError: `model` is no model, or its forward raises on these inputs.
     """
     check_model(model, "the model to refactor")
+    check_hashable(model, "the model to refactor")
     name = class_of(model).__name__
     if is_lazy(model):
         raise TargetError(

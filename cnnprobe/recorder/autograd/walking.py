@@ -20,6 +20,7 @@ from cnnprobe.recorder.autograd.finding import (
 from cnnprobe.recorder.autograd.naming import Maker, Namer, infer, inferred_note, is_view
 from cnnprobe.recorder.autograd.saved import READABLE, SavedLedger, storages
 from cnnprobe.recorder.execution import list_unsharded
+from cnnprobe.recorder.inventory import list_own_tensors, named_modules
 from cnnprobe.recorder.values import dtype_name
 from cnnprobe.records.trace import Trace
 
@@ -140,9 +141,8 @@ class _Leaves:
 
     def ledger(self, inputs: Iterable[Any]) -> SavedLedger:
         """Where what is kept for backward is booked, parameters and inputs apart."""
-        own: list[Tensor] = (
-            [*self._model.parameters(), *self._model.buffers()] if self._model is not None else []
-        )
+        tree = () if self._model is None else named_modules(self._model)
+        own = [tensor for _, module, first in tree if first for tensor in list_own_tensors(module)]
         fed = list(tensors_in(list(inputs)))
         for i, leaf in self.at.items():
             (own if i in self.parameters or isinstance(leaf, nn.Parameter) else fed).append(leaf)
@@ -157,13 +157,13 @@ def _named(model: nn.Module | None) -> dict[int, tuple[str, str]]:
     `named_parameters()` has them, in a third of the time.
     """
     named: dict[int, tuple[str, str]] = {}
-    seen: set[nn.Module] = set()
+    seen: set[int] = set()  # ids: a module may have no hash
     stack = [("", model)] if model is not None else []
     while stack:
         prefix, module = stack.pop()
-        if module in seen:
+        if id(module) in seen:
             continue
-        seen.add(module)
+        seen.add(id(module))
         before = f"{prefix}." if prefix else ""
         for name, parameter in module._parameters.items():
             if parameter is not None:

@@ -178,3 +178,37 @@ class Scaled(nn.Module):
 
 def copied_inside():
     return Way(Scaled(), (batch(),), inner="child.0")
+
+
+class Below(nn.Module):
+    """A child that has its parent for a child."""
+
+    def __init__(self, parent):
+        super().__init__()
+        self.parent, self.fc = parent, nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.fc(self.parent.first(x))
+
+
+class Above(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.below = Below(self)
+
+    def forward(self, x):
+        return self.below(x)
+
+
+def below_itself():
+    torch.manual_seed(0)
+    return Way(Above(), (batch(),), inner="below.fc")
+
+
+def doubling_hook():
+    model = net()
+    model[0].register_forward_hook(
+        lambda module, args, kwargs, output: output * 2, with_kwargs=True, always_call=True
+    )
+    return Way(model, (batch(),))

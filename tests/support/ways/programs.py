@@ -75,3 +75,24 @@ def traced_child():
 
 def symbolically_traced():
     return Way(torch.fx.symbolic_trace(net()), (batch(),))
+
+
+def exported_with_dynamic_shapes():
+    any_batch = ({0: torch.export.Dim.AUTO},)
+    program = torch.export.export(net(), (batch(),), dynamic_shapes=any_batch)
+    return Way(program.module(), (batch(),))
+
+
+class Conditional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.left, self.right = nn.Linear(4, 4), nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        return torch.cond(x.sum() > 0, self.left, self.right, (x,))
+
+
+def conditional():
+    torch.manual_seed(0)
+    return Way(Conditional(), (batch(),), inner="left")

@@ -102,3 +102,18 @@ def fake():
         model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
         x = torch.randn(5, 4)
     return Way(model, (x,), around=lambda: mode)
+
+
+class Packed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(4, 3)
+
+    def forward(self, x):
+        return self.rnn(x)[0].data
+
+
+def packed_sequence():
+    torch.manual_seed(0)
+    rows = nn.utils.rnn.pack_padded_sequence(batch(5, 3, 4), torch.tensor([5, 3, 2]))
+    return Way(Packed(), (rows,), inner="rnn")

@@ -2,11 +2,22 @@
 function.
 """
 
+import functools
+
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.utils.checkpoint import checkpoint
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 from tests.support.ways.way import Way, batch, net
 
@@ -153,3 +164,66 @@ class Force(nn.Module):
 
 def autograd_inside():
     return Way(Force(), (batch(),), inner="child.0")
+
+
+def save_products(_, operation, *args, **kwargs):
+    is_product = operation is torch.ops.aten.addmm.default
+    return CheckpointPolicy.MUST_SAVE if is_product else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+class SelectivelyCheckpointed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = net()
+
+    def forward(self, x):
+        make = functools.partial(create_selective_checkpoint_contexts, save_products)
+        return checkpoint(self.block, x, use_reentrant=False, context_fn=make)
+
+
+def selectively_checkpointed():
+    return Way(SelectivelyCheckpointed(), (batch(),), inner="block.0")
+
+
+def tensor_parallel():
+    begin_process_group()
+    plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+    return Way(parallelize_module(net(), init_device_mesh("cpu", (1,)), plan), (batch(),))
+
+
+class StackedModels(nn.Module):
+    """Three models as one: their weights are stacked, and vmap goes over them."""
+
+    def __init__(self):
+        super().__init__()
+        stacked, _ = torch.func.stack_module_state([net() for _ in range(3)])
+        self.names = list(stacked)
+        self.stacked = nn.ParameterList(nn.Parameter(t.detach()) for t in stacked.values())
+        self.base = net()
+
+    def forward(self, x):
+        def run(weights):
+            return torch.func.functional_call(self.base, weights, (x,))
+
+        return torch.vmap(run)(dict(zip(self.names, self.stacked, strict=True)))
+
+
+def ensemble():
+    return Way(StackedModels(), (batch(),), inner="base.0")
+
+
+class Derivative(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = net()
+
+    def forward(self, x):
+        return torch.func.jvp(self.block, (x,), (torch.ones_like(x),))[1]
+
+
+def forward_mode():
+    return Way(Derivative(), (batch(),), inner="block.0")
+
+
+def in_inference_mode():
+    return Way(net(), (batch(),), around=torch.inference_mode)
