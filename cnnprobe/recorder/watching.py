@@ -234,13 +234,8 @@ class Watcher(TorchFunctionMode):
 
     def _tell_stumble(self, module: nn.Module, error: Exception) -> None:
         fqn = self.tree.fqns[self.watched[id(module)][1]]
-        self.notes[
-            (
-                f"'{fqn}' was not recorded in full ({type(error).__name__}: {error}); please "
-                "report "
-                "this"
-            )
-        ] = None
+        raised = f"{type(error).__name__}: {error}"
+        self.notes[f"'{fqn}' was not recorded in full ({raised}); please report this"] = None
 
     def finish_root(self) -> None:
         """Hand on the rows of a root call, those too that an interrupt has left open."""
