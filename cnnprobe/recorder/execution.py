@@ -1,5 +1,6 @@
 """How a module runs: as Python, compiled, scripted or exported, and so what hooks see of it."""
 
+import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
