@@ -64,12 +64,13 @@ def bad_init(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: over a few layers activations and gradients explode or vanish.
     What to do: nn.init.kaiming_normal_(weight) or torch's default.
     Known exceptions: layers in front of a normalisation, whose scale does not matter; weights that
-    start at exactly zero; the last layer may be small.
+    start at exactly zero; a last layer may be small, as that of a policy, of several heads each.
     Source: He et al. 2015, arXiv:1502.01852; Glorot and Bengio 2010.
     """
     flow = Flow(evidence.trace)
     rows = [i for i in flow.primitives(PROJECTIONS) if flow.calls[i].fqn is not None]
-    for i in rows:
+    calls = {flow.calls[i].fqn: i for i in reversed(rows)}  # the first call of each layer
+    for i in sorted(calls.values()):
         fqn = flow.calls[i].fqn
         weight = evidence.values.get(f"{fqn}.weight")
         if weight is None or len(weight.shape) < 2 or weight.norm == 0 or weight.std == 0:
@@ -92,7 +93,7 @@ def bad_init(evidence: Evidence) -> Iterator[Finding]:
                 default=math.nan,
             )
         large = gain > LARGE and after > LARGE * before
-        small = gain < SMALL and i != rows[-1] and after < SMALL * 10 * before
+        small = gain < SMALL and after < SMALL * 10 * before and bool(flow.after(i) & {*rows})
         if not normed and (large or small):
             yield Finding(
                 module=fqn,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence import CREATING, Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.questions import owner, spoken
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
@@ -25,10 +25,6 @@ def sick() -> Mapping[str, Any]:
 def healthy() -> Mapping[str, Any]:
     """A detach beside the path: of a statistic that is only looked at."""
     return _net(cut=False)
-
-
-# They give new values, which no gradient goes through, whatever they are given.
-CREATING = frozenset({"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"})  # fmt: skip
 
 
 def _net(cut: bool) -> Mapping[str, Any]:

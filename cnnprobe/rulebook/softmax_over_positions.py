@@ -58,13 +58,14 @@ def softmax_over_positions(evidence: Evidence) -> Iterator[Finding]:
     flow = Flow(evidence.trace)
     for softmax in find_softmaxes(evidence, flow):
         if softmax.dim > 1 and misses_classes(evidence, softmax):
+            classes = 1 if softmax.classes is None else softmax.classes
             yield Finding(
                 module=softmax.module,
                 message=(
                     f"{describe(softmax.call)} runs over dim {softmax.dim} of {softmax.shape}, "
-                    "but the classes are in dim 1"
+                    f"but the classes are in dim {classes}"
                 ),
-                fix=f"set dim=1 in {name_place(evidence, softmax)}",
+                fix=f"set dim={classes} in {name_place(evidence, softmax)}",
                 source=softmax.call.source,
                 subject=describe(softmax.call),
             )

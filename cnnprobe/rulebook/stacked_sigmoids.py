@@ -72,7 +72,8 @@ def stacked_sigmoids(evidence: Evidence) -> Iterator[Finding]:
     flow = Flow(evidence.trace)
     stack = [i for i in flow.primitives(SQUASHING) if _is_between(flow, i)]
     steps = [s for s in evidence.steps if s.gradients]
-    if len(stack) < DEEP or not steps or any(_is_saturated(flow, i) for i in stack):
+    deep = _count_chain(flow, frozenset(stack))
+    if deep < DEEP or not steps or any(_is_saturated(flow, i) for i in stack):
         return
     weights = [w for w in weights_in_order(evidence, steps[0]) if w.relative > 0]
     if len(weights) <= DEEP:
@@ -83,7 +84,7 @@ def stacked_sigmoids(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=first.module,
             message=(
-                f"{len(stack)} layers of {' and '.join(kinds)} stand one behind the other: relative "
+                f"{deep} layers of {' and '.join(kinds)} stand one behind the other: relative "
                 f"to its weight, the first of them gets {first.relative / last:.1e} of the last "
                 f"layer's gradient (less than {FADED:g})"
             ),
@@ -93,6 +94,19 @@ def stacked_sigmoids(evidence: Evidence) -> Iterator[Finding]:
             ),
             source=flow.line(stack[0]),
         )
+
+
+def _count_chain(flow: Flow, stack: frozenset[int]) -> int:
+    """How many of the rows the longest chain has; calls side by side, as of several batches in a
+    step, are none.
+    """
+    depths: dict[int, int] = {}
+    for i, call in enumerate(flow.calls):
+        before = [
+            depths.get(info.source, 0) for info in call.inputs if isinstance(info.source, int)
+        ]
+        depths[i] = max(before, default=0) + (i in stack)
+    return max(depths.values(), default=0)
 
 
 def _is_between(flow: Flow, index: int) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import LOSSES, Evidence, Flow, Step, describe, operation
-from cnnprobe.diagnosis.evidence.sums import is_loss, is_reached, list_reached
+from cnnprobe.diagnosis.evidence.sums import is_loss, is_reached, list_reached, read_sum
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import perceptron, stepping
 
@@ -64,7 +64,8 @@ def unused_loss(evidence: Evidence) -> Iterator[Finding]:
     What to do: add it to the loss that backward is called on; indent backward and step into the
     loop.
     Known exceptions: a loss whose value is read, compared, returned or kept: it may be a metric,
-    which is cheaper under torch.no_grad().
+    which is cheaper under torch.no_grad(). A sum of losses that each had a backward of its own, as
+    a discriminator's: it is there for the log.
     Source: torch.Tensor.backward, "Computes the gradient of current tensor wrt graph leaves".
     """
     for found in find_unused(evidence):
@@ -121,13 +122,24 @@ def _find_in(step: Step, nodes: frozenset[int]) -> Iterator[UnusedLoss]:
             lines[flow.calls[i].kind, flow.calls[i].source].append(i)
     for rows in lines.values():
         reached = [i for i in rows if is_reached(flow.calls[i], nodes)]
-        idle = [i for i in rows if i not in reached]
+        idle = [i for i in rows if i not in reached and not _sums_up(step, flow, i)]
         if not idle or any(i in step.uses.held for i in idle):
             continue
         if not reached and not any(i in read or flow.readers.get(i) for i in idle):
             yield UnusedLoss(flow=flow, rows=tuple(rows), used=0)
         elif len(reached) == 1 and reached[0] == rows[-1] and _is_criterion(flow, idle):
             yield UnusedLoss(flow=flow, rows=tuple(rows), used=1)
+
+
+def _sums_up(step: Step, flow: Flow, row: int) -> bool:
+    """Whether a row adds up losses that each had a backward, and no backward had all of them."""
+    terms = [flow.calls[i] for i in read_sum(flow, row).terms]
+    graphs = [loss.nodes for loss in step.losses]
+    return (
+        len(terms) > 1
+        and all(any(is_reached(term, nodes) for nodes in graphs) for term in terms)
+        and not any(all(is_reached(term, nodes) for term in terms) for nodes in graphs)
+    )
 
 
 def _is_criterion(flow: Flow, rows: list[int]) -> bool:

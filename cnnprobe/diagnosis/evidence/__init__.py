@@ -24,6 +24,7 @@ from cnnprobe.diagnosis.evidence.evidence import (
 from cnnprobe.diagnosis.evidence.flow import Flow, describe, sources_read
 from cnnprobe.diagnosis.evidence.groups import (
     ARRANGING,
+    CREATING,
     FORWARDING,
     LOSSES,
     NONLINEAR,
@@ -39,7 +40,7 @@ from cnnprobe.diagnosis.evidence.groups import (
 )  # fmt: skip
 
 __all__ = [
-    "ARRANGING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS", "RECTIFIERS", "SQUASHING", "Average", "BackwardFault", "Compounding", "Event", "Evidence",
+    "ARRANGING", "CREATING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS", "RECTIFIERS", "SQUASHING", "Average", "BackwardFault", "Compounding", "Event", "Evidence",
     "Flow", "Foresight", "Gradient", "Hidden", "IdleAttribute", "Loss", "OptimizerInfo", "Probes", "Replay", "Schedule", "Step", "Unread", "Uses", "Values", "WrongDerivative", "argument", "describe", "is_inplace", "operation",
     "operation_of_module", "option", "sources_read",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ between.
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 
-from cnnprobe.diagnosis.evidence.groups import ARRANGING, operation
+from cnnprobe.diagnosis.evidence.groups import ARRANGING, CREATING, operation
 from cnnprobe.records.trace import ModuleCall, TensorInfo, Trace
 
 
@@ -76,11 +76,14 @@ class Flow:
         return None
 
     def before(self, index: int) -> set[int]:
-        """All rows that the row's inputs come from, directly or not."""
+        """All rows that the row's values come from, directly or not: not those that only gave the
+        shape of zeros_like and its kind.
+        """
         seen: set[int] = set()
         stack = [index]
         while stack:
-            for info in self.calls[stack.pop()].inputs:
+            call = self.calls[stack.pop()]
+            for info in () if operation(call) in CREATING else call.inputs:
                 source = self.producer(info)
                 if source is not None and source not in seen:
                     seen.add(source)

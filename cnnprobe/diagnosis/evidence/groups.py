@@ -22,6 +22,9 @@ ARRANGING = frozenset(
     if info.effect in _ARRANGING and info.family != "ranking" and "cuts" not in info.traits
 )
 FORWARDING = ARRANGING | {"dropout"}
+# They give new values, whatever they are given: of a tensor they take the shape, and no gradient.
+CREATING = frozenset({"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"})  # fmt: skip
+TURNING = select_groups(effect="turns")
 RECTIFIERS = select_groups(trait="rectifies")
 SQUASHING = select_groups(trait="saturates")
 NONLINEAR = select_groups(family="activation") | select_groups(family="softmax") | {"max_pool"}

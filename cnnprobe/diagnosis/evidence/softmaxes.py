@@ -2,13 +2,14 @@
 prediction.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cnnprobe.diagnosis.evidence.evidence import Evidence
 from cnnprobe.diagnosis.evidence.flow import Flow
-from cnnprobe.diagnosis.evidence.groups import FORWARDING, option
-from cnnprobe.diagnosis.evidence.questions import batch_size, loss_calls, spoken
+from cnnprobe.diagnosis.evidence.groups import FORWARDING, TURNING, operation, option
+from cnnprobe.diagnosis.evidence.questions import LossCall, batch_size, loss_calls, spoken
 from cnnprobe.records.trace import ModuleCall
 
 
@@ -22,20 +23,15 @@ class Softmax:
     shape: tuple[int, ...]
     dim: int  # 0 or more
     is_prediction: bool  # the model or the loss ends with its values
-    loss: str = ""  # the standard loss that takes its values as they are
-
-    @property
-    def is_over_classes(self) -> bool:
-        """Whether it runs over dim 1, where torch's losses expect the classes."""
-        return self.dim == 1
+    classes: int | None = None  # the dim that an NLLLoss takes the classes from, where known
 
 
 def find_softmaxes(evidence: Evidence, flow: Flow) -> Iterator[Softmax]:
     """Every softmax whose dim is known, in order."""
-    heads = {loss.origin: loss.operation for loss in loss_calls(evidence)}
+    heads = {loss.origin: _find_classes(loss) for loss in loss_calls(evidence)}
     for root in flow.roots():
         for info in flow.calls[root].outputs:
-            heads.setdefault(flow.origin(info, FORWARDING), "")
+            heads.setdefault(flow.origin(info, FORWARDING), None)
     for i in flow.primitives({"softmax", "log_softmax"}):
         call = flow.calls[i]
         shape = call.inputs[0].shape if call.inputs else ()
@@ -48,7 +44,7 @@ def find_softmaxes(evidence: Evidence, flow: Flow) -> Iterator[Softmax]:
                 shape=shape,
                 dim=dim,
                 is_prediction=i in heads or _is_in_loss(flow, i),
-                loss=heads.get(i, ""),
+                classes=heads.get(i),
             )
 
 
@@ -65,15 +61,43 @@ def is_over_batch(evidence: Evidence, softmax: Softmax) -> bool:
 
 def misses_classes(evidence: Evidence, softmax: Softmax) -> bool:
     """Whether it should run over classes, and runs over another dim."""
-    return not softmax.is_over_classes and (
-        softmax.loss == "nll_loss"
-        or (softmax.is_prediction and _is_map_of_classes(evidence, softmax.shape))
+    if softmax.classes is not None:
+        return softmax.dim != softmax.classes
+    return (
+        softmax.dim != 1 and softmax.is_prediction and _is_map_of_classes(evidence, softmax.shape)
     )
 
 
 def name_place(evidence: Evidence, softmax: Softmax) -> str:
     """Where its dim is set, in the user's words."""
     return "the loss" if softmax.module is None else spoken(evidence, softmax.module)
+
+
+def _find_classes(loss: LossCall) -> int | None:
+    """The dim, where its values are made, of what an NLLLoss takes as the classes: its dim 1."""
+    info = loss.prediction
+    place = 1 if loss.operation == "nll_loss" and len(info.shape) > 1 else None
+    while place is not None and (index := loss.flow.producer(info)) != loss.origin:
+        given = loss.flow.data(index) if index is not None else None
+        if given is None or index is None:
+            return None
+        turned = operation(loss.flow.calls[index]) in TURNING
+        place = _find_place(given.shape, info.shape, place, turned=turned)
+        info = given
+    return place
+
+
+def _find_place(
+    before: tuple[int, ...], after: tuple[int, ...], place: int, *, turned: bool
+) -> int | None:
+    """Which dim of `before` is dim `place` of `after`; None where sizes alone do not tell."""
+    size, inner = after[place], math.prod(after[place + 1 :])
+    fitting = [
+        i
+        for i, n in enumerate(before)
+        if n == size and (turned or math.prod(before[i + 1 :]) == inner)
+    ]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _is_in_loss(flow: Flow, index: int) -> bool:
