@@ -166,3 +166,16 @@ def test_model_that_is_made_twice_is_not_written(file_without_a_class):
     os.utime(path, (1.0, 1.0))
     result = CliRunner().invoke(main, ["probe", f"{path.name}:net", *COMMAND, "--fix"])
     assert (3, twice) == (result.exit_code, path.read_text())
+
+
+def test_layer_that_is_missing_gets_a_line_of_its_own_in_a_sequential(file_without_a_class):
+    path = file_without_a_class
+    linear = WITHOUT_A_CLASS.partition("net =")[0] + (
+        "net = nn.Sequential(\n    nn.Linear(6, 8),\n    nn.Linear(8, 4),\n)\n"
+    )
+    path.write_text(linear)
+    os.utime(path, (1.0, 1.0))
+    training = ("--input", "2,6", "--loss", "cross_entropy", "--fix")
+    result = CliRunner().invoke(main, ["diagnose", f"{path.name}:net", *training])
+    assert "fixed missing-nonlinearity in" in result.stderr
+    assert linear.replace("8),\n", "8),\n    nn.ReLU(),\n") == path.read_text()

@@ -14,6 +14,7 @@ from cnnprobe.crash.edits.places import (
     find_constructor,
     find_method,
     is_function,
+    list_members,
     open_line,
     read_called,
     read_prefix,
@@ -38,11 +39,29 @@ CONTEXTS = ("no_grad", "inference_mode")
 
 
 def follow_layer(crash: Crash, fqn: str, code: str) -> list[TextChange]:
-    """A layer with another behind it, in a Sequential of both: "nn.ReLU()"."""
+    """A layer behind another, "nn.ReLU()": as the next one where a Sequential is written out; else
+    in a Sequential of both.
+    """
     _, file, call = find_constructor(crash, fqn)
     prefix = read_prefix(file, call)
-    text = f"{prefix}Sequential({file.source(call)}, {code.replace('nn.', prefix)})"
-    return [file.replace(call, text)]
+    code = code.replace("nn.", prefix)
+    start, end = file.span(call)
+    if _is_written_out(crash, fqn, call):
+        line = file.text[:start].rpartition("\n")[2]
+        between = f",\n{line}" if not line.strip() else ", "
+        return [TextChange(file.path, end, end, between + code)]
+    return [file.replace(call, f"{prefix}Sequential({file.source(call)}, {code})")]
+
+
+def _is_written_out(crash: Crash, fqn: str, call: ast.Call) -> bool:
+    """Whether a layer is made within the call of the Sequential that holds it."""
+    parent, _, _ = fqn.rpartition(".")
+    if not fqn or type(crash.modules[parent]) is not nn.Sequential:
+        return False
+    try:
+        return call in list_members(find_constructor(crash, parent)[2])
+    except UnknownPlaceError:
+        return False
 
 
 def drop_last(crash: Crash, fqn: str) -> list[TextChange]:
