@@ -1,8 +1,11 @@
-"""A data set that is made as it is read, and a model that is measured over it."""
+"""A data set that is made as it is read, a model that is measured over it, and whether two
+measurements are the same.
+"""
 
 import os
 import time
 
+import pytest
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -54,3 +57,20 @@ def kill_after(model, passes):
             os.kill(os.getpid(), 9)
 
     model.register_forward_hook(hook)
+
+
+def is_same(one, other):
+    """Two measurements are the same, but for the last digits of sums in another order."""
+    """Whether all is equal, apart from moments, which are to rounding."""
+    assert [(t.what, t.fqn) for t in one.tensors] == [(t.what, t.fqn) for t in other.tensors]
+    for a, b in zip(one.tensors, other.tensors, strict=True):
+        for name in ("low", "high", "buckets", "counts", "percentiles"):
+            assert getattr(a, name) == getattr(b, name), (a.fqn, name)
+        s, t = a.statistics, b.statistics
+        for name in ("count", "zeros", "nan", "inf", "min", "max", "histogram"):
+            assert getattr(s, name) == getattr(t, name), (a.fqn, name)
+        assert (s.mean, s.std, s.l2) == pytest.approx((t.mean, t.std, t.l2), rel=1e-9, abs=1e-12)
+        if s.channels is not None:
+            assert (s.channels.count, s.channels.zeros) == (t.channels.count, t.channels.zeros)
+            assert s.channels.std == pytest.approx(t.channels.std, rel=1e-9, abs=1e-12)
+    return True

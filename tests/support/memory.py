@@ -1,4 +1,6 @@
-"""What torch's CPU allocator really gives out in a training loop, and a U-Net of the usual kind."""
+"""What torch's CPU allocator really gives out in a training loop, and two networks of the usual
+kind.
+"""
 
 import contextlib
 
@@ -72,3 +74,24 @@ def measure_allocations(model, x, *, training=True, dtype=None, forward=None, st
         live += event.nbytes()
         peak = max(peak, live)
     return before + peak
+
+
+def block(i, o):
+    return nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU())
+
+
+class Blocks(nn.Module):
+    """Three blocks of convolutions, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = block(3, 32)
+        self.body = nn.Sequential(block(32, 32), block(32, 32), block(32, 32))
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        return self.head(self.body(self.stem(x)).mean((2, 3)))
+
+
+def images():
+    return torch.zeros(4, 3, 8, 8)
