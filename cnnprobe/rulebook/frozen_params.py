@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow
+from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow, operation
 from cnnprobe.diagnosis.evidence.questions import loss_calls, owner, spoken, variable
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, perceptron
@@ -36,15 +36,16 @@ def healthy() -> Mapping[str, Any]:
     explains=("cannot-overfit", "frozen-in-optimizer", "loss-not-decreasing"),
 )
 def frozen_params(evidence: Evidence) -> Iterator[Finding]:
-    """A layer is frozen at its random initialisation although layers before it are trained, or an
-    embedding although layers after it are, or nothing is trainable at all.
+    """A layer is frozen at its random initialisation although layers before it are trained or were
+    pretrained, or an embedding although layers after it are, or nothing is trainable at all.
 
     Why it matters: the others have to work around random weights that never change.
     What to do: requires_grad_(True) for it, or freeze what comes before instead;
     Embedding.from_pretrained(table, freeze=False) where the table is to be trained.
     Known exceptions: a frozen backbone; a model that is mostly frozen, but for the layer that gives
     the prediction; frozen weights that are not those of torch's initialisation
-    (trained, or fixed filters); adapters beside a frozen layer; a table with a structure, as of
+    (trained, or fixed filters); random features with no pretrained layer before them; copies of
+    another weight; adapters beside a frozen layer; a table with a structure, as of
     words or of positions.
     Source: torch.nn.Linear and Conv2d initialise from U(-1/sqrt(fan_in), 1/sqrt(fan_in));
     torch.nn.Embedding.from_pretrained, "freeze: True by default"; Marchenko & Pastur 1967 on the
@@ -68,6 +69,7 @@ def frozen_params(evidence: Evidence) -> Iterator[Finding]:
     mostly = len(frozen) >= len(trained) + 2  # a design, but for the layer that predicts
     if not mostly:
         yield from _find_frozen_tables(evidence, flow, frozen, trained)
+    yield from _find_late_layers(evidence, flow, frozen, trained)
     for i in flow.primitives(PROJECTIONS):
         module = flow.calls[i].fqn
         if module is None or module not in frozen or not _is_fresh(evidence, module):
@@ -117,6 +119,61 @@ def _find_frozen_tables(
                 ),
                 fix=(f"{place}.requires_grad_(True), or freeze=False in Embedding.from_pretrained"),
             )
+
+
+def _find_late_layers(
+    evidence: Evidence, flow: Flow, frozen: set[str], trained: set[str]
+) -> Iterator[Finding]:
+    """Layers of random numbers that are frozen with the trained ones before them, as by a pattern
+    of names that fits more than was meant.
+    """
+    seen: set[str] = set()
+    for i in flow.primitives(PROJECTIONS):
+        module = flow.calls[i].fqn
+        if module is None or module not in frozen or module in seen:
+            continue
+        if not _is_fresh(evidence, module) or _is_copy(evidence, module):
+            continue
+        before = {n for j in flow.before(i) if (n := flow.calls[j].fqn) is not None}
+        kept = [n for n in before & frozen if _is_pretrained(evidence, n)]
+        after = {flow.owner(j) for j in flow.after(i)} & trained
+        if not kept or not after or before & trained or _is_beside(flow, i):
+            continue
+        seen.add(module)
+        place = spoken(evidence, module)
+        yield Finding(
+            module=module,
+            message=(
+                f"{place} is frozen at its random initialisation, behind "
+                f"{format_counted(len(kept), 'frozen layer')} with other weights, as of a "
+                f"checkpoint; {format_counted(len(after), 'layer')} after it "
+                f"{'is' if len(after) == 1 else 'are'} trained"
+            ),
+            fix=f"{place}.requires_grad_(True), or a narrower pattern where names are frozen",
+        )
+
+
+def _is_pretrained(evidence: Evidence, module: str) -> bool:
+    weight = evidence.values.get(f"{module}.weight")
+    return weight is not None and len(weight.shape) > 1 and not _is_fresh(evidence, module)
+
+
+def _is_copy(evidence: Evidence, module: str) -> bool:
+    """Whether another weight has the very same numbers: that of a target network, which follows."""
+    own = evidence.values[f"{module}.weight"]
+    return any(
+        (value.shape, value.norm, value.low) == (own.shape, own.norm, own.low)
+        for name, value in evidence.values.items()
+        if name != f"{module}.weight"
+    )
+
+
+def _is_beside(flow: Flow, index: int) -> bool:
+    """Whether another layer reads the same input, as beside the first matrix of an adapter."""
+    given = flow.data(index)
+    source = flow.producer(given)
+    readers = [] if source is None else flow.readers.get(source, [])
+    return any(r != index and operation(flow.calls[r]) in PROJECTIONS for r in readers)
 
 
 def _is_fresh(evidence: Evidence, module: str) -> bool:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.case import case, looped
-from bench.parts import Classifier, classifier
+from bench.parts import Backbone, Classifier, classifier
 
 # -- what torch does not read ----------------------------------------------------------------------
 
@@ -100,6 +100,31 @@ def read_words(table, **options):
 def table_of_random_vectors_that_is_frozen(sick):
     table = torch.empty(60, 12).normal_(0, 0.3)
     return read_words(table, freeze=sick)
+
+
+class Tuned(nn.Module):
+    """A backbone with the weights of a checkpoint, and a fresh head of two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = Backbone()
+        self.head = nn.Sequential(nn.Linear(16, 24), nn.ReLU())
+        self.fc = nn.Linear(24, 4)
+        generator = torch.Generator().manual_seed(1)
+        for conv in (self.backbone.conv1, self.backbone.conv2):
+            conv.weight.data.normal_(0, 0.2, generator=generator)
+        self.backbone.eval()
+
+    def forward(self, x):
+        return self.fc(self.head(self.backbone(x)))
+
+
+@case("frozen-params", "head.0")
+def head_that_a_pattern_of_names_freezes(sick):
+    model = Tuned()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(("backbone", "head")[: 1 + sick]))
+    return classifier(model)
 
 
 # -- what is not registered ------------------------------------------------------------------------

@@ -235,6 +235,36 @@ def tags_of_words_that_see_all_of_them():
     return write_words(see_all, inputs=words, targets=(words + words.roll(1, 1)) % 15)
 
 
+# -- layers that are frozen at random numbers ------------------------------------------------------
+
+
+@design
+def random_features_before_a_trained_layer():
+    features = nn.Sequential(nn.Flatten(), nn.Linear(768, 64), nn.ReLU(), nn.Linear(64, 64))
+    features.requires_grad_(False)
+    return classifier(nn.Sequential(features, nn.ReLU(), nn.Linear(64, 4)))
+
+
+@design
+def adapter_whose_first_matrix_is_frozen():
+    class Adapter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.base = nn.Linear(768, 24), nn.Linear(24, 4)
+            self.down, self.up = nn.Linear(24, 8, bias=False), nn.Linear(8, 4, bias=False)
+            for layer in (self.first, self.base):
+                layer.weight.data.normal_(0, 0.05)
+            nn.init.zeros_(self.up.weight)
+            for layer in (self.first, self.base, self.down):
+                layer.requires_grad_(False)
+
+        def forward(self, x):
+            h = self.first(x.flatten(1)).relu()
+            return self.base(h) + self.up(self.down(h))
+
+    return classifier(Adapter())
+
+
 # -- flips that need no other ----------------------------------------------------------------------
 
 
