@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import cnnprobe
 from cnnprobe.recorder import Recording, observe
 from cnnprobe.training.keeping import TensorState
 from tests.support.models import Broken, Small, images
@@ -294,3 +295,38 @@ def test_values_can_be_put_back_again_where_the_data_was_exchanged_and_then_writ
         state.restore()
         assert torch.equal(values, layer.weight)
     assert place == layer.weight.data_ptr()
+
+
+class Trained(nn.Module):
+    """A model with its own step, whose optimizers and average hang on it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+        self.optimizers = [torch.optim.Adam(self.fc.parameters(), lr=0.1)]
+        self.schedule = torch.optim.lr_scheduler.StepLR(self.optimizers[0], 1)
+        self.tally = Tally()
+
+    def step(self, x, y):
+        self.optimizers[0].zero_grad()
+        F.cross_entropy(self.fc(x), y).backward()
+        self.optimizers[0].step()
+        self.schedule.step()
+        self.tally.count += 1
+
+
+class Tally:
+    def __init__(self):
+        self.count = 0
+
+
+def test_diagnosis_puts_back_the_optimizer_that_hangs_on_the_model():
+    model = Trained()
+
+    def train(x, y):
+        model.step(x, y)
+
+    cnnprobe.diagnose(model, torch.randn(6, 4), torch.arange(6) % 2, train_step=train)
+    assert {} == dict(model.optimizers[0].state)
+    assert 0.1 == model.optimizers[0].param_groups[0]["lr"]
+    assert (0, 0) == (model.schedule.last_epoch, model.tally.count)

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 _GLOBALS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "LOAD_NAME", "STORE_NAME"})
+_REGISTRIES = frozenset(nn.Module().__dict__)
 _DEEPEST = 4  # functions calling functions, trainers holding trainers
 Place = tuple[
     str, Callable[[], Any], Callable[[Any], None]
@@ -58,7 +60,15 @@ def look_around(train_step: Callable[..., Any] | None, given: dict[str, Any]) ->
     for name, value in given.items():
         found.add(name, value)
     seen: set[int] = set()
-    stack: list[tuple[Any, int]] = [(train_step, 0)]
+    _follow(found, [(train_step, 0)], seen)
+    if train_step is not None:
+        for name, model in list(found.models.values()):
+            _look_into(found, name, model, seen)
+    return found
+
+
+def _follow(found: Surroundings, stack: list[tuple[Any, int]], seen: set[int]) -> None:
+    """Take in what these subjects reach, each with its depth."""
     while stack:
         subject, depth = stack.pop()
         if subject is None or id(subject) in seen or depth > _DEEPEST:
@@ -73,18 +83,40 @@ def look_around(train_step: Callable[..., Any] | None, given: dict[str, Any]) ->
             if found.add(name, value):
                 continue
             found.variables.append((name, read, write))
-            items = (
-                value.values()
-                if isinstance(value, dict)
-                else value
-                if isinstance(value, tuple | list)
-                else ()
-            )
-            for i, item in enumerate(list(items)[:64]):
-                found.add(f"{name}[{i}]", item)
+            for place, item in _items(name, value):
+                found.add(place, item)
             if callable(value) or _is_users(value):
                 stack.append((value, depth + 1))
-    return found
+
+
+def _look_into(found: Surroundings, name: str, model: nn.Module, seen: set[int]) -> None:
+    """Take in the optimizers, schedulers and objects that hang on a model, as on one with a step of
+    its own.
+    """
+    for attribute, value in list(vars(model).items()):
+        if attribute in _REGISTRIES or isinstance(value, nn.Module):
+            continue
+        place = f"{name}.{attribute}"
+        for part, item in [(place, value), *_items(place, value)]:
+            if not isinstance(item, nn.Module):
+                found.add(part, item)
+        if _is_users(value) or isinstance(value, GradScaler):
+            read = functools.partial(getattr, model, attribute, None)
+            write = functools.partial(vars(model).__setitem__, attribute)
+            found.variables.append((place, read, write))
+            _follow(found, [(value, 1)], seen)
+
+
+def _items(name: str, value: Any) -> list[tuple[str, Any]]:
+    """What a plain container holds, by place."""
+    items = (
+        value.values()
+        if isinstance(value, dict)
+        else value
+        if isinstance(value, tuple | list)
+        else ()
+    )
+    return [(f"{name}[{i}]", item) for i, item in enumerate(list(items)[:64])]
 
 
 def _places(subject: Any) -> Iterator[Place]:
