@@ -12,6 +12,7 @@ ADVICE: Mapping[str, str] = {
     "doubled-channels": "which tensor was meant is not known",
     "loss-taken-twice": "which targets or output were meant is not known",
     "optimizer-renewed": "which variable is to hold the optimizer is not known",
+    "setting-overwritten": "which of its reads are to see the new value is not known",
     "update-undone": "what writes the old weights back is the loop's own code",
 }
 

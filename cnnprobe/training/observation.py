@@ -45,6 +45,7 @@ from cnnprobe.training.rates import (
     weigh_classes,
 )
 from cnnprobe.training.request import Raised, Request, check_values, keep_request
+from cnnprobe.training.settings import watch_settings
 from cnnprobe.training.stepping import Stepper, finite, seeded
 from cnnprobe.training.surroundings import Surroundings, arguments_of
 from cnnprobe.training.wrapping import TrainingStep, summary, unwrapped
@@ -108,7 +109,8 @@ class _Observation:
         self.latest = evaluation.trace
         evaluated = self.loss_of(evaluation.output) if evaluation.error is None else None
         restore(self.states)
-        with watch_functions() as functions:
+        settings = watch_settings(self.model, self.around)
+        with watch_functions() as functions, settings as overwritten:
             steps = self.steps(request.steps) if self.trains() else ()
         if not steps:
             first = self.plain_forward()
@@ -156,6 +158,7 @@ class _Observation:
             idle=idle,
             derivatives=find_wrong_derivatives(functions),
             averages=averages,
+            overwritten=tuple(overwritten),
             foresight=foresight,
             own_loop=request.train_step is not None,
         )

@@ -12,6 +12,7 @@ from cnnprobe.diagnosis.evidence.evidence import (
     IdleAttribute,
     Loss,
     OptimizerInfo,
+    Overwritten,
     Probes,
     Replay,
     Schedule,
@@ -41,6 +42,6 @@ from cnnprobe.diagnosis.evidence.groups import (
 
 __all__ = [
     "ARRANGING", "CREATING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS", "RECTIFIERS", "SQUASHING", "Average", "BackwardFault", "Compounding", "Event", "Evidence",
-    "Flow", "Foresight", "Gradient", "Hidden", "IdleAttribute", "Loss", "OptimizerInfo", "Probes", "Replay", "Schedule", "Step", "Unread", "Uses", "Values", "WrongDerivative", "argument", "describe", "is_inplace", "operation",
+    "Flow", "Foresight", "Gradient", "Hidden", "IdleAttribute", "Loss", "OptimizerInfo", "Overwritten", "Probes", "Replay", "Schedule", "Step", "Unread", "Uses", "Values", "WrongDerivative", "argument", "describe", "is_inplace", "operation",
     "operation_of_module", "option", "sources_read",
 ]  # fmt: skip

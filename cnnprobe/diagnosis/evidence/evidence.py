@@ -193,6 +193,22 @@ class IdleAttribute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Overwritten:
+    """A setting of an object of the user's that its own method overwrites."""
+
+    owner: str  # the fqn in the model, or the variable
+    module: bool  # whether `owner` is an fqn of the model
+    type: str
+    attribute: str
+    kind: str  # "evaluation": a constant for eval mode; "selection": a part of it; "bound"
+    method: str
+    text: str  # the statement
+    source: str
+    before: str  # what it was before the observed steps
+    after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Foresight:
     """What the outputs of a model see of its input sequence, where the targets are that sequence
     one step on; differences are over the output's size.
@@ -322,4 +338,5 @@ class Evidence:
     foresight: Foresight | None = None
     derivatives: tuple[WrongDerivative, ...] = ()
     averages: tuple[Average, ...] = ()
+    overwritten: tuple[Overwritten, ...] = ()
     own_loop: bool = False  # the steps are those of the user's own train_step

@@ -1,0 +1,76 @@
+"""Faults of settings that change by use, each with its corrected twin."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench.case import case, looped
+from bench.parts import Classifier, classifier
+
+
+class Dropped(nn.Module):
+    """A classifier with a dropout of its own, which eval mode turns off as `turn_off` says."""
+
+    def __init__(self, rate=0.2):
+        super().__init__()
+        self.net, self.rate = Classifier(), rate
+
+
+class DroppedForGood(Dropped):
+    def forward(self, x):
+        if not self.training:
+            self.rate = 0.0
+        return self.net(F.dropout(x, self.rate))
+
+
+class DroppedInTraining(Dropped):
+    def forward(self, x):
+        return self.net(F.dropout(x, self.rate, training=self.training))
+
+
+@case("setting-overwritten", "")
+def dropout_that_the_first_evaluation_turns_off(sick):
+    return classifier(DroppedForGood() if sick else DroppedInTraining())
+
+
+class Averaged:
+    """Follows weights; the decay is at most that which it is given."""
+
+    def __init__(self, model, decay=0.9999):
+        self.copies = [p.detach().clone() for p in model.parameters()]
+        self.decay, self.steps = decay, 0
+
+    def warm_up(self):
+        self.steps += 1
+        return (1 + self.steps) / (10 + self.steps)
+
+    @torch.no_grad()
+    def follow(self, model, weight):
+        for copy, parameter in zip(self.copies, model.parameters(), strict=True):
+            copy.sub_(weight * (copy - parameter))
+
+
+class DecayOverwritten(Averaged):
+    def update(self, model):
+        self.decay = 1 - min(self.decay, self.warm_up())
+        self.follow(model, self.decay)
+
+
+class DecayKept(Averaged):
+    def update(self, model):
+        weight = 1 - min(self.decay, self.warm_up())
+        self.follow(model, weight)
+
+
+@case("setting-overwritten", None)
+def decay_that_each_step_replaces(sick):
+    model = Classifier()
+    average = DecayOverwritten(model) if sick else DecayKept(model)
+
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+        average.update(model)
+
+    return looped(model, step)

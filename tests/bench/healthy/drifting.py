@@ -1,0 +1,84 @@
+"""Objects whose attributes change by use, and are meant to."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench.case import looped
+from bench.design import design
+from bench.parts import Classifier, classifier
+
+
+class Annealed(nn.Module):
+    def __init__(self, temperature=2.0, least=0.5):
+        super().__init__()
+        self.net, self.temperature, self.least = Classifier(), temperature, least
+
+    def forward(self, x):
+        if self.training:
+            self.temperature = max(self.least, self.temperature * 0.9)
+        return self.net(x) / self.temperature
+
+
+@design
+def temperature_that_falls_with_every_step():
+    return classifier(Annealed())
+
+
+class WeightedWhereTheScoresAre(nn.Module):
+    def __init__(self, alpha):
+        super().__init__()
+        self.alpha = torch.tensor(alpha, dtype=torch.float64)
+
+    def forward(self, scores, labels):
+        self.alpha = self.alpha.to(scores)
+        return F.cross_entropy(scores, labels, weight=self.alpha)
+
+
+@design
+def class_weights_that_are_converted_in_the_loss():
+    return classifier(Classifier(), loss_fn=WeightedWhereTheScoresAre([1.0, 2.0, 1.0, 1.0]))
+
+
+class Switched(nn.Module):
+    def __init__(self, rate=0.2):
+        super().__init__()
+        self.net, self.given, self.rate = Classifier(), rate, rate
+
+    def forward(self, x):
+        if not self.training:
+            self.rate = 0.0
+        else:
+            self.rate = self.given
+        return self.net(F.dropout(x, self.rate))
+
+
+@design
+def rate_that_each_mode_sets():
+    return classifier(Switched())
+
+
+class Judge:
+    """Remembers the best loss, an average of the losses and the latest ones."""
+
+    def __init__(self, best=100.0, mean=1.0, latest=(1.0, 1.0)):
+        self.best, self.mean, self.latest = best, mean, list(latest)
+
+    def note(self, loss):
+        self.best = min(self.best, loss)
+        self.mean = 0.9 * self.mean + 0.1 * min(loss, 10.0)
+        self.latest = [*self.latest[1:], loss]
+
+
+@design
+def best_loss_and_average_of_losses():
+    judge = Judge()
+
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        judge.note(loss.item())
+
+    return looped(Classifier(), step)
