@@ -103,14 +103,13 @@ class _Observation:
         self.given = ""  # which part of the output the loss was given
 
     def run(self) -> tuple[Evidence, BaseException | None]:
-        request = self.request
-        values = values_of(self.model)
+        request, model = self.request, self.model
+        values = values_of(model)
         evaluation, probes = run_probes(self.model, request.inputs, request.targets, self.names)
         self.latest = evaluation.trace
         evaluated = self.loss_of(evaluation.output) if evaluation.error is None else None
         restore(self.states)
-        settings = watch_settings(self.model, self.around)
-        with watch_functions() as functions, settings as overwritten:
+        with watch_functions() as functions, watch_settings(model, self.around) as overwritten:
             steps = self.steps(request.steps) if self.trains() else ()
         if not steps:
             first = self.plain_forward()
