@@ -1,5 +1,6 @@
 """A moving average of the weights that does not follow them."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from cnnprobe.rulebook.material import perceptron, stepping
 HEAVY = 0.9  # weight of the newest weights in each step; 0.1 is much already
 EXACT = 1e-5  # within it a copy, and no average
 STEADY = 0.02  # between the steps: a decay that warms up changes faster
+WARMING = 1e-4  # or falls by this in every step; a fixed one differs by rounding alone
 GROWTH = 1e-4  # of the sum of both weights from 1
 
 
@@ -87,6 +89,10 @@ def find_fault(average: Average) -> tuple[str, Severity] | None:
 
 
 def _is_copy(average: Average) -> bool:
-    """Whether the newest weights are nearly all of it, and steadily so."""
+    """Whether the newest weights are nearly all of it, and steadily so: not while a decay is warmed
+    up, as YOLO's decay * (1 - exp(-updates / 2000)).
+    """
     is_heavy = all(HEAVY < weight < 1 - EXACT for weight in average.weights)
-    return is_heavy and max(average.weights) - min(average.weights) < STEADY
+    falls = [before - after for before, after in itertools.pairwise(average.weights)]
+    is_warming = len(falls) > 1 and min(falls) > WARMING
+    return is_heavy and not is_warming and max(average.weights) - min(average.weights) < STEADY

@@ -72,6 +72,7 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
     one.
     What to do: assign the result, or remove the call.
     Known exceptions: in-place calls; results that the model returns or keeps in an attribute;
+    what is handed to a layer that does not need it, as the time to the function of an ODE;
     statistics that are only looked at; the last round of a loop, whose earlier results are read.
     Source: torch.nn.functional.relu returns its result; only relu_ writes to its argument.
     """
@@ -79,7 +80,7 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
     if not complete(evidence):
         return
     flow = Flow(trace)
-    returned = _returned(flow)
+    returned = _returned(flow) | _list_handed(flow)
     losses = evidence.steps[0].losses if evidence.steps else ()
     nodes = frozenset().union(*(loss.nodes for loss in losses))
     rounds = _list_rounds(flow)
@@ -129,6 +130,16 @@ def _list_rounds(flow: Flow) -> set[int]:
         rows[-1]
         for (_, source), rows in lines.items()
         if source and len(rows) > ROUNDS and all(flow.readers.get(row) for row in rows[:-1])
+    }
+
+
+def _list_handed(flow: Flow) -> set[object]:
+    """What is an argument of a module that has rows below it, which may ignore it."""
+    return {
+        info.source
+        for i, call in enumerate(flow.calls)
+        if not flow.is_primitive[i]
+        for info in call.inputs
     }
 
 

@@ -61,7 +61,8 @@ def exploding_activation(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: the loss starts huge and its gradients too; half precision overflows at 65504.
     What to do: initialise by fan-in (Kaiming), add normalisation, scale residual branches.
     Known exceptions: none below a thousandfold growth; numbers that no weight went into or that are
-    held fixed, as the areas of boxes in pixels.
+    held fixed, as the areas of boxes in pixels; what is multiplied by such a number, as the
+    distance of a ray's last sample, which stands for infinity.
     Source: He et al. 2015, "Delving Deep into Rectifiers", arXiv:1502.01852, section 2.2.
     """
     flow = Flow(evidence.trace)
@@ -84,6 +85,7 @@ def exploding_activation(evidence: Evidence) -> Iterator[Finding]:
             and size > LARGE * given
             and operation(call) in GROWING
             and _is_activation(flow, i)
+            and not _is_given_large(flow, i)
         ):
             yield Finding(
                 module=flow.owner(i),
@@ -98,6 +100,16 @@ def exploding_activation(evidence: Evidence) -> Iterator[Finding]:
                 source=call.source,
             )
             return
+
+
+def _is_given_large(flow: Flow, index: int) -> bool:
+    """Whether a product or a sum is as large only because a number without weights is."""
+    return operation(flow.calls[index]) in ("add", "mul") and any(
+        rms(info) > LARGE and (made is None or not _is_activation(flow, made))
+        for info in flow.calls[index].inputs
+        for made in (flow.producer(info),)
+        if not isinstance(info.source, str)
+    )
 
 
 def _is_activation(flow: Flow, index: int) -> bool:

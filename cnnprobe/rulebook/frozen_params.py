@@ -46,12 +46,15 @@ def frozen_params(evidence: Evidence) -> Iterator[Finding]:
     the prediction; frozen weights that are not those of torch's initialisation
     (trained, or fixed filters); random features with no pretrained layer before them; copies of
     another weight; adapters beside a frozen layer; a table with a structure, as of
-    words or of positions.
+    words or of positions; a critic that the loop freezes while it trains the generator.
     Source: torch.nn.Linear and Conv2d initialise from U(-1/sqrt(fan_in), 1/sqrt(fan_in));
     torch.nn.Embedding.from_pretrained, "freeze: True by default"; Marchenko & Pastur 1967 on the
     spectrum of random numbers.
     """
     own = [p for p in evidence.trace.parameters if p.kind == "parameter"]
+    is_stepped = any(change > 0 for step in evidence.steps for change in step.stepped.values())
+    if is_stepped and not any(p.trainable for p in own):
+        return  # frozen by the loop itself at its end, as a critic while its generator is trained
     if own and not any(p.trainable for p in own) and (evidence.optimizers or evidence.steps):
         yield Finding(
             module="",

@@ -1,5 +1,6 @@
 """A loss that is computed, and that no backward goes through."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from cnnprobe.diagnosis.evidence import LOSSES, Evidence, Flow, Step, describe, 
 from cnnprobe.diagnosis.evidence.sums import is_loss, is_reached, list_reached, read_sum
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import perceptron, stepping
+
+CURVES = frozenset({"log", "log2", "log10", "log1p", "exp", "expm1", "exp2", "sqrt"})
 
 
 def _loop(overwritten: bool) -> Mapping[str, Any]:
@@ -65,7 +68,8 @@ def unused_loss(evidence: Evidence) -> Iterator[Finding]:
     loop.
     Known exceptions: a loss whose value is read, compared, returned or kept: it may be a metric,
     which is cheaper under torch.no_grad(). A sum of losses that each had a backward of its own, as
-    a discriminator's: it is there for the log.
+    a discriminator's, and the logarithm, root or exponential of a loss that had one, as PSNR and
+    perplexity: they are there for the log.
     Source: torch.Tensor.backward, "Computes the gradient of current tensor wrt graph leaves".
     """
     for found in find_unused(evidence):
@@ -122,7 +126,7 @@ def _find_in(step: Step, nodes: frozenset[int]) -> Iterator[UnusedLoss]:
             lines[flow.calls[i].kind, flow.calls[i].source].append(i)
     for rows in lines.values():
         reached = [i for i in rows if is_reached(flow.calls[i], nodes)]
-        idle = [i for i in rows if i not in reached and not _sums_up(step, flow, i)]
+        idle = [i for i in rows if i not in reached and not _is_logged(step, flow, i)]
         if not idle or any(i in step.uses.held for i in idle):
             continue
         if not reached and not any(i in read or flow.readers.get(i) for i in idle):
@@ -131,15 +135,32 @@ def _find_in(step: Step, nodes: frozenset[int]) -> Iterator[UnusedLoss]:
             yield UnusedLoss(flow=flow, rows=tuple(rows), used=1)
 
 
-def _sums_up(step: Step, flow: Flow, row: int) -> bool:
-    """Whether a row adds up losses that each had a backward, and no backward had all of them."""
-    terms = [flow.calls[i] for i in read_sum(flow, row).terms]
+def _is_logged(step: Step, flow: Flow, row: int) -> bool:
+    """Whether a row is there for the log: it adds up losses that each had a backward, of which none
+    had them all, or is a curve over one number that had one.
+    """
     graphs = [loss.nodes for loss in step.losses]
+    over, curved = _find_under(flow, row)
+    if curved:
+        return any(is_reached(flow.calls[over], nodes) for nodes in graphs)
+    terms = [flow.calls[i] for i in read_sum(flow, row).terms]
     return (
         len(terms) > 1
         and all(any(is_reached(term, nodes) for nodes in graphs) for term in terms)
         and not any(all(is_reached(term, nodes) for term in terms) for nodes in graphs)
     )
+
+
+def _find_under(flow: Flow, row: int) -> tuple[int, bool]:
+    """The row under those that turn one number into another, and whether any of them is a curve."""
+    curved = False
+    while len(live := [info for info in flow.calls[row].inputs if info.requires_grad]) == 1:
+        made = flow.producer(live[0])
+        if made is None or math.prod(live[0].shape) != 1 or not is_loss(flow, made):
+            break
+        curved = curved or operation(flow.calls[row]) in CURVES
+        row = made
+    return row, curved
 
 
 def _is_criterion(flow: Flow, rows: list[int]) -> bool:

@@ -1,12 +1,16 @@
 """Training programs that are published as examples, in small."""
 
+import copy
+import itertools
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from bench.case import looped, net
 from bench.design import design
-from bench.parts import classifier, images
+from bench.parts import Classifier, classifier, images
 
 
 @design
@@ -121,3 +125,109 @@ def policy_of_tanhs_that_begins_near_uniform():
 
     states = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
     return {"model": model, "inputs": states, "optimizer": optimizer, "train_step": train_step}
+
+
+@design
+def ode_whose_function_ignores_the_time():
+    function = net(
+        lambda self, t, y: self.body(y**3),
+        body=nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2)),
+    )
+
+    def forward(self, start):
+        states, times = [start], torch.linspace(0.0, 1.0, 5)
+        for t, after in itertools.pairwise(times):
+            y, h = states[-1], after - t
+            slope = self.function(t + h / 2, y + h / 2 * self.function(t, y))
+            states.append(y + h * slope)
+        return torch.stack(states)
+
+    model = net(forward, function=function)
+    start = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    turn = torch.tensor([[-0.1, 2.0], [-2.0, -0.1]])
+    wanted = torch.stack([start @ torch.matrix_exp(turn * t) for t in torch.linspace(0.0, 1.0, 5)])
+    return {
+        "model": model,
+        "inputs": start,
+        "targets": wanted,
+        "loss_fn": nn.L1Loss(),
+        "optimizer": torch.optim.RMSprop(model.parameters(), lr=1e-3),
+    }
+
+
+@design
+def radiance_field_with_a_distance_to_infinity_and_psnr_for_the_log():
+    def forward(self, points):
+        raw = self.body(points)
+        colour, density = torch.sigmoid(raw[..., :3]), F.relu(raw[..., 3])
+        distances = torch.cat([torch.full((8, 7), 0.5), torch.full((8, 1), 1e10)], dim=1)
+        opacity = 1.0 - torch.exp(-density * distances)
+        passed = torch.cumprod(torch.cat([torch.ones(8, 1), 1.0 - opacity + 1e-10], 1), 1)[:, :-1]
+        return ((opacity * passed)[..., None] * colour).sum(1)
+
+    model = net(forward, body=nn.Sequential(nn.Linear(3, 32), nn.ReLU(), nn.Linear(32, 4)))
+
+    def step(model, points, colours, optimizer):
+        loss = (model(points) - colours).square().mean()
+        psnr = -10.0 * torch.log(loss) / math.log(10.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if not math.isfinite(optimizer.param_groups[0]["lr"]):
+            print(psnr.item())
+
+    seeded = torch.Generator().manual_seed(0)
+    return looped(
+        model,
+        step,
+        inputs=torch.randn(8, 8, 3, generator=seeded),
+        targets=torch.rand(8, 3, generator=seeded),
+        optimizer=torch.optim.Adam(model.parameters(), lr=5e-4),
+    )
+
+
+@design
+def critic_that_is_frozen_while_its_generator_is_trained():
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(768, 16), nn.LeakyReLU(0.2), nn.Linear(16, 1))
+    generator = nn.Sequential(
+        nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 768), nn.Unflatten(1, (3, 16, 16))
+    )
+    critics = torch.optim.Adam(critic.parameters(), lr=1e-4)
+    generators = torch.optim.Adam(generator.parameters(), lr=1e-4)
+
+    def train_step(real):
+        critic.requires_grad_(True)
+        fake = generator(torch.randn(8, 8))
+        critics.zero_grad()
+        (critic(fake.detach()).mean() - critic(real).mean()).backward()
+        critics.step()
+        critic.requires_grad_(False)
+        generators.zero_grad()
+        (-critic(fake).mean()).backward()
+        generators.step()
+
+    return {
+        "model": critic,
+        "inputs": images(),
+        "optimizer": [critics, generators],
+        "train_step": train_step,
+    }
+
+
+@design
+def average_whose_decay_is_warmed_up_over_thousands_of_steps():
+    model = Classifier()
+    ema = copy.deepcopy(model).requires_grad_(False)
+    steps = [0]
+
+    def step(model, x, y, optimizer):
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        steps[0] += 1
+        decay = 0.9999 * (1 - math.exp(-steps[0] / 2000))
+        with torch.no_grad():
+            for average, weight in zip(ema.parameters(), model.parameters(), strict=True):
+                average.mul_(decay).add_(weight, alpha=1 - decay)
+
+    return looped(model, step)
