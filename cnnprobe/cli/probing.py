@@ -104,38 +104,41 @@ def probe_command(
 
     Naming Python code runs it. Reading weights never runs code.
     """
-    if parameters and explain_shapes:
-        raise UsageError(
-            "--parameters and --explain-shapes cannot be combined",
-            where="cnnprobe probe",
-            fix="use one of them",
-        )
+    view = _choose_view(parameters=parameters, explain_shapes=explain_shapes)
     check_file(wished)
     begun = time.time()
-    with send_prints_to_stderr():
-        loaded = load(model, given, without_values=shapes_only)
-        if min_input:
-            least = _find_least(loaded)
-        else:
-            report = _probe(loaded, model, shapes_only=shapes_only)
-            if fix and _fix(report, begun):
-                loaded = load(model, given, without_values=shapes_only)
-                report = _probe(loaded, model, shapes_only=shapes_only)
-                patch = patch and report.trace.failure is not None
     if min_input:
+        with send_prints_to_stderr():
+            least = _find_least(load(model, given, without_values=shapes_only))
         write(least, wished)
         return
+    with send_prints_to_stderr():
+        loaded = load(model, given, without_values=shapes_only)
+        report = _probe(loaded, model, shapes_only=shapes_only)
+        if fix and _fix(report, begun):
+            loaded = load(model, given, without_values=shapes_only)
+            report = _probe(loaded, model, shapes_only=shapes_only)
+            patch = patch and report.trace.failure is not None
     if patch:
         write(_find_patch(report), wished)
         _end(report, wished, fail_on)
         return
-    view = "parameters" if parameters else "shapes" if explain_shapes else "layers"
     write(_render(report, wished, view, depth), wished)
     if second_opinion and report.trace.failure is None:
         with send_prints_to_stderr():
             opinion = _ask_second_opinion(loaded, report)
         _show_opinion(opinion, wished)
     _end(report, wished, fail_on)
+
+
+def _choose_view(*, parameters: bool, explain_shapes: bool) -> str:
+    if parameters and explain_shapes:
+        raise UsageError(
+            "--parameters and --explain-shapes cannot be combined",
+            where="cnnprobe probe",
+            fix="use one of them",
+        )
+    return "parameters" if parameters else "shapes" if explain_shapes else "layers"
 
 
 def _probe(loaded: Loaded, model: ModelRequest, *, shapes_only: bool) -> "Report":

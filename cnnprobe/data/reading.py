@@ -196,9 +196,7 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
     if tallies.episode is not None:
         _add_episodes(tallies, *(columns.get(path) for path in tallies.episode), source=source)
     images = columns.get(tallies.main) if tallies.main is not None else None
-    finite = {
-        p: tallies.parts[p].add(column) for p, column in columns.items() if p in tallies.parts
-    }
+    finite = {p: tallies.parts[p].add(c) for p, c in columns.items() if p in tallies.parts}
     target = columns.get(tallies.target) if tallies.target is not None else None
     size = max((len(column) for column in ([images] if images else batch.columns)), default=0)
     labels = _read_labels(target, size)

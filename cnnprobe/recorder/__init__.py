@@ -341,14 +341,11 @@ def observe(
         guard.on_write = None if witness is None else witness.about_to_write
         recording._watcher.guard = guard
         try:
-            with contextlib.ExitStack() as around:
-                for each in within:
-                    around.enter_context(each)
-                # what is written down in one pass would have it searched five times
-                with recording, no_collection():
-                    output = model(*args, **kwargs)
-                    with torch._C.DisableTorchFunction():  # nor is this seen
-                        wait_for_devices((args, kwargs, output))
+            # what is written down in one pass would have it searched five times
+            with _enter_all(within), recording, no_collection():
+                output = model(*args, **kwargs)
+                with torch._C.DisableTorchFunction():  # nor is this seen
+                    wait_for_devices((args, kwargs, output))
         except Exception as raised:  # the forward's own: it is what the report is about
             error = raised
             end_checkpoints(error)
@@ -356,6 +353,16 @@ def observe(
             interrupt.observation = _observation(recording, model, None, interrupt, [*notes, *more])  # type: ignore[attr-defined]
             raise
     return _observation(recording, model, output, error, [*notes, *more])
+
+
+def _enter_all(
+    managers: Sequence[contextlib.AbstractContextManager[Any]],
+) -> contextlib.ExitStack:
+    """All of them entered in order, as one that leaves them."""
+    with contextlib.ExitStack() as stack:
+        for each in managers:
+            stack.enter_context(each)
+        return stack.pop_all()
 
 
 def _observation(

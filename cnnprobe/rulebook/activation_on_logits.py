@@ -27,6 +27,7 @@ from cnnprobe.rulebook.material import classifying, layers, perceptron
 
 BELOW = 0.9  # a factor this small is a temperature at the wrong place
 SCALE = 10.0  # of cosines: NormFace finds it between 10 and 30
+_IN_TWO_CALLS = {("nll_loss", "log_softmax"), ("binary_cross_entropy", "sigmoid")}  # of one loss
 BENDING = frozenset(
     {
         "relu",
@@ -95,14 +96,7 @@ def activation_on_logits(evidence: Evidence) -> Iterator[Finding]:
     """
     for loss in loss_calls(evidence):
         flow, origin = loss.flow, loss.origin
-        if (
-            loss.operation == "nll_loss"
-            and loss.origin_operation == "log_softmax"
-            and origin is not None
-        ):
-            before = flow.data(origin)
-            origin = flow.origin(before, FORWARDING) if before is not None else None
-        elif loss.operation == "binary_cross_entropy" and loss.origin_operation == "sigmoid":
+        if (loss.operation, loss.origin_operation) in _IN_TWO_CALLS:
             before = flow.data(origin) if origin is not None else None
             origin = flow.origin(before, FORWARDING) if before is not None else None
         elif loss.operation not in ("cross_entropy", "binary_cross_entropy_with_logits"):
@@ -129,18 +123,23 @@ def activation_on_logits(evidence: Evidence) -> Iterator[Finding]:
             and kind in ("sigmoid", "hardsigmoid")
         ):
             continue
-        made = flow.calls[origin].outputs[0] if flow.calls[origin].outputs else None
-        yield Finding(
-            module=flow.owner(origin),
-            message=(
-                f"the logits are the output of {describe(flow.calls[origin])}: values from "
-                f"{stat(made, 'min'):.3g} to {stat(made, 'max'):.3g}, where a loss of logits "
-                "needs all numbers"
-            ),
-            fix=f"remove the {kind} after the last layer of {spoken(evidence, flow.owner(origin))}",
-            source=flow.line(origin),
-            subject=describe(flow.calls[origin]),
-        )
+        yield _to_finding(evidence, flow, origin)
+
+
+def _to_finding(evidence: Evidence, flow: Flow, origin: int) -> Finding:
+    call, place = flow.calls[origin], flow.owner(origin)
+    made = call.outputs[0] if call.outputs else None
+    return Finding(
+        module=place,
+        message=(
+            f"the logits are the output of {describe(call)}: values from "
+            f"{stat(made, 'min'):.3g} to {stat(made, 'max'):.3g}, where a loss of logits "
+            "needs all numbers"
+        ),
+        fix=f"remove the {operation(call)} after the last layer of {spoken(evidence, place)}",
+        source=flow.line(origin),
+        subject=describe(call),
+    )
 
 
 def _are_cosines(evidence: Evidence, flow: Flow, origin: int) -> bool:

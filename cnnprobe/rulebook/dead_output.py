@@ -15,6 +15,7 @@ from cnnprobe.diagnosis.evidence import (
     is_inplace,
 )
 from cnnprobe.diagnosis.evidence.questions import complete
+from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import classifying
 
 KINDS = (
@@ -105,20 +106,22 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
             continue
         if (call.kind, call.source) in evidence.probes.held:
             continue
-        place = flow.owner(i)
-        yield Finding(
-            module=place,
-            message=(
-                f"the result of {describe(call)}, of shape {call.outputs[0].shape}, is read 0 "
-                "times and not returned"
-            ),
-            fix=(
-                "assign it: x = "
-                f"{call.kind.rpartition('.')[2] if call.fqn is None else 'self.' + call.fqn.rpartition('.')[2]}(x), or remove the call"
-            ),
-            source=call.source,
-            subject=describe(call),
-        )
+        yield _to_finding(call, flow.owner(i))
+
+
+def _to_finding(call: ModuleCall, place: str | None) -> Finding:
+    name = call.kind if call.fqn is None else call.fqn
+    spelled = ("" if call.fqn is None else "self.") + name.rpartition(".")[2]
+    return Finding(
+        module=place,
+        message=(
+            f"the result of {describe(call)}, of shape {call.outputs[0].shape}, is read 0 "
+            "times and not returned"
+        ),
+        fix=f"assign it: x = {spelled}(x), or remove the call",
+        source=call.source,
+        subject=describe(call),
+    )
 
 
 def _list_rounds(flow: Flow) -> set[int]:

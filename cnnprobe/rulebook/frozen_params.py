@@ -80,13 +80,7 @@ def frozen_params(evidence: Evidence) -> Iterator[Finding]:
         if mostly and module not in heads:
             continue
         before = {flow.calls[j].fqn for j in flow.before(i)}
-        source = flow.calls[i].inputs[0].source if flow.calls[i].inputs else None
-        beside = (
-            {flow.calls[j].fqn for j in flow.readers.get(source, ())}
-            if isinstance(source, int)
-            else set()
-        )
-        if before & trained and not beside & trained:
+        if before & trained and not _find_beside(flow, i) & trained:
             yield Finding(
                 module=module,
                 message=(
@@ -96,6 +90,13 @@ def frozen_params(evidence: Evidence) -> Iterator[Finding]:
                 ),
                 fix=f"{spoken(evidence, module)}.requires_grad_(True)",
             )
+
+
+def _find_beside(flow: Flow, i: int) -> set[str | None]:
+    """The layers that read what this one reads."""
+    source = flow.calls[i].inputs[0].source if flow.calls[i].inputs else None
+    rows = flow.readers.get(source, ()) if isinstance(source, int) else ()
+    return {flow.calls[j].fqn for j in rows}
 
 
 def _find_frozen_tables(

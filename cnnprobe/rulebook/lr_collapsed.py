@@ -62,16 +62,7 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
     """
     upward = _find_upward(evidence)
     if upward:
-        yield Finding(
-            module=None,
-            message=(
-                f'{upward} waits for a larger number (mode="max"), but is given the loss: it '
-                "takes each improvement for a standstill and lowers the learning rate"
-            ),
-            fix=f'mode="min" in {upward}',
-            kind="waits-for-more",
-            subject=upward,
-        )
+        yield _tell_upward(upward)
         return
     rates = [
         e.rate
@@ -85,13 +76,7 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
         return
     name = next(e.subject for step in evidence.steps for e in step.events if e.kind == "schedule")
     if evidence.collapse == 0:  # no decay that is above 0 gets there
-        yield Finding(
-            module=None,
-            message=f"{name} sets the learning rate to exactly 0: its gamma is 0, or its lambda gives 0",
-            fix=f"a gamma above 0 in {name}: 0.1 is usual",
-            kind="factor-of-zero",
-            subject=name,
-        )
+        yield _tell_zero(name)
         return
     if evidence.compounding is not None:
         yield _tell_compounding(evidence.compounding, evidence.collapse)
@@ -104,6 +89,32 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
         ),
         fix=f"call {name}.step() once an epoch, after the loop over the batches",
         subject=name,
+    )
+
+
+def _tell_upward(scheduler: str) -> Finding:
+    return Finding(
+        module=None,
+        message=(
+            f'{scheduler} waits for a larger number (mode="max"), but is given the loss: it '
+            "takes each improvement for a standstill and lowers the learning rate"
+        ),
+        fix=f'mode="min" in {scheduler}',
+        kind="waits-for-more",
+        subject=scheduler,
+    )
+
+
+def _tell_zero(scheduler: str) -> Finding:
+    return Finding(
+        module=None,
+        message=(
+            f"{scheduler} sets the learning rate to exactly 0: its gamma is 0, or its lambda "
+            "gives 0"
+        ),
+        fix=f"a gamma above 0 in {scheduler}: 0.1 is usual",
+        kind="factor-of-zero",
+        subject=scheduler,
     )
 
 

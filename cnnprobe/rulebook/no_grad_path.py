@@ -7,6 +7,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import CREATING, Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.questions import owner, spoken
+from cnnprobe.records.trace import ModuleCall
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
 from cnnprobe.rulebook.no_grad_params import unreached
@@ -77,13 +78,7 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
         *(i for i in flow.primitives() if i not in toward),
     ):
         call = flow.calls[i]
-        if (
-            not call.outputs
-            or any(o.requires_grad for o in call.outputs)
-            or not call.outputs[0].dtype.startswith(("float", "bfloat"))
-        ):
-            continue
-        if operation(call) in CREATING:
+        if not _is_without_gradient(call) or operation(call) in CREATING:
             continue
         carries = any(t.requires_grad for t in call.inputs)
         own = call.fqn in modules or any(
@@ -92,24 +87,37 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
         upstream = {flow.owner(j) for j in flow.before(i)} | {flow.owner(i)}
         if (carries and upstream & modules) or own:
             cut_in = flow.owner(call.parent) if own else flow.owner(i)
-            is_checkpointed = _is_checkpointed(evidence, i)
-            yield Finding(
-                module=flow.owner(i),
-                message=(
-                    f"the output of {describe(call)} does not require grad although what goes "
-                    f"into it does: {format_counted(len(idle), 'trainable parameter')} before it "
-                    f"{'gets' if len(idle) == 1 else 'get'} no gradient"
-                ),
-                fix=_REENTRANT if is_checkpointed else _say_cut(evidence, cut_in),
-                source=call.source,
-                kind="reentrant-checkpoint"
-                if is_checkpointed
-                else "detach"
-                if operation(call) == "detach"
-                else "",
-                subject=describe(call),
-            )
+            yield _to_finding(evidence, flow, i, cut_in=cut_in, count=len(idle))
             return
+
+
+def _is_without_gradient(call: ModuleCall) -> bool:
+    """Whether it gives floating tensors that require no grad."""
+    return (
+        bool(call.outputs)
+        and not any(o.requires_grad for o in call.outputs)
+        and call.outputs[0].dtype.startswith(("float", "bfloat"))
+    )
+
+
+def _to_finding(
+    evidence: Evidence, flow: Flow, i: int, *, cut_in: str | None, count: int
+) -> Finding:
+    call = flow.calls[i]
+    is_checkpointed = _is_checkpointed(evidence, i)
+    kind = "detach" if operation(call) == "detach" else ""
+    return Finding(
+        module=flow.owner(i),
+        message=(
+            f"the output of {describe(call)} does not require grad although what goes "
+            f"into it does: {format_counted(count, 'trainable parameter')} before it "
+            f"{'gets' if count == 1 else 'get'} no gradient"
+        ),
+        fix=_REENTRANT if is_checkpointed else _say_cut(evidence, cut_in),
+        source=call.source,
+        kind="reentrant-checkpoint" if is_checkpointed else kind,
+        subject=describe(call),
+    )
 
 
 def _say_cut(evidence: Evidence, module: str | None) -> str:

@@ -107,56 +107,55 @@ def _should_move(evidence: Evidence, step: Step, name: str, *, moving: bool) -> 
 def _to_finding(evidence: Evidence, module: str, names: list[str], count: int) -> Finding:
     inside = [n for n in names if not module or n.startswith(f"{module}.")]
     holder = next(o for o in evidence.optimizers if any(n in o.parameters for n in inside))
+    weights = f"the weights of {spoken(evidence, module)}"
     if holder.resting.issuperset(inside):
         return Finding(
             module=module,
             severity=Severity.INFO,
             message=(
-                f"the weights of {spoken(evidence, module)} have gradients, and a learning rate of "
-                f"0 in their group of {holder.name}: they stay as they are"
+                f"{weights} have gradients, and a learning rate of 0 in their group of "
+                f"{holder.name}: they stay as they are"
             ),
             fix=f"set lr of that group; or {spoken(evidence, module)}.requires_grad_(False)",
             kind="resting-group",
             subject=holder.name,
         )
+    kind, message, fix = _say_why(evidence, inside, holder, format_counted(count, "optimizer step"))
+    return Finding(
+        module=module, message=f"{weights} {message}", fix=fix, kind=kind, subject=holder.name
+    )
+
+
+def _say_why(
+    evidence: Evidence, inside: list[str], holder: OptimizerInfo, steps: str
+) -> tuple[str, str, str]:
+    """The kind of the fault, what the weights do, and the fix."""
     if any(e.kind == "clip" and e.rate == 0 for s in evidence.steps for e in s.events):
-        return Finding(
-            module=module,
-            message=(
-                f"the weights of {spoken(evidence, module)} do not change in "
-                f"{format_counted(count, 'optimizer step')}: the clip leaves 0 of their gradients"
-            ),
-            fix="raise the limit of the clip_grad call, 1.0 to begin with",
-            kind="clipped-away",
-            subject=holder.name,
+        return (
+            "clipped-away",
+            f"do not change in {steps}: the clip leaves 0 of their gradients",
+            "raise the limit of the clip_grad call, 1.0 to begin with",
         )
     if _are_lost(evidence, inside):
-        return Finding(
-            module=module,
-            message=(
-                f"the weights of {spoken(evidence, module)} have gradients after backward, but did "
-                f"not change in {format_counted(count, 'optimizer step')}: something sets the "
-                "gradients to 0 or None in between"
+        return (
+            "gradients-cleared",
+            (
+                f"have gradients after backward, but did not change in {steps}: something sets "
+                "the gradients to 0 or None in between"
             ),
-            fix=f"leave p.grad alone between backward and {holder.name}.step()",
-            kind="gradients-cleared",
-            subject=holder.name,
+            f"leave p.grad alone between backward and {holder.name}.step()",
         )
     rates = ", ".join(f"{r:g}" for o in evidence.optimizers for r in o.rates)
-    return Finding(
-        module=module,
-        message=(
-            f"the weights of {spoken(evidence, module)} have gradients, but did not change in "
-            f"{format_counted(count, 'optimizer step')} (learning rates: {rates})"
+    message = f"have gradients, but did not change in {steps} (learning rates: {rates})"
+    if not any(holder.rates):
+        return "rate-of-zero", message, f"set lr of {holder.name} to more than 0"
+    return (
+        "rounded-away",
+        message,
+        (
+            f"raise lr of {holder.name}, or hold the weights in float32: the steps are smaller "
+            "than the precision of the weights"
         ),
-        fix=f"set lr of {holder.name} to more than 0"
-        if not any(holder.rates)
-        else (
-            f"raise lr of {holder.name}, or hold the weights in float32: the steps are smaller than "
-            "the precision of the weights"
-        ),
-        kind="rounded-away" if any(holder.rates) else "rate-of-zero",
-        subject=holder.name,
     )
 
 

@@ -90,15 +90,19 @@ def forward(
                 error = raised
     finally:
         restore_modes(modes)
-    rows = recording.trace.calls
-    held = frozenset(
-        (rows[i].kind, rows[i].source) for i in makers if i is not None and i < len(rows)
-    )
     return Pass(
         trace=unwrapped(recording.trace, type(model).__name__),
         output=output,
         error=error,
-        held=held,
+        held=_name_rows(recording.trace, makers),
+    )
+
+
+def _name_rows(trace: Trace, rows: list[int | None]) -> frozenset[tuple[str, str]]:
+    """Kind and line of calls by their rows."""
+    calls = trace.calls
+    return frozenset(
+        (calls[i].kind, calls[i].source) for i in rows if i is not None and i < len(calls)
     )
 
 

@@ -256,11 +256,9 @@ def run_probes(
         keeps_state = keeps_state or left is None or left >= SMALLEST_LEAK
     n = batch_size(inputs, targets)
     steady = repeat is not None and repeat < SMALLEST_LEAK
-    leak = (
-        find_leak(model, inputs, n)
-        if steady and not keeps_state and n is not None and n > 1
-        else None
-    )
+    leak = None
+    if steady and not keeps_state and n is not None and n > 1:
+        leak = find_leak(model, inputs, n)
     probes = Probes(
         mutated=mutated,
         held=base.held,

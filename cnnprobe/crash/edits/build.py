@@ -55,14 +55,6 @@ def adapt_call(
         return func(*(function(a) if i == position else a for i, a in enumerate(args)), **kwargs)
 
     node = find_parts(crash, call).get(given[0].path) if call is not None and given else None
-
-    def write() -> list[TextChange]:
-        if node is None:
-            raise UnknownPlaceError
-        spelled = spell_code(crash, crash.owner, code)
-        file, _ = open_line(source)
-        return [file.replace(node, spelled.format(x=write_operand(file, node, spelled)))]
-
     is_named = position and isinstance(node, ast.Name | ast.Attribute)
     shown = code.format(x=ast.unparse(node) if is_named and node is not None else "x")
     return RewriteCall(
@@ -72,8 +64,17 @@ def adapt_call(
         kind=kind,
         source=source,
         function=rewritten,
-        written=write,
+        written=lambda: _write_adapted(crash, node, code, source),
     )
+
+
+def _write_adapted(crash: Crash, node: ast.expr | None, code: str, source: str) -> list[TextChange]:
+    """The argument at `node` spelled within `code`."""
+    if node is None:
+        raise UnknownPlaceError
+    spelled = spell_code(crash, crash.owner, code)
+    file, _ = open_line(source)
+    return [file.replace(node, spelled.format(x=write_operand(file, node, spelled)))]
 
 
 def is_in_sequential(crash: Crash, fqn: str) -> bool:

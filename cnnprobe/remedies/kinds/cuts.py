@@ -33,6 +33,7 @@ CUTTING = (
     "torch.Tensor.clone",
     "torch.Tensor.numpy",
 )
+_REACHES = "the gradient reaches them"
 SIGNS = {"gt": 1.0, "ge": 1.0, "lt": -1.0, "le": -1.0}
 
 
@@ -181,45 +182,52 @@ def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Itera
         return
     if finding.kind in ("unread-output", "left-aside"):
         return  # what it was for is not known
-    shown = "the gradient reaches them"
-    place = spoken(evidence, finding.module)
     if finding.kind == "reentrant-checkpoint":
-        inputs = variable(evidence, "inputs")
-        yield Remedy(
-            title=f"use_reentrant=False in checkpoint(...), or {inputs}.requires_grad_()",
-            change=_give_gradient,
-            written=lambda: set_keyword(
-                finding.source.rpartition(":")[0], "checkpoint", "use_reentrant", "False"
-            ),
-            shows=shown,
-        )
+        yield _run_otherwise(finding, evidence)
         return
-    if finding.source and finding.kind == "detach":
-        yield Remedy(
-            title=f"remove the detach() at {finding.source.rpartition('/')[2]}",
-            change=lambda subject: _without_detach(subject, finding.source),
-            written=lambda: drop_call(finding.source, "torch.Tensor.detach"),
-            shows=shown,
-        )
-    yield Remedy(
-        title=f"remove the detach() or .data in {place}",
-        change=_without_detach,
-        written=lambda: drop_data(finding.source),
-        shows=shown,
-    )
+    yield from _remove_detach(finding, evidence)
     yield from soften_comparisons(evidence)
     if finding.rule == "no-grad-params":
         yield Remedy(
             title="remove the .item() between them and the loss",
             change=lambda subject: subject.rewrite("torch.Tensor.item", "", pass_on),
-            shows=shown,
+            shows=_REACHES,
             is_comparable=False,
         )
     yield Remedy(
-        title=f"remove the torch.no_grad() in {place}",
+        title=f"remove the torch.no_grad() in {spoken(evidence, finding.module)}",
         change=lambda subject: _without_no_grad(subject, evidence),
         written=lambda: keep_gradient(finding.source),
-        shows=shown,
+        shows=_REACHES,
+    )
+
+
+def _run_otherwise(finding: Finding, evidence: Evidence) -> Remedy:
+    """A checkpoint that runs without a backward of its own."""
+    inputs = variable(evidence, "inputs")
+    return Remedy(
+        title=f"use_reentrant=False in checkpoint(...), or {inputs}.requires_grad_()",
+        change=_give_gradient,
+        written=lambda: set_keyword(
+            finding.source.rpartition(":")[0], "checkpoint", "use_reentrant", "False"
+        ),
+        shows=_REACHES,
+    )
+
+
+def _remove_detach(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
+    if finding.source and finding.kind == "detach":
+        yield Remedy(
+            title=f"remove the detach() at {finding.source.rpartition('/')[2]}",
+            change=lambda subject: _without_detach(subject, finding.source),
+            written=lambda: drop_call(finding.source, "torch.Tensor.detach"),
+            shows=_REACHES,
+        )
+    yield Remedy(
+        title=f"remove the detach() or .data in {spoken(evidence, finding.module)}",
+        change=_without_detach,
+        written=lambda: drop_data(finding.source),
+        shows=_REACHES,
     )
 
 

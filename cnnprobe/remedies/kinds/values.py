@@ -25,6 +25,7 @@ from cnnprobe.remedies.subject import CannotTryError, Subject
 from cnnprobe.remedies.writing import write_layer
 from cnnprobe.rulebook.loss_broadcast import is_crossed
 
+_OWN_TARGET = "each prediction is compared with its own target"
 SMALLER = 0.01  # times the weights of a last layer: its logits are then about 0
 
 
@@ -219,48 +220,55 @@ def match_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
     the output.
     """
     targets = variable(evidence, "targets")
-    shown = "each prediction is compared with its own target"
-    flow = Flow(evidence.trace)
-    crossed = [
-        flow.calls[i]
-        for i in flow.primitives({"mul", "add", "sub", "rsub", "div"})
-        if flow.owner(i) is None
-        and len(flow.calls[i].inputs) == 2
-        and any(is_crossed(a.shape, b.shape) for a, b in _list_pairs(flow.calls[i]))
-    ]
+    crossed = _find_crossed(Flow(evidence.trace))
     if crossed:
         yield Remedy(
             title="output.squeeze(1) before it meets the targets",
             change=lambda subject: _squeeze_all(subject, crossed),
-            shows=shown,
+            shows=_OWN_TARGET,
             is_comparable=False,
         )
         return
     if finding.kind == "made-target":
-        for loss in loss_calls(evidence):
-            if loss.call.source == finding.source:
-                yield Remedy(
-                    title=f"target.view_as(output) in {describe(loss.call)}",
-                    change=instead(loss.call, _in_one_shape),
-                    written=lambda call=loss.call: view_as_first(call.source, call.kind),  # type: ignore[misc]
-                    shows=shown,
-                    is_comparable=False,
-                )
+        yield from _view_made_target(finding, evidence)
         return
     yield Remedy(
         title=f"{targets}.unsqueeze(1)",
         change=change_targets(lambda t: t.unsqueeze(1)),
         edited=lambda program: change_targets_first(program, "{y}.unsqueeze(1)"),
-        shows=shown,
+        shows=_OWN_TARGET,
         is_comparable=False,
     )
     yield Remedy(
         title=f"{targets}.squeeze(1)",
         change=change_targets(lambda t: t.squeeze(1)),
         edited=lambda program: change_targets_first(program, "{y}.squeeze(1)"),
-        shows=shown,
+        shows=_OWN_TARGET,
         is_comparable=False,
     )
+
+
+def _find_crossed(flow: Flow) -> list[ModuleCall]:
+    """The loop's own arithmetic that broadcasts outputs against targets."""
+    return [
+        flow.calls[i]
+        for i in flow.primitives({"mul", "add", "sub", "rsub", "div"})
+        if flow.owner(i) is None
+        and len(flow.calls[i].inputs) == 2
+        and any(is_crossed(a.shape, b.shape) for a, b in _list_pairs(flow.calls[i]))
+    ]
+
+
+def _view_made_target(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
+    for loss in loss_calls(evidence):
+        if loss.call.source == finding.source:
+            yield Remedy(
+                title=f"target.view_as(output) in {describe(loss.call)}",
+                change=instead(loss.call, _in_one_shape),
+                written=lambda call=loss.call: view_as_first(call.source, call.kind),  # type: ignore[misc]
+                shows=_OWN_TARGET,
+                is_comparable=False,
+            )
 
 
 def _in_one_shape(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

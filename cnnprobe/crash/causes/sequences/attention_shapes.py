@@ -195,15 +195,7 @@ def _explain_mask(
             _adapt(crash, fqn, mask, lambda t: t.transpose(0, 1), "mask.transpose(0, 1)")
         )
     elif len(mask.shape) == 2 and all(m >= n for m, n in zip(mask.shape, wanted, strict=True)):
-        rows, columns = wanted
-        code = f"mask[:{rows}, :{columns}]" if name == "attn_mask" else f"mask[:, :{columns}]"
-        cut = _adapt(crash, fqn, mask, lambda t: t[:rows, :columns], code)
-        is_square = rows == columns and crash.is_input(mask)
-        made = resize_argument(crash, mask, mask.shape[0], rows) if is_square else None
-        if made is not None:
-            edit = replace(cut.edits[0], title=made.title, code=made.code, written=made.written)
-            cut = propose(edit, weight=STRONG + 1)
-        candidates.append(cut)
+        candidates.append(_cut(crash, fqn, name, mask, wanted))
     elif name == "attn_mask" and len(mask.shape) == 2 and wanted[0] - mask.shape[0] > 0:
         candidates += _widen(crash, fqn, mask, wanted)
     said = "(batch, keys)" if name == "key_padding_mask" else "(queries, keys)"
@@ -216,6 +208,19 @@ def _explain_mask(
         arithmetic=f"query {crash.inputs[0].shape}; {name} {mask.shape} from "
         f"{crash.describe_origin(mask)}",
     )
+
+
+def _cut(crash: Crash, fqn: str, name: str, mask: TensorInfo, wanted: tuple[int, ...]) -> Candidate:
+    """The mask without what is too much of it, where the user makes it if that is known."""
+    rows, columns = wanted
+    code = f"mask[:{rows}, :{columns}]" if name == "attn_mask" else f"mask[:, :{columns}]"
+    cut = _adapt(crash, fqn, mask, lambda t: t[:rows, :columns], code)
+    is_square = rows == columns and crash.is_input(mask)
+    made = resize_argument(crash, mask, mask.shape[0], rows) if is_square else None
+    if made is None:
+        return cut
+    edit = replace(cut.edits[0], title=made.title, code=made.code, written=made.written)
+    return propose(edit, weight=STRONG + 1)
 
 
 def _widen(
