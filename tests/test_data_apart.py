@@ -1,4 +1,6 @@
-"""What belongs together and what must be kept apart: frames of one video, marks of one class, masks and labels of other images."""
+"""What belongs together and what must be kept apart: frames of one video, marks of one class, masks
+and labels of other images.
+"""
 
 import re
 
@@ -30,7 +32,9 @@ def load(dataset, *, shuffle=True):
 
 
 def film(videos=24, frames=12, step=1):
-    """Frames of cameras that pan over smooth scenes, in the order of the videos; class: one of three."""
+    """Frames of cameras that pan over smooth scenes, in the order of the videos; class: one of
+    three.
+    """
     scenes = interpolate(torch.rand(videos, 3, 8, 8, generator=seed()), size=96, mode="bicubic")
     images = [scene[:, 10:58, t * step : 48 + t * step] for scene in scenes for t in range(frames)]
     return TensorDataset(torch.stack(images), torch.arange(videos).repeat_interleave(frames) % 3)

@@ -1,4 +1,6 @@
-"""Batches as they are given and as they are joined: lists of them, and what a collate leaves in another order."""
+"""Batches as they are given and as they are joined: lists of them, and what a collate leaves in
+another order.
+"""
 
 from functools import partial
 

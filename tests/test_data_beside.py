@@ -1,4 +1,6 @@
-"""Images beside their files, tokens beside their vocabulary: each fault beside what looks like it and is meant so."""
+"""Images beside their files, tokens beside their vocabulary: each fault beside what looks like it
+and is meant so.
+"""
 
 import numpy as np
 import pytest

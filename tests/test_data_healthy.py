@@ -1,4 +1,6 @@
-"""No warning on data that people train on: public data sets in their real formats, and legitimate sets of unusual kinds."""
+"""No warning on data that people train on: public data sets in their real formats, and legitimate
+sets of unusual kinds.
+"""
 
 import gzip
 import json
@@ -187,7 +189,9 @@ def test_voc_detection_as_torchvision_gives_it(tmp_path):
 
 
 class Coco(datasets.CocoDetection):
-    """torchvision's CocoDetection over a file of annotations, without pycocotools, which only indexes it."""
+    """torchvision's CocoDetection over a file of annotations, without pycocotools, which only
+    indexes it.
+    """
 
     def __init__(self, root, annotations, **transforms):
         datasets.VisionDataset.__init__(self, root, **transforms)

@@ -1,4 +1,6 @@
-"""Labels that say something about the images, against shuffled ones: the level is kept, and weak relations are found."""
+"""Labels that say something about the images, against shuffled ones: the level is kept, and weak
+relations are found.
+"""
 
 import numpy as np
 import torch

@@ -1,4 +1,6 @@
-"""How samples are drawn, joined and read again: streams, shards, caches, clips, episodes, padded batches, marks of what is missing. Each fault beside what looks like it and is meant so."""
+"""How samples are drawn, joined and read again: streams, shards, caches, clips, episodes, padded
+batches, marks of what is missing. Each fault beside what looks like it and is meant so.
+"""
 
 import numpy as np
 import pytest

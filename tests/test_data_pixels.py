@@ -1,4 +1,6 @@
-"""What single images tell of their way into the batch, on real photographs: order of the values, of the channels, bytes that wrapped around, files and masks of other samples."""
+"""What single images tell of their way into the batch, on real photographs: order of the values, of
+the channels, bytes that wrapped around, files and masks of other samples.
+"""
 
 import numpy as np
 import pytest

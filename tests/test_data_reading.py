@@ -1,4 +1,6 @@
-"""The sample of a loader: every form of batch is read, and the loader gives the same next epoch as without."""
+"""The sample of a loader: every form of batch is read, and the loader gives the same next epoch as
+without.
+"""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,6 @@
-"""Every rule of the data by its own examples: it finds its sick one, and nothing is found in its healthy one."""
+"""Every rule of the data by its own examples: it finds its sick one, and nothing is found in its
+healthy one.
+"""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"""What the samples are to be told apart by, and which of them are drawn: masks, labels, numbers, samplers. Each fault beside what looks like it and is meant so."""
+"""What the samples are to be told apart by, and which of them are drawn: masks, labels, numbers,
+samplers. Each fault beside what looks like it and is meant so.
+"""
 
 import numpy as np
 import pytest

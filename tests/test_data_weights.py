@@ -1,4 +1,6 @@
-"""What the published weights of a model expect of its images, against what torchvision and timm say themselves."""
+"""What the published weights of a model expect of its images, against what torchvision and timm say
+themselves.
+"""
 
 import pytest
 import torch

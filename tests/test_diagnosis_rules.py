@@ -1,4 +1,6 @@
-"""Which rules `diagnose` runs, what is suppressed with a reason, and in which order findings come."""
+"""Which rules `diagnose` runs, what is suppressed with a reason, and in which order findings
+come.
+"""
 
 import dataclasses
 import importlib.metadata

@@ -1,4 +1,6 @@
-"""A monitor over a long run: its log rotates, outlives kills and full disks, and is gone on with."""
+"""A monitor over a long run: its log rotates, outlives kills and full disks, and is gone on
+with.
+"""
 
 import itertools
 import json

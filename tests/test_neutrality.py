@@ -1,4 +1,6 @@
-"""The model, its inputs and the generators are bit for bit as they were, however the forward ended."""
+"""The model, its inputs and the generators are bit for bit as they were, however the forward
+ended.
+"""
 
 import gc
 import random

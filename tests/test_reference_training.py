@@ -1,4 +1,6 @@
-"""Training: that it learns, repeats, grows, and that the command says in one message what is wrong."""
+"""Training: that it learns, repeats, grows, and that the command says in one message what is
+wrong.
+"""
 
 import os
 import signal

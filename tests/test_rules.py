@@ -1,4 +1,6 @@
-"""Every rule by its own examples: it finds its sick one, and nothing is found in its healthy one."""
+"""Every rule by its own examples: it finds its sick one, and nothing is found in its healthy
+one.
+"""
 
 import functools
 import graphlib
@@ -59,7 +61,9 @@ def test_one_layer_has_a_redundant_bias_and_two_have():
 
 
 def write_row(name):
-    """The row of a rule in the table of remedies, from what a diagnosis of its sick example says."""
+    """The row of a rule in the table of remedies, from what a diagnosis of its sick example
+    says.
+    """
     tried = [f.tried for f in diagnose_sick(name).findings if f.rule == name and f.tried]
     if name in ADVICE:
         return f"| `{name}` | advice | {ADVICE[name]} | no |"

@@ -1,4 +1,6 @@
-"""Formulas of shapes, legal sizes and cut edges, held against real forward passes at other sizes."""
+"""Formulas of shapes, legal sizes and cut edges, held against real forward passes at other
+sizes.
+"""
 
 import functools
 import json

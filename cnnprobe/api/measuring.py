@@ -19,8 +19,8 @@ def measure(
     log: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measurements:
-    """The statistics of every layer's output over a whole data set: moments, extrema, histograms and
-    zeros, of each channel too, for calibration and pruning.
+    """The statistics of every layer's output over a whole data set: moments, extrema, histograms
+    and zeros, of each channel too, for calibration and pruning.
 
     The model runs in eval mode without gradients, and is afterwards as before. Each sample is
     counted once. In a process group of `torch.distributed` each rank measures its part of the

@@ -61,8 +61,9 @@ def monitor(
         log: a file for JSON lines, which `cnnprobe.load` reads back; a run that is killed keeps
             what it had. Beyond 64 MiB it begins anew with the run so far in short, and the file
             before stays beside it with ".1" behind its name. A full disk, or a folder that cannot
-            be written to, is said once, and the training goes on. With several ranks each writes a file
-            of its own: in the folder that this names, or beside "run.jsonl" as "run.rank0.jsonl".
+            be written to, is said once, and the training goes on. With several ranks each writes a
+            file of its own: in the folder that this names, or beside "run.jsonl" as
+            "run.rank0.jsonl".
         resume: go on in the log of an earlier run, after its last step; or at a step that is given,
             as that of a checkpoint: later ones are replaced. Without such a file a new one begins.
         tensorboard: a folder for TensorBoard, or a SummaryWriter.

@@ -60,15 +60,16 @@ def memory(
     already there; inference is a forward in eval mode under no_grad. A model in float32 is also run
     under bfloat16 autocast.
 
-    `on_cpu` of a measured batch has besides the copies that oneDNN makes in convolutions on the CPU.
-    Not included are workspaces of cuDNN, what an allocator keeps in reserve, and the CUDA context.
+    `on_cpu` of a measured batch has besides the copies that oneDNN makes in convolutions on the
+    CPU. Not included are workspaces of cuDNN, what an allocator keeps in reserve, and the CUDA
+    context.
 
     Args:
         model: any nn.Module that can run without its weights, also one on the meta device. Modes of
             its own are put back. A lazy one stays lazy: a copy of it is measured, whose parameters
             have the shapes that the arguments give them.
-        *args: the forward's positional arguments; N is dim 0 of the first tensor, and of each tensor
-            that is as long.
+        *args: the forward's positional arguments; N is dim 0 of the first tensor, and of each
+            tensor that is as long.
         optimizer: "sgd", "momentum", "adam", "adamw" or "rmsprop", a class or function of the
             parameters, or an optimizer, whose settings are taken over.
         loss_fn: the loss, of the output and the targets; the mean of the outputs without.

@@ -1,5 +1,5 @@
-"""Writes fixes into the user's files: `cnnprobe diagnose --fix` and `cnnprobe probe --fix`. Never an
-installed package's, never a file that has changed since.
+"""Writes fixes into the user's files: `cnnprobe diagnose --fix` and `cnnprobe probe --fix`. Never
+an installed package's, never a file that has changed since.
 """
 
 import linecache

@@ -1,5 +1,5 @@
-"""What the samples of a split show beside something else: their files, one another, a vocabulary, the
-data set that a collate joined them from. Frozen plain data.
+"""What the samples of a split show beside something else: their files, one another, a vocabulary,
+the data set that a collate joined them from. Frozen plain data.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,9 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """An edge that nearly all images of one class have at one place, and hardly one of the others."""
+    """An edge that nearly all images of one class have at one place, and hardly one of the
+    others.
+    """
 
     label: int
     images: int  # of the class

@@ -216,7 +216,9 @@ class ImageTally:
 
 
 def _list_grounds(copies: Copies, share: float) -> Iterator[float]:
-    """The values that fill such a share of an image beside others: the ground of slides and scans."""
+    """The values that fill such a share of an image beside others: the ground of slides and
+    scans.
+    """
     ends = (copies.sketches < EDGE, copies.low), (copies.sketches > 1 - EDGE, copies.high)
     for at_end, values in ends:
         for i in np.flatnonzero(at_end.mean(1) >= share):

@@ -36,8 +36,8 @@ def lay_out_data(
     notes: Sequence[str] = (),
     sheets: Sequence[ContactSheet] = (),
 ) -> Document:
-    """The data as people read it: what is wrong, then what was seen. No findings (None) are those of
-    a part of another document.
+    """The data as people read it: what is wrong, then what was seen. No findings (None) are those
+    of a part of another document.
     """
     title = "Data"
     blocks: list[Block] = [Heading(text=title, level=1 if findings is not None else 2)]

@@ -28,8 +28,8 @@ class Read(Protocol):
 
 
 def find_leaks(training: Read, validation: Read) -> tuple[Leak, ...]:
-    """What was found, in the order of the ways; by index where both come from one data set, by file where
-    they have files.
+    """What was found, in the order of the ways; by index where both come from one data set, by file
+    where they have files.
     """
     found = [_find_by_index(training.source, validation.source)]
     found.append(_find_by_file(training.source, validation.source))

@@ -198,8 +198,8 @@ class MaskTally:
 
 
 def find_side(mask: Tensor) -> str:
-    """Where the greater of the two values of a mask lies: "inside" of the other, all "around" it, or
-    "across" the border of the mask; "" where there are more values, or a single one.
+    """Where the greater of the two values of a mask lies: "inside" of the other, all "around" it,
+    or "across" the border of the mask; "" where there are more values, or a single one.
 
     >>> mask = torch.zeros(4, 4)
     >>> mask[1:3, 1:3] = 1

@@ -172,7 +172,9 @@ def share_image(support: Any, query: Any) -> bool:
 
 
 def _is_length(column: BatchColumn, sequences: BatchColumn) -> bool:
-    """Whether numbers say how long each of some padded sequences is: the rest of each is padding."""
+    """Whether numbers say how long each of some padded sequences is: the rest of each is
+    padding.
+    """
     numbers, rows = column.values, sequences.values
     if not isinstance(numbers, Tensor) or not isinstance(rows, Tensor) or rows.dim() != 2:
         return False

@@ -164,7 +164,9 @@ def _read_repeatedly(
 
 
 def _is_rescaled(read: Sequence[Any]) -> bool:
-    """Whether each reading of a sample is the last one, scaled by the same factors in each channel."""
+    """Whether each reading of a sample is the last one, scaled by the same factors in each
+    channel.
+    """
     if not all(isinstance(x, Tensor) and x.dim() == 3 and x.is_floating_point() for x in read):
         return False
     if len({tuple(x.shape) for x in read}) != 1:

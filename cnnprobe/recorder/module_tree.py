@@ -1,5 +1,5 @@
-"""The modules of a model as one recording watches them: which there are, and whether any has come or
-gone.
+"""The modules of a model as one recording watches them: which there are, and whether any has come
+or gone.
 """
 
 import operator

@@ -37,8 +37,9 @@ _COMMAND = str(pathlib.Path(_OURS) / "cli")
 _MOST_FRAMES = 24
 
 
-# Of each code by its id: itself, as another one may have its id later, and the lines that were asked
-# for by the place in it. To count the line of a frame costs more than all else that is asked of it.
+# Of each code by its id: itself, as another one may have its id later, and the lines that were
+# asked for by the place in it. To count the line of a frame costs more than all else that is asked
+# of it.
 _lines: dict[int, tuple[CodeType, dict[int, str]]] = {}
 _MOST_CODES = 8_192
 

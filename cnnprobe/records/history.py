@@ -116,8 +116,8 @@ class History:
 
     model: str  # class name
     steps: tuple[int, ...] = ()  # the observed ones, from 0
-    # observed steps that are no longer among `steps`: of neighbours the first and the last stand for
-    # all, with the least and the greatest of each number (records/thinning.py)
+    # observed steps that are no longer among `steps`: of neighbours the first and the last stand
+    # for all, with the least and the greatest of each number (records/thinning.py)
     thinned: int = 0
     total: int = 0  # all steps that went by
     curves: tuple[Curve, ...] = ()

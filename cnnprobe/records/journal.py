@@ -72,7 +72,9 @@ class Journal:
             self._give_up(error)
 
     def _open(self, keep: int | None) -> Any:
-        """The file without a buffer: what was written is with the system, or an error was raised."""
+        """The file without a buffer: what was written is with the system, or an error was
+        raised.
+        """
         if keep is None:
             return self.path.open("wb", buffering=0)
         file = self.path.open("r+b", buffering=0)

@@ -64,7 +64,9 @@ def find_percentile(measured: Measured, percent: float) -> float:
 
 
 def _rank_bucket(entry: tuple[int, int]) -> int:
-    """The place of a bucket in the order of its values: of negative ones the largest comes first."""
+    """The place of a bucket in the order of its values: of negative ones the largest comes
+    first.
+    """
     bucket = entry[0]
     return bucket if bucket < BUCKETS // 2 else BUCKETS // 2 - 1 - bucket
 

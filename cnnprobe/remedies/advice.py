@@ -1,4 +1,6 @@
-"""The rules whose fix cannot be tried, and those whose fix cannot be written, each with the reason."""
+"""The rules whose fix cannot be tried, and those whose fix cannot be written, each with the
+reason.
+"""
 
 from collections.abc import Mapping
 

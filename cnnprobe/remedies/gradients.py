@@ -1,4 +1,6 @@
-"""The gradients between backward and step: a clip where it belongs, or as backward has left them."""
+"""The gradients between backward and step: a clip where it belongs, or as backward has left
+them.
+"""
 
 from collections.abc import Iterator
 from typing import Any

@@ -169,7 +169,9 @@ def list_weighted(model: nn.Module) -> list[str]:
 
 
 def permute_first(source: str, kind: str, order: tuple[int, ...]) -> list[TextChange]:
-    """x.permute(order).reshape(...) in place of the only x.view(...) or x.reshape(...) on a line."""
+    """x.permute(order).reshape(...) in place of the only x.view(...) or x.reshape(...) on a
+    line.
+    """
     name = kind.rpartition(".")[2]
     file, call = find_called(source, name)
     if not isinstance(call.func, ast.Attribute):

@@ -51,9 +51,9 @@ def batch_leak(evidence: Evidence) -> Iterator[Finding]:
     another one.
     What to do: check the dim of means, softmaxes and attention, and views that merge the batch.
     Known exceptions: matrices of similarities between samples; a model that writes to its own
-    buffers in eval mode, such as the ranges of a quantization, is not judged; BatchNorm without running
-    statistics, which uses the batch by design; dynamic quantization, whose scale is that of the
-    whole batch, is info. A recurrent layer that takes the batch for time is `batch-as-time`.
+    buffers in eval mode, such as the ranges of a quantization, is not judged; BatchNorm without
+    running statistics, which uses the batch by design; dynamic quantization, whose scale is that of
+    the whole batch, is info. A recurrent layer that takes the batch for time is `batch-as-time`.
     Source: two forward passes in eval mode; Karpathy 2019, "A Recipe for Training Neural Networks",
     "use backprop to chart dependencies".
     """

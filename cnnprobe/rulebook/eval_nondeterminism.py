@@ -52,8 +52,8 @@ def eval_nondeterminism(evidence: Evidence) -> Iterator[Finding]:
     What to do: make noise and sampling depend on self.training.
     Known exceptions: sampling by a learned scale or learned probabilities, as in a variational
     auto-encoder, and a model that gives its own loss or target beside or in place of a prediction,
-    or the mask that it drew, are info; one that writes to its own buffers in eval mode, such as a queue of keys, is not
-    judged.
+    or the mask that it drew, are info; one that writes to its own buffers in eval mode, such as a
+    queue of keys, is not judged.
     Source: two forward passes in eval mode with different seeds.
     """
     gap = evidence.probes.repeat

@@ -58,8 +58,8 @@ def exploding_gradient(evidence: Evidence) -> Iterator[Finding]:
     Known exceptions: gradients that the loop clips before its step; the scale of a GradScaler,
     which is divided out before the step; under Adam and its like, which divide by it, the size of
     all gradients alike.
-    Source: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063; Kingma and Ba 2015, arXiv:1412.6980, "the
-    magnitudes of parameter updates are invariant to rescaling of the gradient".
+    Source: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063; Kingma and Ba 2015, arXiv:1412.6980,
+    "the magnitudes of parameter updates are invariant to rescaling of the gradient".
     """
     step = next((s for s in evidence.steps if s.gradients), None)
     if step is None or any(e.kind == "clip" and e.effective for e in step.events):

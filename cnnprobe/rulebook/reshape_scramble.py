@@ -59,8 +59,9 @@ def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
     """A view or reshape exchanges axes, which only a permute can do.
 
     Why it matters: view keeps the order in memory; (N, C, HW) viewed as (N, HW, C) mixes channels
-    and positions, (N, T, heads * size) viewed as (N, heads, T, size) the heads, (N, C, H, W) viewed as (W, N, C * H) for an LSTM mixes samples, and (N, C, H, W)
-    viewed as (N * H * W, C) gives the loss scores of other places than the labels are of.
+    and positions, (N, T, heads * size) viewed as (N, heads, T, size) the heads, (N, C, H, W) viewed
+    as (W, N, C * H) for an LSTM mixes samples, and (N, C, H, W) viewed as (N * H * W, C) gives the
+    loss scores of other places than the labels are of.
     What to do: permute or transpose first.
     Known exceptions: reshapes that only merge or split neighbouring axes; axes of equal size cannot
     be told apart. Where the first axis takes part, only a plain exchange of whole axes counts: what

@@ -1,4 +1,6 @@
-"""The copies that oneDNN makes of the tensors of a convolution on the CPU, in layouts of its own."""
+"""The copies that oneDNN makes of the tensors of a convolution on the CPU, in layouts of its
+own.
+"""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
-"""At which sizes a layer cuts off rows or columns at the edge of its input, by the arithmetic of its
-window. No torch.
+"""At which sizes a layer cuts off rows or columns at the edge of its input, by the arithmetic of
+its window. No torch.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,8 +9,8 @@ from cnnprobe.records.trace import Trace
 
 
 def find_cut_axes(trace: Trace, rank: int) -> frozenset[int]:
-    """The spatial dims, from 0, along which a convolution or pooling leaves out the last elements of
-    its input.
+    """The spatial dims, from 0, along which a convolution or pooling leaves out the last elements
+    of its input.
 
     Args:
         trace: a forward pass; of one that raised, the calls before.

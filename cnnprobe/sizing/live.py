@@ -1,4 +1,6 @@
-"""The bytes of all tensors that are alive, storage by storage, and their peak; and the operations."""
+"""The bytes of all tensors that are alive, storage by storage, and their peak; and the
+operations.
+"""
 
 import weakref
 from collections.abc import Callable, Iterable

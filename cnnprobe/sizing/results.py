@@ -79,7 +79,8 @@ class Shapes(Shown):
         return {symbol.name: symbol for symbol in self.data.symbols}
 
     def __getitem__(self, fqn: str) -> str:
-        """The shape of the first output of the module `fqn` ("" is the model), as "(N, 64, H/4, W/4)".
+        """The shape of the first output of the module `fqn` ("" is the model), as "(N, 64, H/4,
+        W/4)".
 
         Raises:
             UnknownNameError: no such module was called.

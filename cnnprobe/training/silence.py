@@ -1,4 +1,6 @@
-"""Remembers which rows of each weight have had a gradient of exactly zero in every backward pass."""
+"""Remembers which rows of each weight have had a gradient of exactly zero in every backward
+pass.
+"""
 
 from collections.abc import Mapping
 

@@ -1,5 +1,5 @@
-"""Finds the parts of an input that nothing reads: no gradient comes back to them, and noise in their
-place changes nothing.
+"""Finds the parts of an input that nothing reads: no gradient comes back to them, and noise in
+their place changes nothing.
 """
 
 import itertools

@@ -1,4 +1,6 @@
-"""Crashes whose fault is not where they raise: a layer before it gives channels, sizes, patches or rows that the rest was not written for."""
+"""Crashes whose fault is not where they raise: a layer before it gives channels, sizes, patches or
+rows that the rest was not written for.
+"""
 
 import itertools
 

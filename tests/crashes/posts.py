@@ -1,4 +1,6 @@
-"""Crashes as users post them: the source of a file, what is wrong in it and the line that corrects it."""
+"""Crashes as users post them: the source of a file, what is wrong in it and the line that corrects
+it.
+"""
 
 from dataclasses import dataclass
 
@@ -7,7 +9,9 @@ HEAD = "import torch\nimport torch.nn as nn\nimport torch.nn.functional as F\n"
 
 @dataclass(frozen=True)
 class Post:
-    """A file that crashes. `Net` or `make` gives the model; `inputs` its arguments, or `run` the user's step."""
+    """A file that crashes. `Net` or `make` gives the model; `inputs` its arguments, or `run` the
+    user's step.
+    """
 
     name: str
     diagnosis: str

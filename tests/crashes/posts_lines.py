@@ -1,4 +1,6 @@
-"""Models of forum posts that are right but for the wording of a line, and blocks whose copies break at the same line."""
+"""Models of forum posts that are right but for the wording of a line, and blocks whose copies break
+at the same line.
+"""
 
 from crashes.posts import post
 

@@ -1,4 +1,6 @@
-"""Models of forum posts whose maps have axes too many or too few, other channels, or another size than what they meet."""
+"""Models of forum posts whose maps have axes too many or too few, other channels, or another size
+than what they meet.
+"""
 
 from crashes.posts import post
 

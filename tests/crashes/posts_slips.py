@@ -1,4 +1,6 @@
-"""Forum posts with a slip of the pen: a name, a pair of parentheses, a class for its object, a name too few."""
+"""Forum posts with a slip of the pen: a name, a pair of parentheses, a class for its object, a name
+too few.
+"""
 
 from crashes.posts import post
 

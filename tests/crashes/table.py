@@ -1,4 +1,6 @@
-"""How a crashing model is written down: `build(fixed)` gives the model and its arguments, sick or corrected."""
+"""How a crashing model is written down: `build(fixed)` gives the model and its arguments, sick or
+corrected.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

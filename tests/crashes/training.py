@@ -1,4 +1,6 @@
-"""Crashes of the loss, the backward and the optimizer: `build(fixed)` gives the model and a function that runs one step."""
+"""Crashes of the loss, the backward and the optimizer: `build(fixed)` gives the model and a
+function that runs one step.
+"""
 
 import torch
 import torch.nn.functional as F

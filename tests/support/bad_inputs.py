@@ -1,4 +1,6 @@
-"""Bad inputs of the command: each with its exit code, what is said of it, and a clue to the repair."""
+"""Bad inputs of the command: each with its exit code, what is said of it, and a clue to the
+repair.
+"""
 
 MODELS = """
 import torch

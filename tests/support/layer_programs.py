@@ -1,4 +1,6 @@
-"""More programs whose model, loss or optimizer is at fault, each with the lines that a fix writes."""
+"""More programs whose model, loss or optimizer is at fault, each with the lines that a fix
+writes.
+"""
 
 from tests.support.model_programs import REGRESSING, STEP, WIDE, net
 

@@ -1,4 +1,6 @@
-"""Programs that run on every rank of gloo: `python -m tests.support.rank_programs NAME FOLDER ...`."""
+"""Programs that run on every rank of gloo:
+`python -m tests.support.rank_programs NAME FOLDER ...`.
+"""
 
 import contextlib
 import datetime as dt

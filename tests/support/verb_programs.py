@@ -1,4 +1,6 @@
-"""Programs of the verbs on every rank of gloo: `python -m tests.support.verb_programs NAME FOLDER`."""
+"""Programs of the verbs on every rank of gloo:
+`python -m tests.support.verb_programs NAME FOLDER`.
+"""
 
 import json
 import pathlib

@@ -1,5 +1,5 @@
-"""Where in the user's files a model of torch's own classes is made: a Sequential at the top level, or
-in a function that returns it.
+"""Where in the user's files a model of torch's own classes is made: a Sequential at the top level,
+or in a function that returns it.
 """
 
 import ast

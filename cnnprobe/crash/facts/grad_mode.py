@@ -1,4 +1,6 @@
-"""Where the user's code turns recording for a backward off: with torch.no_grad(), or a decorator."""
+"""Where the user's code turns recording for a backward off: with torch.no_grad(), or a
+decorator.
+"""
 
 import ast
 import functools
@@ -40,7 +42,9 @@ def find_off(crash: Crash) -> str:
 
 
 def _find_around(crash: Crash) -> str:
-    """The block in the function that called backward(), in which a module of the model is called."""
+    """The block in the function that called backward(), in which a module of the model is
+    called.
+    """
     frames = find_frames(crash.error)
     tree = parse_file(frames[-1].filename) if frames else None
     line = frames[-1].lineno or 0 if frames else 0

@@ -41,8 +41,8 @@ def augmented_validation(data: Data) -> Iterator[Finding]:
     epochs cannot be compared.
     What to do: give the validation a transform of its own; random_split shares that of the one data
     set.
-    Known exceptions: nothing is said of episodes, whose images are drawn anew; it is info where the target is no class, mask or box, as in denoising, whose
-    noise is drawn anew.
+    Known exceptions: nothing is said of episodes, whose images are drawn anew; it is info where the
+    target is no class, mask or box, as in denoising, whose noise is drawn anew.
     Source: torchvision's reference training script: presets.ClassificationPresetEval has no random
     transform.
     """

@@ -32,7 +32,8 @@ def healthy() -> Mapping[str, Any]:
     explains=("impossible-boxes",),
 )
 def box_format(data: Data) -> Iterator[Finding]:
-    """Boxes are written in another form than their name says, or in two forms; key points as (y, x).
+    """Boxes are written in another form than their name says, or in two forms; key points as (y,
+    x).
 
     Why it matters: [x, y, width, height] taken for corners are other boxes, most of them empty.
     What to do: torchvision.ops.box_convert(boxes, "xywh", "xyxy"); or tv_tensors.BoundingBoxes,

@@ -47,8 +47,8 @@ def clipped_images(data: Data) -> Iterator[Finding]:
     What to do: clamp before what shifts or scales the values and not after it; look for a
     brightness, a gain or a second scaling.
     Known exceptions: pictures that are white by themselves, as scanned pages; images of two values.
-    Told where the pictures are in files, or as bytes in the data set, as CIFAR's are; fills of white
-    around turned pictures are found too.
+    Told where the pictures are in files, or as bytes in the data set, as CIFAR's are; fills of
+    white around turned pictures are found too.
     Source: torchvision.transforms.v2.functional.adjust_brightness clamps to the greatest value.
     """
     for split in data.splits:

@@ -38,8 +38,8 @@ def dead_channel(data: Data) -> Iterator[Finding]:
     What to do: look where the channels are put together: an index too few, a file that was not
     read.
     Known exceptions: it is info for the fourth of four channels, which is how opaque a pixel is:
-    convert("RGB") leaves it out; slices at the ends of a volume may be empty, and so may channels of
-    a target.
+    convert("RGB") leaves it out; slices at the ends of a volume may be empty, and so may channels
+    of a target.
     Source: Pillow, "Modes": RGBA, 4x8-bit pixels, true colour with transparency mask.
     """
     for split in data.splits:

@@ -34,10 +34,10 @@ def marked_class(data: Data) -> Iterator[Finding]:
     Why it matters: the model learns the mark, a stamp, a ruler or a logo, and nothing of what is to
     be told; without the mark it fails.
     What to do: look at the contact sheet. Crop or cover the place in the images of all classes.
-    Known exceptions: told of a spot of at least about a sixteenth of a side and at most a seventh of
-    the image, in 20 images of the class or more, where the rest of the image changes; flips and
-    crops by chance move a mark, so the validation tells more. A lamp that a fixed camera sees lit in
-    one class alone is found too.
+    Known exceptions: told of a spot of at least about a sixteenth of a side and at most a seventh
+    of the image, in 20 images of the class or more, where the rest of the image changes; flips and
+    crops by chance move a mark, so the validation tells more. A lamp that a fixed camera sees lit
+    in one class alone is found too.
     Source: Lapuschkin et al. 2019, "Unmasking Clever Hans predictors", Nature Communications 10;
     Zech et al. 2018, "Variable generalization performance of a deep learning model to detect
     pneumonia in chest radiographs", PLOS Medicine 15.

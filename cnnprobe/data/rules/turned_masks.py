@@ -36,8 +36,8 @@ def turned_masks(data: Data) -> Iterator[Finding]:
     """All masks are flipped or turned, and their images are not.
 
     Why it matters: each pixel gets the class of another; the loss falls to that of the mean mask.
-    What to do: look at the contact sheet. A volume of (z, y, x) with a mask of (x, y, z), as nibabel
-    gives it: transpose it. A mask made by x and y exchanged, a map whose first row is
+    What to do: look at the contact sheet. A volume of (z, y, x) with a mask of (x, y, z), as
+    nibabel gives it: transpose it. A mask made by x and y exchanged, a map whose first row is
     the south, a photo whose EXIF orientation was applied to one of the two:
     PIL.ImageOps.exif_transpose(image).
     Known exceptions: told by the edges of up to 64 masks; objects without edges tell nothing.

@@ -41,7 +41,8 @@ def wrapped_pixels(data: Data) -> Iterator[Finding]:
     """Images jump from white to black and go on from there: numbers above 255 were cast to a byte.
 
     Why it matters: only the remainder by 256 is left; bright and dark cannot be told apart.
-    What to do: scale before the cast: (image / image.max() * 255).astype(np.uint8); or keep float32.
+    What to do: scale before the cast: (image / image.max() * 255).astype(np.uint8); or keep
+    float32.
     Known exceptions: images with steep slopes, of 16 bits say, look like noise afterwards and are
     not told; nor are those resized afterwards. Hue and phase wrap around by nature.
     Source: NumPy, "Casting: integers that do not fit wrap around" (numpy.ndarray.astype,

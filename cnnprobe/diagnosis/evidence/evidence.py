@@ -152,8 +152,8 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compounding:
-    """A scheduler of the user's own that multiplies the current learning rate, each time by a larger
-    factor below 1.
+    """A scheduler of the user's own that multiplies the current learning rate, each time by a
+    larger factor below 1.
     """
 
     name: str  # the user's variable
@@ -172,7 +172,8 @@ class Hidden:
     trainable: bool = False
     used: bool = False  # a recorded call read it
     stable: bool = True  # the same object after the forward pass: not a state or a cache
-    # what it lies in, the outermost first: "list", "dict", "numbered" (a dict whose keys are no strings)
+    # what it lies in, the outermost first: "list", "dict", "numbered" (a dict whose keys are no
+    # strings)
     containers: tuple[str, ...] = ()
 
 

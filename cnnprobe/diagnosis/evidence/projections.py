@@ -1,4 +1,6 @@
-"""The layers with weights of a trace: their sizes, and their gradients in the order of the forward."""
+"""The layers with weights of a trace: their sizes, and their gradients in the order of the
+forward.
+"""
 
 from dataclasses import dataclass
 

@@ -1,5 +1,5 @@
-"""Scores within a loss: the overlap of an output with its targets, or what it gives to their places,
-and the sign that they go in with.
+"""Scores within a loss: the overlap of an output with its targets, or what it gives to their
+places, and the sign that they go in with.
 """
 
 import enum

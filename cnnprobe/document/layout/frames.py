@@ -1,4 +1,6 @@
-"""How documents about a model begin and end: what they are about, and what must be known besides."""
+"""How documents about a model begin and end: what they are about, and what must be known
+besides.
+"""
 
 from collections.abc import Iterable
 

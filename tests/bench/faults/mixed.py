@@ -1,4 +1,6 @@
-"""Faults of losses, draws and loops that no single layer shows, and whose first reading misleads."""
+"""Faults of losses, draws and loops that no single layer shows, and whose first reading
+misleads.
+"""
 
 import torch
 import torch.nn.functional as F

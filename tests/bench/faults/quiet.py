@@ -1,5 +1,5 @@
-"""Faults about which neither Python nor torch says a word, each with its corrected twin; they add to
-the cases of the bench.
+"""Faults about which neither Python nor torch says a word, each with its corrected twin; they add
+to the cases of the bench.
 """
 
 import torch
@@ -237,7 +237,9 @@ def backward_without_the_inner_derivative(sick):
 
 
 def averaged(update):
-    """A classifier with a teacher that `update` changes after each step: update(teacher, student)."""
+    """A classifier with a teacher that `update` changes after each step: update(teacher,
+    student).
+    """
     torch.manual_seed(0)
     model, teacher = Classifier(), Classifier()
     teacher.load_state_dict(model.state_dict())

@@ -54,7 +54,9 @@ def mask_of_minus_infinity_as_an_input():
 
 
 class Observed(nn.Module):
-    """A layer whose output is rounded to 256 levels of the range seen so far, as in quantization."""
+    """A layer whose output is rounded to 256 levels of the range seen so far, as in
+    quantization.
+    """
 
     def __init__(self, *layers):
         super().__init__()
