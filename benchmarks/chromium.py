@@ -195,8 +195,10 @@ class Page:
     def click(self, selector: str) -> None:
         """A real click with the mouse in the middle of the first element that matches."""
         x, y = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center', inline: 'nearest'}});"
-            " const r = e.getBoundingClientRect(); return [r.x + Math.min(r.width / 2, 60), r.y + r.height / 2] })()"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); "
+            f"e.scrollIntoView({{block: 'center', inline: 'nearest'}});"
+            " const r = e.getBoundingClientRect(); return [r.x + Math.min(r.width / 2, 60), r.y + "
+            "r.height / 2] })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)

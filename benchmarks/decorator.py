@@ -53,7 +53,8 @@ def main() -> None:
     plain = statistics.median(times["undecorated"])
     for way, took in times.items():
         print(
-            f"{way:<20} {1e3 * statistics.median(took):>7.2f} ms {statistics.median(took) / plain:>7.2f} x"
+            f"{way:<20} {1e3 * statistics.median(took):>7.2f} ms "
+            f"{statistics.median(took) / plain:>7.2f} x"
         )
 
 

@@ -87,7 +87,8 @@ def autograd_to_dot(nodes, rounds):
     from torchviz import make_dot
 
     print(
-        f"\nautograd graph to DOT, comb of {nodes:,} nodes, thousand nodes a second (median of {rounds})"
+        f"\nautograd graph to DOT, comb of {nodes:,} nodes, thousand nodes a second (median "
+        f"of {rounds})"
     )
     model = Comb(nodes)
     with cnnprobe.record(model, statistics=False) as recording:
@@ -161,7 +162,8 @@ def deep(layers):
 
 def svg():
     print(
-        "\nSVG without Graphviz, seconds: the folded picture, every module call and function, every node of autograd"
+        "\nSVG without Graphviz, seconds: the folded picture, every module call and function, "
+        "every node of autograd"
     )
     for name, model, x in models():
         with cnnprobe.record(model, statistics=False) as recording:
@@ -175,7 +177,8 @@ def svg():
             for g in (modules.collapse, lambda m=modules: m, lambda a=autograd: a)
         ]
         print(
-            f"  {name:22}{times[0]:8.3f}{times[1]:8.3f} ({len(modules.nodes):4}){times[2]:8.3f} ({len(autograd.nodes):5})"
+            f"  {name:22}{times[0]:8.3f}{times[1]:8.3f} "
+            f"({len(modules.nodes):4}){times[2]:8.3f} ({len(autograd.nodes):5})"
         )
 
 
@@ -188,7 +191,8 @@ def modules(rounds):
         return build_module_graph(recording.trace)
 
     print(
-        f"\nmodule graph, ratio to the bare forward in eval under no_grad (median of {rounds}), and microseconds a row above it"
+        "\nmodule graph, ratio to the bare forward in eval under no_grad (median of "
+        f"{rounds}), and microseconds a row above it"
     )
     cases = [*models(), ("flat, 1,000 layers", deep(1_000), torch.rand(1, 8))]
     for name, model, x in cases:
@@ -203,7 +207,8 @@ def modules(rounds):
             medians, ratios = interleaved(runs, rounds)
         extra = [(median - medians[0]) / rows * 1e6 for median in medians]
         print(
-            f"  {name:22}cnnprobe {ratios[1]:6.2f}x {extra[1]:7.1f} us   torchview {ratios[2]:7.2f}x {extra[2]:7.1f} us   ({rows} rows)"
+            f"  {name:22}cnnprobe {ratios[1]:6.2f}x {extra[1]:7.1f} us   torchview "
+            f"{ratios[2]:7.2f}x {extra[2]:7.1f} us   ({rows} rows)"
         )
 
 
@@ -217,7 +222,8 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print(
-        f"torch {torch.__version__}, Python {sys.version.split()[0]}, one thread, CPU time of the process"
+        f"torch {torch.__version__}, Python {sys.version.split()[0]}, one thread, CPU time of "
+        "the process"
     )
     autograd_to_dot(10_000 if quick else 100_000, 3 if quick else 7)
     if options.dot:

@@ -22,10 +22,14 @@ import cnnprobe
 from benchmarks.chromium import Browser
 
 _SEARCH = (
-    "(() => { const i = document.querySelector('input[type=search]'); i.value = 'conv 7'; i.dispatchEvent(new Event('input'));"
-    " return new Promise(r => setTimeout(() => requestAnimationFrame(() => setTimeout(r)), 200)) })()"
+    "(() => { const i = document.querySelector('input[type=search]'); i.value = 'conv 7'; "
+    "i.dispatchEvent(new Event('input')); return new Promise(r => setTimeout(() => "
+    "requestAnimationFrame(() => setTimeout(r)), 200)) })()"
 )
-_SORT = "(() => { document.querySelector('thead .n button').click(); return new Promise(r => requestAnimationFrame(() => setTimeout(r))) })()"
+_SORT = (
+    "(() => { document.querySelector('thead .n button').click(); return new Promise(r => "
+    "requestAnimationFrame(() => setTimeout(r))) })()"
+)
 
 
 class Block(nn.Module):
@@ -54,7 +58,8 @@ def main() -> None:
     parser.add_argument("--rounds", default=5, type=int)
     rounds = parser.parse_args().rounds
     print(
-        f"{'modules':>8} {'rows':>6} {'file kB':>8} {'gzip kB':>8} {'write s':>8} {'open ms':>8} {'search ms':>10} {'sort ms':>8}"
+        f"{'modules':>8} {'rows':>6} {'file kB':>8} {'gzip kB':>8} {'write s':>8} "
+        f"{'open ms':>8} {'search ms':>10} {'sort ms':>8}"
     )
     with Browser() as browser, tempfile.TemporaryDirectory() as folder, torch.no_grad():
         for blocks in (5, 50, 500):
@@ -81,7 +86,8 @@ def main() -> None:
             middle = [statistics.median(times) for times in (written, opened, searched, ordered)]
             rows = len(report.trace.calls)
             print(
-                f"{len(report.trace.modules):>8,} {rows:>6,} {size:>8,.0f} {packed:>8,.0f} {middle[0]:>8.2f} {middle[1]:>8,.0f} {middle[2]:>10,.0f} {middle[3]:>8,.0f}"
+                f"{len(report.trace.modules):>8,} {rows:>6,} {size:>8,.0f} {packed:>8,.0f} "
+                f"{middle[0]:>8.2f} {middle[1]:>8,.0f} {middle[2]:>10,.0f} {middle[3]:>8,.0f}"
             )
 
 

@@ -43,7 +43,10 @@ def measure(pairs, tests):
     ratios, without = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        code = "import pytest\n\n@pytest.mark.parametrize('k', range({}))\ndef test_it(k):\n    assert k >= 0\n"
+        code = (
+            "import pytest\n\n@pytest.mark.parametrize('k', range({}))\ndef test_it(k):\n    "
+            "assert k >= 0\n"
+        )
         (folder / "test_trivial.py").write_text(code.format(tests))
         sides = {"without": [], "with": ["-p", "cnnprobe.pytest_plugin"]}
         for options in sides.values():
@@ -64,8 +67,9 @@ def main():
     ratios, without = measure(given.pairs, given.tests)
     low, _, high = statistics.quantiles(ratios)
     print(
-        f"{given.tests} trivial tests, {given.pairs} pairs: {statistics.median(ratios):.3f} times the CPU time "
-        f"(quartiles {low:.3f} to {high:.3f}) of {statistics.median(without) * 1000:.0f} ms without the plugin"
+        f"{given.tests} trivial tests, {given.pairs} pairs: {statistics.median(ratios):.3f} times "
+        f"the CPU time (quartiles {low:.3f} to {high:.3f}) of "
+        f"{statistics.median(without) * 1000:.0f} ms without the plugin"
     )
 
 

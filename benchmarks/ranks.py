@@ -105,7 +105,10 @@ def measure(rank: int, ranks: int, port: int, steps: int, rounds: int) -> None:
                 statistics.median, (bare, monitored, compared, beside, merged)
             )
             print(
-                f"{name:<26} {ranks:>5} {1e3 * step:>9.2f} {added / step - 1:>10.1%} {of_ranks / step:>7.1%} {thread / step:>7.1%} {1e3 * report:>10.0f}",
+                (
+                    f"{name:<26} {ranks:>5} {1e3 * step:>9.2f} {added / step - 1:>10.1%} "
+                    f"{of_ranks / step:>7.1%} {thread / step:>7.1%} {1e3 * report:>10.0f}"
+                ),
                 flush=True,
             )
     dist.destroy_process_group()
@@ -124,7 +127,8 @@ def main() -> None:
 def compare_ranks(numbers: Iterable[int], steps: int, rounds: int) -> None:
     """Print the table: one line for each model and number of ranks."""
     print(
-        f"{'model':<26} {'ranks':>5} {'bare, ms':>9} {'monitored':>10} {'ranks':>7} {'beside':>7} {'merged, ms':>10}"
+        f"{'model':<26} {'ranks':>5} {'bare, ms':>9} {'monitored':>10} {'ranks':>7} "
+        f"{'beside':>7} {'merged, ms':>10}"
     )
     for ranks in numbers:
         with socket.socket() as free:

@@ -72,7 +72,10 @@ def main() -> int:
         known, unknown, wrong, seconds = check(name)
         failed += wrong
         print(
-            f"{name:28} {known:6} shapes right, {unknown:4} without a formula, {wrong} wrong, {seconds:5.1f} s",
+            (
+                f"{name:28} {known:6} shapes right, {unknown:4} without a formula, {wrong} wrong, "
+                f"{seconds:5.1f} s"
+            ),
             flush=True,
         )
     return 1 if failed else 0

@@ -229,7 +229,8 @@ def kernels(rounds: int) -> None:
     ratio to `x.sum()`.
     """
     print(
-        "| values | x.sum() us | kernel | with histogram | per channel | per channel, channels last | no compiler | plain torch | by hand |"
+        "| values | x.sum() us | kernel | with histogram | per channel | per channel, "
+        "channels last | no compiler | plain torch | by hand |"
     )
     print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     for shape in ((8, 64, 112, 112), (8, 64, 28, 28), (8, 512, 7, 7), (8, 64)):

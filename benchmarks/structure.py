@@ -189,7 +189,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if not options.parts:
         print(
-            "| model | bare ms | record, no statistics | probe, with statistics | torchinfo |\n|---|--:|--:|--:|--:|"
+            "| model | bare ms | record, no statistics | probe, with statistics | torchinfo "
+            "|\n|---|--:|--:|--:|--:|"
         )
     measuring = measure_parts if options.parts else measure
     for name, make in cases().items():

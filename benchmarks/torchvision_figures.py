@@ -110,8 +110,14 @@ def main() -> int:
     lines = [
         "# torchvision's published figures, and ours",
         "",
-        f"Made by `python -m benchmarks.torchvision_figures` with torch {torch.__version__} and torchvision {torchvision.__version__}.",
-        "Each model is built without weights on the meta device and probed by its shapes alone with the input that the published count was made with.",
+        (
+            f"Made by `python -m benchmarks.torchvision_figures` with torch {torch.__version__} "
+            f"and torchvision {torchvision.__version__}."
+        ),
+        (
+            "Each model is built without weights on the meta device and probed by its shapes "
+            "alone with the input that the published count was made with."
+        ),
         "Published: `Weights.meta['num_params']` and `Weights.meta['_ops']` (giga-MACs).",
         "",
         "| model | weights | parameters published | ours | GMACs published | ours |",
@@ -124,7 +130,10 @@ def main() -> int:
             weights.meta["_ops"], 3
         )
         wrong += not agree
-        row = f"| {name} | {weights.name} | {weights.meta['num_params']:,} | {parameters:,} | {weights.meta['_ops']:.3f} | {macs:.3f} |"
+        row = (
+            f"| {name} | {weights.name} | {weights.meta['num_params']:,} | {parameters:,} | "
+            f"{weights.meta['_ops']:.3f} | {macs:.3f} |"
+        )
         lines.append(row + ("" if agree else " **differs**"))
         print(row, "" if agree else "<- differs", file=sys.stderr)
     seconds = time.perf_counter() - start, time.process_time()

@@ -126,9 +126,9 @@ def test_gradients_of_parameters_are_not_drawn_among_those_of_layers():
 def test_first_gradient_that_is_not_finite_is_marked_in_each_chart():
     said = [picture.alt for picture in draw_history_pictures(histories.training())]
     assert (
-        "loss: 2.300 at step 0, NaN at step 4, between 1.250 and 2.300; Inf: gradient of relu at step 4"
-        == said[0]
-    )
+        "loss: 2.300 at step 0, NaN at step 4, between 1.250 and 2.300; Inf: gradient of relu "
+        "at step 4"
+    ) == said[0]
     assert all(text.endswith("Inf at step 4") for text in said[1:])
 
 

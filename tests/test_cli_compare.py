@@ -106,7 +106,8 @@ def test_refactor_writes_the_proven_source(capsys, tmp_path):
 
 def test_refactor_without_a_pattern_exits_with_1_and_writes_no_file(capsys, tmp_path):
     (tmp_path / "net.py").write_text(
-        "from torch import nn\nnet = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 2))\n"
+        "from torch import nn\nnet = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), "
+        "nn.Linear(4, 2))\n"
     )
     code, _, err = run(
         capsys, "refactor", f"{tmp_path}/net.py:net", "--input", "1,4", "-o", tmp_path / "blocks.py"

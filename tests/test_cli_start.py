@@ -81,7 +81,8 @@ def test_help_and_usage_import_neither_torch_nor_rich(arguments):
         "import sys\nfrom cnnprobe.cli import main\n"
         f"try: main({arguments!r}, prog_name='cnnprobe')\n"
         "except SystemExit: pass\n"
-        "print([name for name in ('torch', 'rich', 'numpy', 'jinja2') if name in sys.modules], 'click' in sys.modules)"
+        "print([name for name in ('torch', 'rich', 'numpy', 'jinja2') if name in sys.modules], "
+        "'click' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT

@@ -235,7 +235,10 @@ def test_explanation_survives_saving_and_loading(tmp_path):
 
 def test_saved_explanation_is_shown_without_torch(tmp_path):
     cnnprobe.probe(layers.AsWritten(), torch.randn(2, 3, 32, 32)).save(tmp_path / "report.json")
-    script = f"import sys, cnnprobe; print(cnnprobe.load({str(tmp_path / 'report.json')!r})); assert 'torch' not in sys.modules"
+    script = (
+        f"import sys, cnnprobe; print(cnnprobe.load({str(tmp_path / 'report.json')!r})); assert "
+        "'torch' not in sys.modules"
+    )
     shown = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout

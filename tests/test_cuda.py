@@ -324,7 +324,10 @@ print(recording.trace)
 def run_program(tmp_path, code):
     program = tmp_path / "program.py"
     program.write_text(
-        "import contextlib, torch, cnnprobe\nimport torch.nn.functional as F\nfrom torch import nn\n"
+        (
+            "import contextlib, torch, cnnprobe\nimport torch.nn.functional as F\nfrom torch "
+            "import nn\n"
+        )
         + code
     )
     path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"

@@ -167,7 +167,10 @@ def test_page_of_a_diagnosis_with_pictures_is_at_most_two_megabytes(tmp_path):
 
 def test_report_of_data_is_read_without_torch(tmp_path):
     cnnprobe.inspect_data(load()).save(tmp_path / "data.json")
-    program = "import sys, cnnprobe; r = cnnprobe.load(sys.argv[1]); [r.to(f) for f in ('text', 'html', 'json')]; sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys, cnnprobe; r = cnnprobe.load(sys.argv[1]); [r.to(f) for f in ('text', 'html', "
+        "'json')]; sys.exit('torch' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "data.json")], check=True)
 
 

@@ -128,7 +128,10 @@ def run_cli(*arguments):
 
 
 def test_page_of_a_rule_is_printed_without_torch():
-    code = "import sys; from cnnprobe.cli import main; main(['explain', 'dead-relu'], standalone_mode=False); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from cnnprobe.cli import main; main(['explain', 'dead-relu'], "
+        "standalone_mode=False); assert 'torch' not in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (0, "") == (done.returncode, done.stderr)
     assert done.stdout.startswith("dead-relu (CP101, warning)")
@@ -166,7 +169,10 @@ def test_command_explains_a_crash_and_exits_with_three(tmp_path):
 
 def test_command_folds_all_but_five_findings_and_tells_how_many(tmp_path):
     rules = "\n".join(
-        f'@rule(code="CP99{i}", name="mine-{i}", severity=Severity.WARNING)\ndef r{i}(evidence):\n    yield Finding(message="m", fix="f", module="")\n'
+        (
+            f'@rule(code="CP99{i}", name="mine-{i}", severity=Severity.WARNING)\ndef '
+            f'r{i}(evidence):\n    yield Finding(message="m", fix="f", module="")\n'
+        )
         for i in range(7)
     )
     (tmp_path / "mine.py").write_text(

@@ -17,7 +17,10 @@ needs_browser = pytest.mark.skipif(
     reason="NOT TESTED: notebook output needs chromium on the PATH (apt-get install chromium)",
 )
 DARK_HOSTS = {
-    "JupyterLab": '<body data-jp-theme-light="false" style="--jp-ui-font-color1: rgba(255, 255, 255, 1)">{}</body>',
+    "JupyterLab": (
+        '<body data-jp-theme-light="false" style="--jp-ui-font-color1: rgba(255, 255, 255, '
+        '1)">{}</body>'
+    ),
     "VS Code": '<body class="vscode-dark" style="--vscode-editor-foreground: #d4d4d4">{}</body>',
     "Colab": "<html theme=dark><body>{}</body></html>",
     "furo": "<body data-theme=dark>{}</body>",
@@ -27,7 +30,10 @@ DARK_HOSTS = {
 }
 LIGHT_HOSTS = {
     "plain": "<body>{}</body>",
-    "JupyterLab": '<body data-jp-theme-light="true" style="--jp-ui-font-color1: rgba(0, 0, 0, 0.87)">{}</body>',
+    "JupyterLab": (
+        '<body data-jp-theme-light="true" style="--jp-ui-font-color1: rgba(0, 0, 0, '
+        '0.87)">{}</body>'
+    ),
     "VS Code": '<body class="vscode-light" style="--vscode-editor-foreground: #3b3b3b">{}</body>',
     "Colab": "<html theme=light><body>{}</body></html>",
 }
@@ -67,7 +73,11 @@ def test_rows_that_are_left_out_are_counted():
         assert "more rows are not shown here" in text
 
 
-BRIGHTNESS = "(selector => getComputedStyle(document.querySelector(selector)).color.match(/[\\d.]+/g).slice(0, 3).map(Number).reduce((a, b) => a + b) / 3)"
+BRIGHTNESS = (
+    "(selector => "
+    "getComputedStyle(document.querySelector(selector)).color.match(/[\\d.]+/g).slice(0, "
+    "3).map(Number).reduce((a, b) => a + b) / 3)"
+)
 
 
 @needs_browser
@@ -105,7 +115,9 @@ def test_without_its_styles_it_is_still_a_table_with_an_error_above(open_page):
     text = stripped(Report(trace=traces.failing(), history=histories.training()).to("fragment"))
     page = open_page(text)
     columns = page.run(
-        "[...document.querySelectorAll('table')].map(t => [...t.rows].filter(r => r.cells.length > 2).map(r => [...r.cells].map(c => c.getBoundingClientRect().x))).filter(rows => rows.length)"
+        "[...document.querySelectorAll('table')].map(t => [...t.rows].filter(r => "
+        "r.cells.length > 2).map(r => [...r.cells].map(c => "
+        "c.getBoundingClientRect().x))).filter(rows => rows.length)"
     )
     assert all(row == rows[0] for rows in columns for row in rows)
     texts = page.run("document.body.innerText")
@@ -113,7 +125,8 @@ def test_without_its_styles_it_is_still_a_table_with_an_error_above(open_page):
     assert sorted(order) == order
     assert "font-size" not in texts
     assert page.run(
-        "document.querySelector('td[align=right]') !== null && getComputedStyle(document.querySelector('td[align=right]')).textAlign.endsWith('right')"
+        "document.querySelector('td[align=right]') !== null && "
+        "getComputedStyle(document.querySelector('td[align=right]')).textAlign.endsWith('right')"
     )
     page.close()
 

@@ -170,8 +170,8 @@ def test_drawing_imports_no_torch(tmp_path):
     code = (
         "import sys; from cnnprobe.graph import Graph, Node\n"
         "g = Graph(nodes=(Node(0, 'ReLU', 'module', 'relu'),))\n"
-        "[g.to(f) for f in ('svg', 'dot', 'mermaid', 'text', 'json', 'html')]; g.collapse(); g.diff(g)\n"
-        "print('torch' in sys.modules)"
+        "[g.to(f) for f in ('svg', 'dot', 'mermaid', 'text', 'json', 'html')]; g.collapse(); "
+        "g.diff(g)\nprint('torch' in sys.modules)"
     )
     import sys
 

@@ -62,9 +62,9 @@ def test_the_first_value_that_is_not_finite_is_told_with_step_module_and_what_it
     text, where = notices(histories.training())[0][1:]
     assert "step 4: the gradient is not finite: 1 Inf of 256 values" == text
     assert (
-        "'relu' (ReLU); given (2, 8, 4, 4), all finite, from -3.000 to 3.500; the last finite step was 2"
-        == where
-    )
+        "'relu' (ReLU); given (2, 8, 4, 4), all finite, from -3.000 to 3.500; the last finite "
+        "step was 2"
+    ) == where
 
 
 def test_dead_channels_are_told_and_living_graphs_are_a_warning():
@@ -76,7 +76,10 @@ def test_dead_channels_are_told_and_living_graphs_are_a_warning():
         ),
         (
             "warning",
-            "the autograd graph of 2 steps, the first 0 is still alive, holding 2.00 KiB of activations",
+            (
+                "the autograd graph of 2 steps, the first 0 is still alive, holding 2.00 KiB of "
+                "activations"
+            ),
             "an item of the list 'losses' in train()",
         ),
     ] == notices(histories.training())[1:3]

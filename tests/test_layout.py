@@ -170,9 +170,9 @@ def test_the_failing_row_shows_its_input_and_what_was_raised_but_no_output():
     (row,) = [row for row in found.rows if row.emphasis == "error"]
     assert ("fc", "Linear", "(2, 8, 8, 8)", "raised here") == row.cells[:4]
     assert (
-        "raised here, given (2, 8, 8, 8): RuntimeError: mat1 and mat2 shapes cannot be multiplied (16x8 and 512x10)"
-        == row.note
-    )
+        "raised here, given (2, 8, 8, 8): RuntimeError: mat1 and mat2 shapes cannot be "
+        "multiplied (16x8 and 512x10)"
+    ) == row.note
     assert (None, None) == row.cells[5:7]
 
 
@@ -186,10 +186,13 @@ def test_the_failure_is_said_first_with_its_place():
     document = lay_out_trace(traces.failing())
     (notice,) = [block for block in document.blocks if isinstance(block, Notice)]
     assert (
-        "the forward pass raised RuntimeError: mat1 and mat2 shapes cannot be multiplied (16x8 and 512x10)"
-        == notice.text
+        "the forward pass raised RuntimeError: mat1 and mat2 shapes cannot be multiplied "
+        "(16x8 and 512x10)"
+    ) == notice.text
+    expected = (
+        "module 'fc' (Linear), given (2, 8, 8, 8), at net.py:12; after 2 completed operations, "
+        "the last was 'relu' (ReLU)"
     )
-    expected = "module 'fc' (Linear), given (2, 8, 8, 8), at net.py:12; after 2 completed operations, the last was 'relu' (ReLU)"
     assert expected == notice.where
 
 

@@ -71,7 +71,10 @@ def test_watch_tells_what_a_retained_graph_holds_that_a_total_keeps():
     (kept,) = watch.kept()
     assert (False, 400, 0) == (kept.freed, kept.saved_bytes, kept.tensor_bytes)
     assert (
-        "the graph behind 'total' in test_watch_tells_what_a_retained_graph_holds_that_a_total_keeps()",
+        (
+            "the graph behind 'total' in "
+            "test_watch_tells_what_a_retained_graph_holds_that_a_total_keeps()"
+        ),
     ) == kept.keepers
     del total
     assert () == watch.kept()

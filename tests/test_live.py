@@ -15,16 +15,17 @@ from tests.support import histories
 
 CELLS = (
     (
-        "import torch, time, dataclasses\n%load_ext cnnprobe\nimport cnnprobe\nfrom torch import nn\n"
-        "from cnnprobe.records.history import Curve, History\nmodel = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())"
+        "import torch, time, dataclasses\n%load_ext cnnprobe\nimport cnnprobe\nfrom torch import "
+        "nn\nfrom cnnprobe.records.history import Curve, History\nmodel = "
+        "nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())"
     ),
     "cnnprobe.probe(model, torch.ones(1, 3, 8, 8))",
     (
         "class Run: history = None\nrun = Run()\n"
         "with cnnprobe.live(run, seconds=0) as display:\n"
         "    for n in range(1, 4):\n"
-        "        run.history = History(model='Net', total=n, curves=(Curve(name='loss', steps=tuple(range(n)), values=(1.0,) * n),))\n"
-        "        display.update()"
+        "        run.history = History(model='Net', total=n, curves=(Curve(name='loss', "
+        "steps=tuple(range(n)), values=(1.0,) * n),))\n        display.update()"
     ),
     "%%probe model\nmodel(torch.ones(1, 5, 8, 8))",
 )
@@ -96,9 +97,15 @@ def test_page_of_a_notebook_shows_reports_in_its_own_theme_and_numbers_alone_on_
     page = browser.open(
         notebook / f"{theme}.html", dark=other == "dark"
     )  # the system's setting is not the notebook's
-    brightness = "getComputedStyle(document.querySelector('.cnnprobe td')).color.match(/[\\d.]+/g).slice(0, 3).map(Number)"
+    brightness = (
+        "getComputedStyle(document.querySelector('.cnnprobe "
+        "td')).color.match(/[\\d.]+/g).slice(0, 3).map(Number)"
+    )
     assert ({"light": 0, "dark": 1}[theme]) == round(sum(page.run(brightness)) / 3 / 255)
-    aligned = "[...new Set([...document.querySelectorAll('.cnnprobe td:not([align])')].map(cell => getComputedStyle(cell).textAlign))]"
+    aligned = (
+        "[...new Set([...document.querySelectorAll('.cnnprobe td:not([align])')].map(cell => "
+        "getComputedStyle(cell).textAlign))]"
+    )
     assert ["left"] == page.run(aligned)
     page.close()
 

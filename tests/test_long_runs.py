@@ -37,7 +37,7 @@ def tiny():
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
 
 
-# -- the file ----------------------------------------------------------------------------------------
+# -- the file --------------------------------------------------------------------------------------
 
 
 def test_a_log_that_grows_too_large_begins_anew_with_the_run_so_far(short, tmp_path):
@@ -73,7 +73,7 @@ def test_without_second_names_for_a_file_the_log_rotates_all_the_same(short, tmp
     assert monitor.history == cnnprobe.load(tmp_path / "run.jsonl").history
 
 
-# -- going on ----------------------------------------------------------------------------------------
+# -- going on --------------------------------------------------------------------------------------
 
 
 def test_a_resumed_run_goes_on_in_the_same_log(tmp_path):
@@ -167,7 +167,7 @@ def test_a_killed_run_loses_no_step_and_the_next_one_goes_on_after_the_line_that
     assert ("the run was resumed at step 5",) == history.notes
 
 
-# -- disks and clocks ----------------------------------------------------------------------------------
+# -- disks and clocks ------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="NOT TESTED: no /dev/full")
@@ -265,7 +265,7 @@ def test_a_clock_that_is_set_back_changes_no_seconds(tmp_path, monkeypatch):
     assert all(0 < seconds < 60 for seconds in history.curve("seconds").values)
 
 
-# -- what is said of a long run --------------------------------------------------------------------------
+# -- what is said of a long run --------------------------------------------------------------------
 
 
 def test_the_rules_see_the_same_in_a_thinned_run(short):
@@ -321,7 +321,7 @@ def test_the_page_of_a_long_run_is_small_and_has_its_extremes(short, monkeypatch
     assert "6,000 were observed: 0 to 59990" in Path(tmp_path / "run.html").read_text()
 
 
-# -- several at once ---------------------------------------------------------------------------------------
+# -- several at once -------------------------------------------------------------------------------
 
 
 def test_two_monitors_of_one_model_see_what_each_would_see_alone():

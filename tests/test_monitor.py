@@ -38,7 +38,7 @@ def trained(make, *, watched, **options):
     return model, optimizer, torch.get_rng_state(), monitor
 
 
-# -- neutrality --------------------------------------------------------------------------------------
+# -- neutrality ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_copies_and_pickles_of_a_watched_model_are_ordinary_models():
     assert 3 == monitor.history.total
 
 
-# -- which steps, which layers -----------------------------------------------------------------------
+# -- which steps, which layers ---------------------------------------------------------------------
 
 
 def test_only_every_third_step_is_observed_and_the_hooks_are_off_in_between():
@@ -274,7 +274,7 @@ def test_nested_outputs_and_outputs_of_other_kinds_are_observed_too():
     assert {("fc", ""): 6.0, ("", "['logits']"): 6.0, ("", "['kept']"): 8.0} == series
 
 
-# -- asking for what makes no sense ------------------------------------------------------------------
+# -- asking for what makes no sense ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

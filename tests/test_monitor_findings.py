@@ -145,9 +145,9 @@ def test_raise_on_nan_names_the_layer_that_overflowed_before():
     event = monitor.history.nonfinite
     assert ("activation", 0) == (event.what, event.nan)
     assert (
-        f"'{event.fqn}' ({event.kind}) had put out {event.inf} Inf in its call 0 of step {event.step}, given (8, "
-        in raised.value.where
-    )
+        f"'{event.fqn}' ({event.kind}) had put out {event.inf} Inf in its call 0 of step "
+        f"{event.step}, given (8, "
+    ) in raised.value.where
     assert "lower the learning rate" in raised.value.fix
 
 
@@ -166,7 +166,10 @@ def test_raise_on_nan_stops_after_the_step_where_the_numbers_come_from_a_device_
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Hidden(), nn.Linear(8, 5))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    told = r"step 0: the activation of '2' \(Hidden\) has \d+ NaN and \d+ Inf among 32 values, in call 0"
+    told = (
+        r"step 0: the activation of '2' \(Hidden\) has \d+ NaN and \d+ Inf among 32 values, in "
+        r"call 0"
+    )
     with (
         pytest.raises(NonFiniteError, match=told) as raised,
         cnnprobe.monitor(model, optimizer, raise_on_nan=True),

@@ -40,7 +40,10 @@ def test_importing_the_package_imports_no_torch():
 def test_reading_a_saved_report_imports_no_torch(tmp_path):
     path = tmp_path / "report.json"
     cnnprobe.probe(torch.nn.Linear(2, 3), torch.ones(1, 2)).save(path)
-    code = f"import sys, cnnprobe; report = cnnprobe.load({str(path)!r}); print(report.to('text', width=80)); print('torch' in sys.modules)"
+    code = (
+        f"import sys, cnnprobe; report = cnnprobe.load({str(path)!r}); print(report.to('text', "
+        "width=80)); print('torch' in sys.modules)"
+    )
     lines = run(code).splitlines()
     assert "False" == lines[-1]
     assert any("Linear" in line for line in lines)

@@ -76,7 +76,10 @@ def test_page_says_every_text_of_every_kind_of_block():
         Notice(severity="error", text="broken", where="there", fix="mend it", code="CP101"),
     )  # fmt: skip
     page = render(document, "html")
-    texts = "a text|facts|name|said|>T<|>c<|cell|note|foot|fold|folded text|x = 1|code title|whole|part|100%, 3|in words|below|broken|there|mend it|CP101"
+    texts = (
+        "a text|facts|name|said|>T<|>c<|cell|note|foot|fold|folded text|x = 1|code "
+        "title|whole|part|100%, 3|in words|below|broken|there|mend it|CP101"
+    )
     assert [] == [text for text in texts.split("|") if text not in page]
 
 

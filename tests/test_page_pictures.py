@@ -13,8 +13,9 @@ from tests.support import traces
 from tests.support.pages import FAMILY, blocks_of, needs_browser, with_statistics
 
 BOXES = (
-    '<svg viewBox="0 0 400 2000" width="400" height="2000"><g data-key="c1"><rect x="10" y="10" width="90" height="40"/></g>'
-    '<g data-key="c4"><rect x="10" y="1900" width="90" height="40"/></g></svg>'
+    '<svg viewBox="0 0 400 2000" width="400" height="2000"><g data-key="c1"><rect x="10" y="10" '
+    'width="90" height="40"/></g><g data-key="c4"><rect x="10" y="1900" width="90" '
+    'height="40"/></g></svg>'
 )
 
 
@@ -53,7 +54,8 @@ def test_picture_zooms_by_button_and_by_wheel(show):
     page.click("[aria-label='Zoom in']")
     larger = page.run(width)
     x, y = page.run(
-        "(() => { const r = document.querySelector('.picture .scroll').getBoundingClientRect(); return [r.x + 50, r.y + 50] })()"
+        "(() => { const r = document.querySelector('.picture "
+        ".scroll').getBoundingClientRect(); return [r.x + 50, r.y + 50] })()"
     )
     page.send(
         "Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=300, modifiers=2
@@ -82,11 +84,15 @@ def test_picture_zooms_by_the_keyboard(show):
 def test_picture_moves_by_the_arrow_keys_and_by_dragging(show):
     page = show(blocks_of(FAMILY, Picture(svg=BOXES, alt="two boxes")))
     page.run("document.querySelector('.picture .scroll').focus()")
-    top = "(new Promise(done => setTimeout(done, 300))).then(() => document.querySelector('.picture .scroll').scrollTop)"
+    top = (
+        "(new Promise(done => setTimeout(done, 300))).then(() => document.querySelector('.picture "
+        ".scroll').scrollTop)"
+    )
     page.press("ArrowDown")
     by_key = page.run(top)
     x, y = page.run(
-        "(r => [r.x + 150, r.y + 300])(document.querySelector('.picture .scroll').getBoundingClientRect())"
+        "(r => [r.x + 150, r.y + 300])(document.querySelector('.picture "
+        ".scroll').getBoundingClientRect())"
     )
     for kind, up in (
         ("mousePressed", 0),
@@ -112,7 +118,8 @@ def test_two_fingers_zoom_the_picture(show):
     page.send("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
     before = page.run(WIDTH)
     x, y = page.run(
-        "(r => [r.x + 120, r.y + 120])(document.querySelector('.picture .scroll').getBoundingClientRect())"
+        "(r => [r.x + 120, r.y + 120])(document.querySelector('.picture "
+        ".scroll').getBoundingClientRect())"
     )
     for kind, apart in (("touchStart", 20), ("touchMove", 25), ("touchMove", 40)):
         page.send(
@@ -140,7 +147,8 @@ def test_double_click_on_a_box_opens_what_is_inside_it(show):
     figure = "[...document.querySelectorAll('figure.picture')].find(f => !f.hidden)"
     shut = page.run(f"{figure}.dataset.boxes")
     page.run(
-        f"{figure}.querySelector('[data-key]').dispatchEvent(new MouseEvent('dblclick', {{bubbles: true}}))"
+        f"{figure}.querySelector('[data-key]').dispatchEvent(new MouseEvent('dblclick', "
+        f"{{bubbles: true}}))"
     )
     page.run("new Promise(done => setTimeout(done, 200))")
     marked = page.run(f"[...{figure}.querySelectorAll('.marked')].map(box => box.dataset.key)")
@@ -158,7 +166,8 @@ def test_autograd_graph_is_unpacked_on_demand_and_joined_to_the_rows(show):
     page = show(Report(trace=traces.tiny(), graph=graph))
     before = page.run("document.querySelectorAll('.pictures svg').length")
     page.run(
-        "(s => { s.value = s.options.length - 1; s.dispatchEvent(new Event('change')) })(document.querySelector('.pictures select'))"
+        "(s => { s.value = s.options.length - 1; s.dispatchEvent(new Event('change')) "
+        "})(document.querySelector('.pictures select'))"
     )
     page.run("new Promise(done => setTimeout(done, 200))")
     page.click("figure.picture:not([hidden]) [data-key] rect")
@@ -177,10 +186,14 @@ def test_box_of_the_models_graph_and_row_of_the_table_find_each_other(show):
 @needs_browser
 def test_one_of_several_pictures_is_seen_and_another_can_be_chosen(show):
     page = show(Report(trace=traces.blocks(6)))
-    seen = "[...document.querySelectorAll('figure.picture')].filter(f => f.offsetHeight).map(f => f.querySelectorAll('g.node').length)"
+    seen = (
+        "[...document.querySelectorAll('figure.picture')].filter(f => f.offsetHeight).map(f => "
+        "f.querySelectorAll('g.node').length)"
+    )
     first = page.run(seen)
     page.run(
-        "(s => { s.value = s.options.length - 1; s.dispatchEvent(new Event('change')) })(document.querySelector('.pictures select'))"
+        "(s => { s.value = s.options.length - 1; s.dispatchEvent(new Event('change')) "
+        "})(document.querySelector('.pictures select'))"
     )
     page.run("new Promise(done => setTimeout(done, 200))")
     assert (1, [13]) == (len(first), page.run(seen))

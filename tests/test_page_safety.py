@@ -45,7 +45,8 @@ def test_policy_stops_what_got_into_the_page_all_the_same(browser, tmp_path):
     path.write_text(Report(trace=traces.tiny()).to("html"), encoding="utf-8")
     page = browser.open(path)
     page.run(
-        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.got = 1'}))"
+        "document.body.append(Object.assign(document.createElement('script'), {textContent: "
+        "'window.got = 1'}))"
     )
     page.run(
         "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.got = 1\">')"
@@ -126,6 +127,8 @@ def test_screen_readers_and_weak_eyes_have_nothing_serious_to_complain_of(show, 
     )  # the mark has faded in: colours on the way there are nobody's
     page.run(axe + "; 0")
     found = page.run(
-        "axe.run().then(r => r.violations.filter(v => ['serious', 'critical'].includes(v.impact)).map(v => [v.id, v.nodes[0].html, v.nodes[0].failureSummary]))"
+        "axe.run().then(r => r.violations.filter(v => ['serious', "
+        "'critical'].includes(v.impact)).map(v => [v.id, v.nodes[0].html, "
+        "v.nodes[0].failureSummary]))"
     )
     assert [] == found, json.dumps(found, indent=1)

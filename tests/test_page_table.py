@@ -19,8 +19,9 @@ from tests.support.pages import (
 
 HANDS = (
     "const find = selector => document.querySelector(selector);"
-    "const button = words => [...document.querySelectorAll('button')].find(one => one.textContent === words);"
-    "const search = words => { const box = find('input[type=search]'); box.value = words; box.dispatchEvent(new Event('input')) };"
+    "const button = words => [...document.querySelectorAll('button')].find(one => one.textContent "
+    "=== words);const search = words => { const box = find('input[type=search]'); box.value = "
+    "words; box.dispatchEvent(new Event('input')) };"
 )
 
 
@@ -44,7 +45,8 @@ def test_what_raised_is_on_the_first_screen(show):
     assert top < 400
     assert "16x8 and 512x10" in page.run("document.querySelector('.notice.error').innerText")
     assert ["c3"] == page.run(
-        "[...document.querySelectorAll('tr.error:not(.note)')].filter(tr => tr.offsetHeight).map(tr => tr.id)"
+        "[...document.querySelectorAll('tr.error:not(.note)')].filter(tr => "
+        "tr.offsetHeight).map(tr => tr.id)"
     )
 
 
@@ -110,14 +112,18 @@ def test_address_of_a_row_opens_and_marks_it(show):
     page = show(Report(trace=traces.blocks(100)), hash="#c299")
     assert "c299" == page.run("document.querySelector('tr.marked').id")
     assert page.run(
-        "(r => r.top > 0 && r.bottom < innerHeight)(document.querySelector('#c299').getBoundingClientRect())"
+        "(r => r.top > 0 && r.bottom < "
+        "innerHeight)(document.querySelector('#c299').getBoundingClientRect())"
     )
 
 
 @needs_browser
 def test_system_and_button_choose_light_or_dark(show):
     page = show(Report(trace=traces.tiny()), dark=True)
-    brightness = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number).reduce((a, b) => a + b)"
+    brightness = (
+        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, "
+        "3).map(Number).reduce((a, b) => a + b)"
+    )
     dark = page.run(brightness)
     page.click("#theme")
     light = page.run(brightness)
@@ -137,7 +143,8 @@ def test_two_thousand_modules_can_be_used(show):
         "find('.twist').click()",
     ):
         page.run(
-            f"(() => {{ {HANDS} {act}; return new Promise(done => requestAnimationFrame(() => setTimeout(done))) }})()"
+            f"(() => {{ {HANDS} {act}; return new Promise(done => requestAnimationFrame(() => "
+            f"setTimeout(done))) }})()"
         )
         worked.append(page.busy())
     assert worked[0] < 2000  # milliseconds of processor time; 350 on an idle machine
@@ -159,7 +166,8 @@ def test_rows_beyond_the_first_ones_come_when_somebody_gets_there(show):
 def test_scrolling_brings_more_rows(show):
     page = show(Report(trace=traces.blocks(200)))
     page.run(
-        f"(() => {{ {HANDS} button('Expand all').click(); find('.tree .scroll').scrollTop = 1e6 }})()"
+        f"(() => {{ {HANDS} button('Expand all').click(); find('.tree .scroll').scrollTop = "
+        f"1e6 }})()"
     )
     page.run("new Promise(done => setTimeout(done, 300))")
     assert 120 < len(page.run(SEEN)) <= 360
@@ -177,7 +185,8 @@ def test_sorting_by_a_number_goes_by_what_it_means(show):
 def test_rows_keep_their_place_on_paper(show):
     page = show(Report(trace=traces.blocks(200)))
     page.run(
-        f"(() => {{ {HANDS} button('Expand all').click(); dispatchEvent(new Event('beforeprint')) }})()"
+        f"(() => {{ {HANDS} button('Expand all').click(); dispatchEvent(new "
+        f"Event('beforeprint')) }})()"
     )
     assert [f"c{i}" for i in range(601)] == page.run(SEEN)
 

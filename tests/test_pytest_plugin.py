@@ -65,7 +65,10 @@ def test_pages_are_written_of_the_models_that_failing_tests_used(run, pytester):
 def test_folder_of_pages_can_be_set_from_the_root_of_the_project(run, pytester):
     pytester.makeini("[pytest]\ncnnprobe_report_dir = pages")
     run(
-        test_net="import torch, net\n\ndef test_called():\n    assert net.Net()(torch.zeros(2, 3, 8, 8)) is None"
+        test_net=(
+            "import torch, net\n\ndef test_called():\n    assert net.Net()(torch.zeros(2, 3, 8, "
+            "8)) is None"
+        )
     ).assert_outcomes(failed=1)
     (page,) = (pytester.path / "pages").iterdir()
     assert "test_called" in page.name and "Conv2d" in page.read_text()
@@ -258,7 +261,8 @@ def test_options_stand_in_the_help(run):
 
 def test_plugin_imports_neither_torch_nor_rich(tmp_path):
     (tmp_path / "test_plain.py").write_text(
-        "import sys\n\ndef test_it():\n    assert not {'torch', 'rich', 'numpy'} & set(sys.modules)\n"
+        "import sys\n\ndef test_it():\n    assert not {'torch', 'rich', 'numpy'} & "
+        "set(sys.modules)\n"
     )
     done = subprocess.run(
         [

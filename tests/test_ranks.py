@@ -209,8 +209,14 @@ def test_all_ranks_together_diagnose_a_sharded_model_as_the_whole_one(verbs):
         assert "softmax-before-ce" in [rule for rule, *_ in whole]
         assert whole == parts
         assert diagnosis["notes"][:2] == [
-            f"rank {rank} of 2: inputs, outputs and their statistics are of this rank's batch alone",
-            "the model is sharded: each rank has diagnosed a whole copy of it on its own batch, in the precision of its parameters",
+            (
+                f"rank {rank} of 2: inputs, outputs and their statistics are of this rank's batch "
+                "alone"
+            ),
+            (
+                "the model is sharded: each rank has diagnosed a whole copy of it on its own "
+                "batch, in the precision of its parameters"
+            ),
         ]
         assert 1 == len(set(diagnosis["calls"]))
 
@@ -225,17 +231,18 @@ def test_a_diagnosis_leaves_the_shards_and_their_optimizer_as_they_were(verbs):
 def test_a_diagnosis_of_split_layers_is_refused(verbs):
     for said in verbs:
         assert said["diagnosis"]["split"] == (
-            "the model is split over the ranks within its layers, as by tensor parallelism: no rank can run it alone\n"
-            "  where: Sequential\n"
-            "  fix:   call cnnprobe.diagnose before it is split; cnnprobe.monitor(model) watches the split one"
+            "the model is split over the ranks within its layers, as by tensor parallelism: no "
+            "rank can run it alone\n  where: Sequential\n"
+            "  fix:   call cnnprobe.diagnose before it is split; cnnprobe.monitor(model) watches "
+            "the split one"
         )
 
 
 def test_a_diagnosis_of_shards_is_refused_where_a_rank_does_not_come_and_with_a_step(verbs):
     assert "rank 1 did not call cnnprobe.diagnose within 1 seconds" in verbs[0]["left alone"]
     assert verbs[0]["diagnosis"]["step"] == (
-        "the model is sharded, and the train_step is made for its shards: a diagnosis runs a whole copy, which it does not know\n"
-        "  where: diagnose(train_step=...)\n"
+        "the model is sharded, and the train_step is made for its shards: a diagnosis runs a "
+        "whole copy, which it does not know\n  where: diagnose(train_step=...)\n"
         "  fix:   leave train_step= out, and give loss_fn= and optimizer="
     )
 

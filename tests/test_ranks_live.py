@@ -122,7 +122,10 @@ def test_another_rank_says_that_rank_0_was_killed(tmp_path):
 def test_every_rank_says_that_the_store_went_with_rank_0(tmp_path):
     ended = run_ranks("killed", str(tmp_path), "0", ranks=3)
     assert [-9, 0, 0] == [each.returncode for each in ended], [each.stderr for each in ended]
-    said = r"the store of the process group does not answer \(\w+\): rank 0, which holds it, may have ended; the ranks are not compared any more"
+    said = (
+        r"the store of the process group does not answer \(\w+\): rank 0, which holds it, may "
+        r"have ended; the ranks are not compared any more"
+    )
     for rank in (1, 2):
         assert 1 == len(re.findall(said, ended[rank].stderr)), ended[rank].stderr
         notes = cnnprobe.load(tmp_path / "logs" / f"rank{rank}.jsonl").history.notes

@@ -172,6 +172,9 @@ def test_model_without_linear_layer_has_no_head_to_widen():
 
 
 def test_importing_the_models_needs_no_torchvision_and_no_image_library():
-    code = "import sys, reference_models; print([m for m in ('torchvision', 'skimage', 'sklearn', 'PIL') if m in sys.modules])"
+    code = (
+        "import sys, reference_models; print([m for m in ('torchvision', 'skimage', 'sklearn', "
+        "'PIL') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "[]\n" == done.stdout

@@ -284,7 +284,10 @@ def test_bad_input_is_one_message_with_its_exit_code(run, arguments, code, says)
 
 def test_command_says_missing_data_in_one_message_without_a_traceback(tmp_path):
     done = command("--data", "nowhere", cwd=tmp_path)
-    expected = f"error: no such folder\n  where: {tmp_path / 'nowhere'}\n  fix:   check the path given with --data\n"
+    expected = (
+        f"error: no such folder\n  where: {tmp_path / 'nowhere'}\n  fix:   check the path given "
+        "with --data\n"
+    )
     assert (3, "", expected) == (done.returncode, done.stdout, done.stderr)
 
 
@@ -323,7 +326,10 @@ def test_interrupt_ends_the_command_in_one_line(cache):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     # A shell that started us in the background may have told us to ignore the interrupt, which
     # children inherit.
-    run = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from reference_models.train import main; sys.exit(main())"
+    run = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from "
+        "reference_models.train import main; sys.exit(main())"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", run, "--classes", "2", "--epochs", "1000"],
         cwd=cache,

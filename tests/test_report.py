@@ -208,8 +208,9 @@ def test_rendering_a_saved_report_never_imports_torch(tmp_path):
     Report(trace=traces.tiny()).save(tmp_path / "r.json")
     program = (
         "import sys; from cnnprobe.saved import load; r = load(sys.argv[1]); "
-        "[r.to(f) for f in ('text', 'markdown', 'html', 'fragment', 'json')]; r._repr_mimebundle_(); "
-        "print([name for name in ('torch', 'numpy') if name in sys.modules])"
+        "[r.to(f) for f in ('text', 'markdown', 'html', 'fragment', 'json')]; "
+        "r._repr_mimebundle_(); print([name for name in ('torch', 'numpy') if name in "
+        "sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "r.json")],

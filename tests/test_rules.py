@@ -69,7 +69,10 @@ def write_row(name):
         return f"| `{name}` | advice | {ADVICE[name]} | no |"
     what = read_sentence(all_sources()[name].__doc__).rstrip(".")
     proven = [t for t in tried if t.verdict == "proven"]
-    return f"| `{name}` | {what} | {judge(proven[0]) if proven else 'not proven'} | {say_written(name)} |"
+    return (
+        f"| `{name}` | {what} | {judge(proven[0]) if proven else 'not proven'} | "
+        f"{say_written(name)} |"
+    )
 
 
 def say_written(name):

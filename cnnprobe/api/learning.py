@@ -204,8 +204,8 @@ def _gather(
     if train_step is not None or scheduler is not None:
         role = "train_step" if train_step is not None else "scheduler"
         raise TargetError(
-            f"the model is sharded, and the {role} is made for its shards: a diagnosis runs a whole "
-            "copy, which it does not know",
+            f"the model is sharded, and the {role} is made for its shards: a diagnosis runs a "
+            "whole copy, which it does not know",
             where=f"diagnose({role}=...)",
             fix=f"leave {role}= out, and give loss_fn= and optimizer=",
         )

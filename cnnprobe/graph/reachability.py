@@ -41,7 +41,9 @@ _SENTENCES = {
     "detach": "{operation}{where}{line} detaches its result from the graph",
     "no grad": "{operation}{where}{line} ran under no_grad",
     "integers": "{operation}{where}{line} returns integers, which have no gradient",
-    "not used further": "the result of {operation}{where}{line} is not used by any recorded operation",
+    "not used further": (
+        "the result of {operation}{where}{line} is not used by any recorded operation"
+    ),
     "overwritten": "the result of {operation}{where}{line} is overwritten in place",
     "not in the output": "the result of {operation}{where}{line} is not among the given outputs",
 }

@@ -45,8 +45,8 @@ def gather_whole(
         return model, optimizers
     if not _is_sharded_alone(model):
         raise TargetError(
-            "the model is split over the ranks within its layers, as by tensor parallelism: no rank "
-            "can run it alone",
+            "the model is split over the ranks within its layers, as by tensor parallelism: no "
+            "rank can run it alone",
             where=class_of(model).__name__,
             fix=f"call {where} before it is split; cnnprobe.monitor(model) watches the split one",
         )

@@ -58,8 +58,8 @@ def backward_missing(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         module=None,
         message=(
-            f"{name} steps {format_counted(len(stepped), 'time')} after 0 backward passes: no parameter has a "
-            "gradient"
+            f"{name} steps {format_counted(len(stepped), 'time')} after 0 backward passes: no "
+            "parameter has a gradient"
         ),
         fix=f"call loss.backward() before {name}.step()",
     )

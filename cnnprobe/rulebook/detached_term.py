@@ -80,7 +80,10 @@ def detached_term(evidence: Evidence) -> Iterator[Finding]:
                 f"a term of the loss, made by {describe(each.flow.calls[row])}, has no gradient: "
                 f"{each.how}; it changes none of the {count} that this loss trains"
             ),
-            fix="add the term as it was computed, with its gradient; detach() or item() a copy to log",
+            fix=(
+                "add the term as it was computed, with its gradient; detach() or item() a copy to "
+                "log"
+            ),
             source=each.flow.line(each.cut),
         )
 

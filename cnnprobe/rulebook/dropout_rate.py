@@ -65,7 +65,9 @@ def dropout_rate(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=flow.owner(i),
             severity=Severity.INFO if rate < NEXT_TO_ALL else Severity.WARNING,
-            message=f"{describe(flow.calls[i])} drops {rate:.0%} of the values (at least {MOST:.0%})",
+            message=(
+                f"{describe(flow.calls[i])} drops {rate:.0%} of the values (at least {MOST:.0%})"
+            ),
             fix=f"if {rate:g} is what to keep, write p={1 - rate:.3g}",
             source=flow.line(i),
         )

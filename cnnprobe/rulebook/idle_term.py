@@ -70,7 +70,10 @@ def idle_term(evidence: Evidence) -> Iterator[Finding]:
                     f"a term of the loss, made by {describe(flow.calls[row])}, has no path to "
                     f"{whose}, which the optimizer steps with this loss: it trains nothing there"
                 ),
-                fix=f"compute the term from the output of {trained or 'what is trained'}, or leave it out",
+                fix=(
+                    f"compute the term from the output of {trained or 'what is trained'}, or "
+                    "leave it out"
+                ),
                 source=flow.line(row),
             )
 

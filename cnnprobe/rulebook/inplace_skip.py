@@ -60,7 +60,8 @@ def inplace_skip(evidence: Evidence) -> Iterator[Finding]:
             message=(
                 f"{describe(call)} writes in place to a tensor that "
                 f"{format_counted(len(readers), 'later call')} "
-                f"{'reads' if len(readers) == 1 else 'read'} ({', '.join(readers[:3])}); without it the model gives something else"
+                f"{'reads' if len(readers) == 1 else 'read'} ({', '.join(readers[:3])}); without "
+                "it the model gives something else"
             ),
             fix=(
                 f"set inplace=False in {spoken(evidence, flow.owner(i))}, or keep a copy for the "

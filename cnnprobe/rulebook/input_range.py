@@ -93,7 +93,9 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=None,
             message=f"what reaches {describe(flow.calls[first])} is 0 at every one of its places",
-            fix=f"see how {variable(evidence, 'inputs')} is made: / and not //, no cast to integers",
+            fix=(
+                f"see how {variable(evidence, 'inputs')} is made: / and not //, no cast to integers"
+            ),
             kind="zeros",
         )
     elif math.isfinite(size) and (size > LARGE or (0 < size < SMALL and spread > 0)):

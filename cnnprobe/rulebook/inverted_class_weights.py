@@ -52,8 +52,9 @@ def inverted_class_weights(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=None,
             message=(
-                f"the class with {most[0]:.0%} of the samples has a weight of {most[1]:.3g}, the one "
-                f"with {rarest[0]:.0%} one of {rarest[1]:.3g}: the rare classes count even less"
+                f"the class with {most[0]:.0%} of the samples has a weight of {most[1]:.3g}, the "
+                f"one with {rarest[0]:.0%} one of {rarest[1]:.3g}: the rare classes count even "
+                "less"
             ),
             fix="weight = counts.sum() / (len(counts) * counts)",
         )

@@ -54,7 +54,8 @@ def inverted_focal_weight(evidence: Evidence) -> Iterator[Finding]:
                 module=flow.owner(i),
                 message=(
                     f"the loss is multiplied by a power of the probability of the label, by "
-                    f"{describe(flow.calls[power])}: the surer the model is, the more a sample counts"
+                    f"{describe(flow.calls[power])}: the surer the model is, the more a sample "
+                    "counts"
                 ),
                 fix="(1 - p) ** gamma in place of p ** gamma",
                 source=flow.line(power),

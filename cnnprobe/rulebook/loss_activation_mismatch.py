@@ -148,8 +148,8 @@ def _single_class(loss: LossCall, given: TensorInfo) -> Problem | None:
         return (
             f"cross entropy over a single class, of shape {shape}, is always 0",
             (
-                "use BCEWithLogitsLoss for one output, or give the model as many outputs as there are "
-                "classes"
+                "use BCEWithLogitsLoss for one output, or give the model as many outputs as there "
+                "are classes"
             ),
             "single-class",
         )

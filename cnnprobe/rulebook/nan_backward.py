@@ -86,7 +86,8 @@ def nan_backward(evidence: Evidence) -> Iterator[Finding]:
             module=Flow(trace).owner(row) if row is not None else owner(bad[0]),
             message=(
                 f"the loss is {step.value:.3g}, but the gradients of "
-                f"{format_counted(len(bad), 'parameter')} are not finite (the first is {bad[0]}){what}"
+                f"{format_counted(len(bad), 'parameter')} are not finite (the first is "
+                f"{bad[0]}){what}"
             ),
             fix=(
                 "add a small number where it touches 0: torch.sqrt(x + 1e-8), x / (y + 1e-8), "

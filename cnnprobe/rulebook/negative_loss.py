@@ -77,7 +77,9 @@ def negative_loss(evidence: Evidence) -> Iterator[Finding]:
         ):
             yield Finding(
                 module=None,
-                message=f"{loss.operation} is {stat(loss.call.outputs[0], 'mean'):.3g} (less than 0)",
+                message=(
+                    f"{loss.operation} is {stat(loss.call.outputs[0], 'mean'):.3g} (less than 0)"
+                ),
                 fix=(
                     "check what goes into it: log-probabilities, weights that are not negative, "
                     "targets that are distributions"

@@ -63,8 +63,8 @@ def padding_in_loss(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 module=loss.flow.owner(loss.index),
                 message=(
-                    f"{share:.0%} of the targets are 0, the padding_idx of the embedding (more than "
-                    f"{MOST:.0%}), and count in the loss"
+                    f"{share:.0%} of the targets are 0, the padding_idx of the embedding (more "
+                    f"than {MOST:.0%}), and count in the loss"
                 ),
                 fix="ignore_index=0 in the loss",
                 source=call.source,

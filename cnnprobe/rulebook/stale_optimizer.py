@@ -65,8 +65,9 @@ def stale_optimizer(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 module=module,
                 message=(
-                    f"{optimizer.name} holds {format_counted(len(optimizer.foreign), 'parameter')} not in "
-                    f"the model (the first of shape {optimizer.foreign[0]}), and not those of "
+                    f"{optimizer.name} holds "
+                    f"{format_counted(len(optimizer.foreign), 'parameter')} not in the model (the "
+                    f"first of shape {optimizer.foreign[0]}), and not those of "
                     f"{spoken(evidence, module)}"
                 ),
                 fix=f"build {optimizer.name} after {spoken(evidence, module)} is replaced",

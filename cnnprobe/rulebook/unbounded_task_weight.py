@@ -68,8 +68,8 @@ def unbounded_task_weight(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 module=owner(name),
                 message=(
-                    f"the loss is multiplied by exp(-s) of {variable}, and nothing else of it depends "
-                    "on it: it falls as that grows, whatever the model gives"
+                    f"the loss is multiplied by exp(-s) of {variable}, and nothing else of it "
+                    "depends on it: it falls as that grows, whatever the model gives"
                 ),
                 fix="exp(-s) * loss + s",
                 source=flow.line(found),

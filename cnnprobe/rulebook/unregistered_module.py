@@ -106,7 +106,8 @@ def _made_anew(evidence: Evidence) -> Iterator[Finding]:
             module=flow.owner(reader),
             message=(
                 f"{describe(flow.calls[reader])} uses weights, of shape {shapes}, that are drawn "
-                f"anew in each of {format_counted(len(passes), 'pass', 'passes')}: 0 of them are registered"
+                f"anew in each of {format_counted(len(passes), 'pass', 'passes')}: 0 of them are "
+                "registered"
             ),
             fix=(
                 f"make the layer once, in __init__ of {place} (self.layer = ...), and only call "

@@ -81,7 +81,10 @@ def unused_loss(evidence: Evidence) -> Iterator[Finding]:
                     f"{name} computes {count} losses in a step, and backward goes through "
                     f"{found.used} of them, the last"
                 ),
-                fix="indent backward() and step() into the loop, or call backward() on the sum of the losses",
+                fix=(
+                    "indent backward() and step() into the loop, or call backward() on the sum of "
+                    "the losses"
+                ),
                 source=found.call.source,
                 kind="last-of-loop",
                 subject=name,

@@ -109,7 +109,10 @@ class Shapes(Shown):
                 raise ProbeError(
                     "no formula fits this shape",
                     where=where,
-                    fix="call cnnprobe.probe(model, x, shapes_only=True) with an input of these sizes",
+                    fix=(
+                        "call cnnprobe.probe(model, x, shapes_only=True) with an input of these "
+                        "sizes"
+                    ),
                 )
             found.append(value)
         return tuple(found)

@@ -54,5 +54,6 @@ if __name__ == "__main__":
         mark = "ok " if s.found and s.located and not s.loud else "BAD"
         print(mark, s.rule, s.name, "" if s.found and s.located else s.said, s.loud or "")
     print(
-        f"{len(scores)} cases: found {sum(s.found for s in scores)}, located {sum(s.located for s in scores)}, wrongly fired {sum(bool(s.loud) for s in scores)}"
+        f"{len(scores)} cases: found {sum(s.found for s in scores)}, located "
+        f"{sum(s.located for s in scores)}, wrongly fired {sum(bool(s.loud) for s in scores)}"
     )

@@ -48,7 +48,10 @@ post(
     "blocks.0.mlp.2",
     repair="in_features=128",
     old="        self.mlp = nn.Sequential(nn.Linear(dim, dim * 4), nn.GELU(), nn.Linear(dim, dim))",
-    new="        self.mlp = nn.Sequential(nn.Linear(dim, dim * 4), nn.GELU(), nn.Linear(dim * 4, dim))",
+    new=(
+        "        self.mlp = nn.Sequential(nn.Linear(dim, dim * 4), nn.GELU(), nn.Linear(dim * 4, "
+        "dim))"
+    ),
     source="""
 class Block(nn.Module):
     def __init__(self, dim, heads):

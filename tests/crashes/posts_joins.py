@@ -33,8 +33,14 @@ post(
     "residual-mismatch",
     "blocks.0.body.0",
     repair="padding=1",
-    old="        self.body = nn.Sequential(nn.Conv2d(c, c, 3), nn.ReLU(), nn.Conv2d(c, c, 3, padding=1))",
-    new="        self.body = nn.Sequential(nn.Conv2d(c, c, 3, padding=1), nn.ReLU(), nn.Conv2d(c, c, 3, padding=1))",
+    old=(
+        "        self.body = nn.Sequential(nn.Conv2d(c, c, 3), nn.ReLU(), nn.Conv2d(c, c, 3, "
+        "padding=1))"
+    ),
+    new=(
+        "        self.body = nn.Sequential(nn.Conv2d(c, c, 3, padding=1), nn.ReLU(), nn.Conv2d(c, "
+        "c, 3, padding=1))"
+    ),
     source="""
 class Res(nn.Module):
     def __init__(self, c):
@@ -132,8 +138,14 @@ post(
     "input-dtype",
     "net.0",
     repair="batch['image'].float()",
-    old='def inputs(): return {"image": torch.randint(0, 255, (2, 3, 8, 8), dtype=torch.uint8), "id": torch.arange(2)},',
-    new='def inputs(): return {"image": torch.randint(0, 255, (2, 3, 8, 8), dtype=torch.uint8).float(), "id": torch.arange(2)},',
+    old=(
+        'def inputs(): return {"image": torch.randint(0, 255, (2, 3, 8, 8), dtype=torch.uint8), '
+        '"id": torch.arange(2)},'
+    ),
+    new=(
+        'def inputs(): return {"image": torch.randint(0, 255, (2, 3, 8, 8), '
+        'dtype=torch.uint8).float(), "id": torch.arange(2)},'
+    ),
     source="""
 class Net(nn.Module):
     def __init__(self):

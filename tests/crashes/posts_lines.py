@@ -10,7 +10,10 @@ post(
     "layer2.0",
     repair="'layer3.0': nn.Conv2d(16, 32, kernel_size=1, stride=2)",
     old="Block(8, 16, 2), Block(16, 16)), nn.Sequential(Block(16, 32, 2))",
-    new="Block(8, 16, 2, Down(8, 16)), Block(16, 16)), nn.Sequential(Block(16, 32, 2, Down(16, 32)))",
+    new=(
+        "Block(8, 16, 2, Down(8, 16)), Block(16, 16)), nn.Sequential(Block(16, 32, 2, Down(16, "
+        "32)))"
+    ),
     source="""
 class Block(nn.Module):
     def __init__(self, i, o, stride=1, down=None):

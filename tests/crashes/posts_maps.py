@@ -140,8 +140,14 @@ post(
     "tuple-for-tensor",
     "pool",
     repair="x, indices = 'pool'(...), and call 'unpool'(x, indices)",
-    old="x = self.pool(F.relu(self.conv(x)))\n        return self.out(self.unpool(F.relu(self.mid(x))))",
-    new="x, i = self.pool(F.relu(self.conv(x)))\n        return self.out(self.unpool(F.relu(self.mid(x)), i))",
+    old=(
+        "x = self.pool(F.relu(self.conv(x)))\n        return "
+        "self.out(self.unpool(F.relu(self.mid(x))))"
+    ),
+    new=(
+        "x, i = self.pool(F.relu(self.conv(x)))\n        return "
+        "self.out(self.unpool(F.relu(self.mid(x)), i))"
+    ),
     source="""
 class Net(nn.Module):
     def __init__(self):

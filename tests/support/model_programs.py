@@ -143,7 +143,10 @@ PROGRAMS = {
     "probs-into-nll": (
         STEP.replace(
             "    F.cross_entropy(model(inputs), labels).backward()\n",
-            "    out = torch.softmax(model(inputs), dim=1)\n    F.nll_loss(out, labels).backward()\n",
+            (
+                "    out = torch.softmax(model(inputs), dim=1)\n    F.nll_loss(out, "
+                "labels).backward()\n"
+            ),
         ),
         ("    out = torch.log_softmax(model(inputs), dim=1)\n",),
     ),

@@ -23,7 +23,10 @@ needs_browser = pytest.mark.skipif(
 )
 
 
-SEEN = "[...document.querySelectorAll('.tree tbody tr:not(.note)')].filter(tr => tr.offsetHeight).map(tr => tr.id)"
+SEEN = (
+    "[...document.querySelectorAll('.tree tbody tr:not(.note)')].filter(tr => "
+    "tr.offsetHeight).map(tr => tr.id)"
+)
 
 
 def with_statistics(trace=None):

@@ -50,8 +50,9 @@ def box_format(data: Data) -> Iterator[Finding]:
             if boxes.swapped > LEAST * boxes.count and boxes.form == "xyxy":
                 yield Finding(
                     message=(
-                        f"{boxes.swapped:,} of {format_counted(boxes.count, 'box', 'boxes')} {boxes.path} "
-                        f"of the {split.name} data have x2 < x1 or y2 < y1, and lie in their "
+                        f"{boxes.swapped:,} of {format_counted(boxes.count, 'box', 'boxes')} "
+                        f"{boxes.path} of the {split.name} data have x2 < x1 or y2 < y1, and lie "
+                        "in their "
                         "image as [x, y, width, height]"
                     ),
                     fix='torchvision.ops.box_convert(boxes, "xywh", "xyxy")',
@@ -59,8 +60,9 @@ def box_format(data: Data) -> Iterator[Finding]:
             elif boxes.turned > TURNED * boxes.count and boxes.turned >= ALL * boxes.outside:
                 yield Finding(
                     message=(
-                        f"{boxes.turned:,} of {format_counted(boxes.count, 'box', 'boxes')} {boxes.path} "
-                        f"of the {split.name} data lie outside of their image, and inside of it "
+                        f"{boxes.turned:,} of {format_counted(boxes.count, 'box', 'boxes')} "
+                        f"{boxes.path} of the {split.name} data lie outside of their image, and "
+                        "inside of it "
                         "as [y1, x1, y2, x2]"
                     ),
                     fix="boxes[:, [1, 0, 3, 2]]",
@@ -69,8 +71,9 @@ def box_format(data: Data) -> Iterator[Finding]:
                 yield Finding(
                     severity=Severity.WARNING,
                     message=(
-                        f"{boxes.relative:,} of {format_counted(boxes.count, 'box', 'boxes')} {boxes.path} "
-                        f"of the {split.name} data lie in [0, 1], the others in pixels"
+                        f"{boxes.relative:,} of {format_counted(boxes.count, 'box', 'boxes')} "
+                        f"{boxes.path} of the {split.name} data lie in [0, 1], the others in "
+                        "pixels"
                     ),
                     fix="bring all boxes to one scale",
                 )

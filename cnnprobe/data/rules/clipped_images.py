@@ -56,8 +56,9 @@ def clipped_images(data: Data) -> Iterator[Finding]:
         if beside.clipped >= FEWEST and beside.share > beside.before + MORE:
             yield Finding(
                 message=(
-                    f"{beside.share:.0%} of the values of an image of the {split.name} data are the "
-                    f"greatest one, and {beside.before:.0%} of those of its picture are at an end "
+                    f"{beside.share:.0%} of the values of an image of the {split.name} data are "
+                    f"the greatest one, and {beside.before:.0%} of those of its picture are at an "
+                    "end "
                     f"(median of {beside.clipped})"
                 ),
                 fix="look for what makes them brighter, and for a clamp after it",

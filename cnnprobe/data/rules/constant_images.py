@@ -82,7 +82,9 @@ def constant_images(data: Data) -> Iterator[Finding]:
             if images.blanks.unopened
             else "look at the transforms: every picture is lost on the way"
             if share > ALL
-            else "remove these images, or find out why they are blank: an except that returns zeros?",
+            else (
+                "remove these images, or find out why they are blank: an except that returns zeros?"
+            ),
         )
 
 

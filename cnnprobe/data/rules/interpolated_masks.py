@@ -81,8 +81,9 @@ def interpolated_masks(data: Data) -> Iterator[Finding]:
             if isinstance(masks, Masks) and _are_between(split, masks):
                 yield Finding(
                     message=(
-                        f"{masks.between} of {masks.classes} masks {masks.path} of the {split.name} "
-                        "data have values that stand but between two others, where these meet: "
+                        f"{masks.between} of {masks.classes} masks {masks.path} of the "
+                        f"{split.name} data have values that stand but between two others, where "
+                        "these meet: "
                         f"{', '.join(f'{value:g}' for value in masks.between_values)}"
                     ),
                     fix=_FIX,

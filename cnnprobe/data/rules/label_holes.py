@@ -57,8 +57,8 @@ def label_holes(data: Data) -> Iterator[Finding]:
         yield Finding(
             severity=None if len(missing) >= len(used) and not names else Severity.INFO,
             message=(
-                f"{format_counted(len(used), 'class', 'classes')} with labels up to {max(used)}: no sample "
-                f"has {shown}{' and others' if len(missing) > 5 else ''}"
+                f"{format_counted(len(used), 'class', 'classes')} with labels up to {max(used)}: "
+                f"no sample has {shown}{' and others' if len(missing) > 5 else ''}"
             ),
             fix="number the classes from 0 to k - 1",
         )

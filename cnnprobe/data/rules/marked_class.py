@@ -48,9 +48,12 @@ def marked_class(data: Data) -> Iterator[Finding]:
             yield Finding(
                 message=(
                     f"{mark.share:.0%} of {mark.images} images of class {mark.label} in the "
-                    f"{split.name} data have the same edge from {left} to {right}% of the width and "
-                    f"{top} to {bottom}% of the height, and {mark.met:.0%} of {mark.others} of the "
+                    f"{split.name} data have the same edge from {left} to {right}% of the width "
+                    f"and {top} to {bottom}% of the height, and {mark.met:.0%} of {mark.others} "
+                    "of the "
                     "other classes"
                 ),
-                fix="look there on the contact sheet; crop or cover it in the images of all classes",
+                fix=(
+                    "look there on the contact sheet; crop or cover it in the images of all classes"
+                ),
             )

@@ -49,8 +49,9 @@ def marked_targets(data: Data) -> Iterator[Finding]:
                 value, count = part.mark
                 yield Finding(
                     message=(
-                        f"{format_counted(count, 'value')} of {part.numbers.count:,} of {part.path} "
-                        f"of the {split.name} data {'is' if count == 1 else 'are'} {value:g}, far "
+                        f"{format_counted(count, 'value')} of {part.numbers.count:,} of "
+                        f"{part.path} of the {split.name} data {'is' if count == 1 else 'are'} "
+                        f"{value:g}, far "
                         "from all others: a mark for what is missing"
                     ),
                     fix="leave these samples out, or mask them in the loss",

@@ -44,8 +44,8 @@ def mask_sizes(data: Data) -> Iterator[Finding]:
                 continue
             yield Finding(
                 message=(
-                    f"{format_counted(masks.unequal, 'mask')} {masks.path} of the {split.name} data "
-                    f"{'has' if masks.unequal == 1 else 'have'} another size than the image: "
+                    f"{format_counted(masks.unequal, 'mask')} {masks.path} of the {split.name} "
+                    f"data {'has' if masks.unequal == 1 else 'have'} another size than the image: "
                     f"{name_samples(masks.spotted, masks.unequal)}"
                 ),
                 fix=(

@@ -54,8 +54,8 @@ def moved_classes(data: Data) -> Iterator[Finding]:
         yield Finding(
             message=(
                 f"label {label} is {ours!r} in the training and {theirs!r} in the validation; so "
-                f"{'is' if len(data.moved) == 1 else 'are'} {format_counted(len(data.moved), 'label')} in "
-                "all"
+                f"{'is' if len(data.moved) == 1 else 'are'} "
+                f"{format_counted(len(data.moved), 'label')} in all"
             ),
             fix="give both data sets the same class folders, or the same class_to_idx",
         )

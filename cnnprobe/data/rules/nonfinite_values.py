@@ -54,8 +54,9 @@ def nonfinite_values(data: Data) -> Iterator[Finding]:
                 severity=None if part.role == "image" else Severity.WARNING,
                 message=(
                     f"{part.path or 'the images'} of the {split.name} data hold "
-                    f"{format_counted(numbers.nan, 'NaN', 'NaN')} and {format_counted(numbers.inf, 'Inf', 'Inf')} "
-                    f"among {numbers.count:,} values{where}"
+                    f"{format_counted(numbers.nan, 'NaN', 'NaN')} and "
+                    f"{format_counted(numbers.inf, 'Inf', 'Inf')} among {numbers.count:,} "
+                    f"values{where}"
                 ),
                 fix="remove these samples, or mend what makes the values",
             )

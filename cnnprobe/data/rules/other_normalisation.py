@@ -70,7 +70,10 @@ def other_normalisation(data: Data) -> Iterator[Finding]:
                     f"the {split.name} images {said}; the weights of {weights.name} expect mean "
                     f"{_list(mean)} and std {_list(std)}"
                 ),
-                fix=f"v2.Normalize({_list(mean)}, {_list(std)}), as in the transforms of the weights",
+                fix=(
+                    f"v2.Normalize({_list(mean)}, {_list(std)}), as in the transforms of the "
+                    "weights"
+                ),
             )
             break
     yield from _judge_size(data.training, weights)
@@ -124,7 +127,10 @@ def _judge_size(split: Split, weights: Weights) -> Iterator[Finding]:
                 f"the images are {shape(sides)}; the weights of {weights.name} were trained on "
                 f"{weights.sides[0]} pixels a side and more"
             ),
-            fix=f"v2.Resize({weights.sides[0]}), or train from scratch with a first layer of stride 1",
+            fix=(
+                f"v2.Resize({weights.sides[0]}), or train from scratch with a first layer of "
+                "stride 1"
+            ),
         )
 
 

@@ -45,8 +45,8 @@ def partial_validation(data: Data) -> Iterator[Finding]:
         return
     if loading.draws is not None:
         yield Finding(
-            message=f"the validation draws {loading.samples or 0:,} samples by weight, some of them "
-            "several times and others not at all",
+            message=f"the validation draws {loading.samples or 0:,} samples by weight, some of "
+            "them several times and others not at all",
             fix="leave the sampler to the training",
         )
     left = _count_dropped(loading)

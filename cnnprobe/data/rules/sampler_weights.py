@@ -60,7 +60,9 @@ def sampler_weights(data: Data) -> Iterator[Finding]:
                     f"the sampler of the {split.name} data has {weights:,} weights for {size:,} "
                     f"samples: it draws none but the first {weights:,}"
                 ),
-                fix="give one weight per sample: WeightedRandomSampler(class_weights[targets], ...)",
+                fix=(
+                    "give one weight per sample: WeightedRandomSampler(class_weights[targets], ...)"
+                ),
             )
         elif said := _compare(split):
             yield Finding(

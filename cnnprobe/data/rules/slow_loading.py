@@ -59,8 +59,9 @@ def slow_loading(data: Data) -> Iterator[Finding]:
         yield Finding(
             message=(
                 f"a batch is waited for {load * 1000:.3g} ms with "
-                f"{format_counted(workers, 'worker')}, and trained on in at most {step * 1000:.3g} ms: {share:.0%} of the time the loop waits "
-                f"(more than {SHARE:.0%})"
+                f"{format_counted(workers, 'worker')}, and trained on in at most "
+                f"{step * 1000:.3g} ms: {share:.0%} of the time the loop waits (more than "
+                f"{SHARE:.0%})"
             ),
             fix="DataLoader(..., num_workers=4)"
             if not workers

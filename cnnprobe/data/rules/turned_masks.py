@@ -50,8 +50,9 @@ def turned_masks(data: Data) -> Iterator[Finding]:
                 continue
             yield Finding(
                 message=(
-                    f"the edges of {fit.pairs} masks {masks.path} of the {split.name} data lie on those of "
-                    f"their images when they are {_word(fit.turn)}: {fit.best:.2g} times the mean "
+                    f"the edges of {fit.pairs} masks {masks.path} of the {split.name} data lie on "
+                    f"those of their images when they are {_word(fit.turn)}: {fit.best:.2g} times "
+                    "the mean "
                     f"of the image, and {fit.own:.2g} times as they are ({fit.z:.0f} standard "
                     "errors apart)"
                 ),

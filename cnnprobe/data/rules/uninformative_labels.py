@@ -70,8 +70,8 @@ def _judge_labels(split: Split, told_beside: bool) -> Iterator[Finding]:
     yield Finding(
         severity=Severity.WARNING if told_beside else None,
         message=(
-            f"{labels.chance:.0%} of shuffled labels{where} (more than {LEVEL:.0%}) are told as well "
-            f"as these by models of small copies, on images that they have not seen{beside}"
+            f"{labels.chance:.0%} of shuffled labels{where} (more than {LEVEL:.0%}) are told as "
+            f"well as these by models of small copies, on images that they have not seen{beside}"
         ),
         fix="look at the contact sheet, whether the labels fit the images",
     )

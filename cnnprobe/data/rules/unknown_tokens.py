@@ -53,8 +53,8 @@ def unknown_tokens(data: Data) -> Iterator[Finding]:
             if tokens.count >= FEWEST and share > MOST:
                 yield Finding(
                     message=(
-                        f"{share:.0%} of {tokens.count:,} words {tokens.path} of the {split.name} data "
-                        f"are {tokens.name!r} ({tokens.unknown}; more than {MOST:.0%})"
+                        f"{share:.0%} of {tokens.count:,} words {tokens.path} of the {split.name} "
+                        f"data are {tokens.name!r} ({tokens.unknown}; more than {MOST:.0%})"
                     ),
                     fix="prepare the texts as those of the vocabulary: small letters, punctuation",
                 )

@@ -54,7 +54,10 @@ def unsharded_stream(data: Data) -> Iterator[Finding]:
         workers = split.loading.workers
         said = ""
         if split.trials.unsharded:
-            said = f"the first two of {workers} workers give the same samples of the {split.name} data in the same order"
+            said = (
+                f"the first two of {workers} workers give the same samples of the {split.name} "
+                "data in the same order"
+            )
         elif _repeat(split):
             said = (
                 f"{split.images.repeated:,} of {split.samples:,} {split.name} images repeat one "

@@ -58,7 +58,10 @@ def _list_facts(need: MemoryNeed) -> Iterator[tuple[str, str]]:
         step = max(way.step + way.step_slope * need.batch for way in need.ways)
         yield (
             "optimizer step",
-            f"{format_size(step)} at its peak, with foreach where the optimizer has it, as on a GPU",
+            (
+                f"{format_size(step)} at its peak, with foreach where the optimizer has it, as on "
+                "a GPU"
+            ),
         )
 
 

@@ -124,7 +124,9 @@ def sum_each_sample(finding: Finding, evidence: Evidence, model: Any) -> Iterato
         if found.call.source == finding.source:
             dims = found.dims
             yield Remedy(
-                title=f"sum over dim {dims[0] if len(dims) == 1 else dims} in {describe(found.call)}",
+                title=(
+                    f"sum over dim {dims[0] if len(dims) == 1 else dims} in {describe(found.call)}"
+                ),
                 change=lambda subject, found=found: subject.rewrite(  # type: ignore[misc]
                     found.call.kind, found.call.source, _sum_over(found.dims, found.given.shape)
                 ),

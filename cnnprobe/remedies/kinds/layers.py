@@ -273,7 +273,9 @@ def make_anew(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Reme
     if module is None:
         return
     yield Remedy(
-        title=f"a new nn.{type(module).__name__} of that size at {spoken(evidence, finding.module)}",
+        title=(
+            f"a new nn.{type(module).__name__} of that size at {spoken(evidence, finding.module)}"
+        ),
         change=exchange(finding.module or "", lambda old: rebuild(old, {})),
         shows="the layer has the size that it says",
         is_comparable=False,

@@ -234,7 +234,9 @@ def _give_probabilities(call: ModuleCall, finding: Finding) -> Iterator[Remedy]:
     are_logarithms = finding.kind == "logarithms-as-targets"
     how = _with_log_target if are_logarithms else _of_softmax
     yield Remedy(
-        title=f"{describe(call)} with {'log_target=True' if are_logarithms else 'softmax(y, dim=1)'}",
+        title=(
+            f"{describe(call)} with {'log_target=True' if are_logarithms else 'softmax(y, dim=1)'}"
+        ),
         change=instead(call, how),
         written=(lambda: append_argument(call.source, call.kind, "log_target=True"))
         if are_logarithms

@@ -52,7 +52,10 @@ def _judge_indices(crash: Crash) -> Iterator[tuple[str | None, str, bool]]:
 def _judge(
     module: str | None, holder: str, what: str, count: int, given: tuple[int, int] | None
 ) -> tuple[str | None, str, bool]:
-    valid = f"{holder} has {count} {'rows' if what == 'indices' else 'classes'}: valid {what} are 0 to {count - 1}"
+    valid = (
+        f"{holder} has {count} {'rows' if what == 'indices' else 'classes'}: valid {what} are 0 "
+        f"to {count - 1}"
+    )
     if given is None:
         return module, valid, False
     said = f"{what} range from {given[0]} to {given[1]}, but {valid}"
