@@ -15,9 +15,10 @@ import cnnprobe
 from cnnprobe.records.sizes import Symbol, evaluate_dim
 
 MODELS = (
-    "alexnet", "vgg11_bn", "resnet18", "resnet50", "squeezenet1_1", "densenet121", "googlenet", "inception_v3",
-    "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "shufflenet_v2_x1_0", "mnasnet0_5", "convnext_tiny",
-    "regnet_y_400mf", "swin_t", "swin_v2_t", "vit_b_16", "maxvit_t", "fcn_resnet50", "lraspp_mobilenet_v3_large",
+    "alexnet", "vgg11_bn", "resnet18", "resnet50", "squeezenet1_1", "densenet121", "googlenet",
+    "inception_v3", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "shufflenet_v2_x1_0",
+    "mnasnet0_5", "convnext_tiny", "regnet_y_400mf", "swin_t", "swin_v2_t", "vit_b_16", "maxvit_t",
+    "fcn_resnet50", "lraspp_mobilenet_v3_large",
 )  # fmt: skip
 SIZES = 4  # real forward passes of each
 LARGEST = 320  # pixels

@@ -95,8 +95,8 @@ def a_leaf_itself():
 
 
 GRAPHS = [
-    custom_function, several_outputs_and_lists, views, in_place_on_a_view, double_backward, checkpoints,
-    sparse, complex_numbers, exponentially_many_paths, recurrent,
+    custom_function, several_outputs_and_lists, views, in_place_on_a_view, double_backward,
+    checkpoints, sparse, complex_numbers, exponentially_many_paths, recurrent,
 ]  # fmt: skip
 
 

@@ -38,7 +38,8 @@ def test_healthy_design_gives_no_warning(name):
 
 
 ZOO = (
-    "alexnet", "vgg11", "resnet18", "densenet121", "mobilenet_v3_small", "efficientnet_b0", "googlenet", "convnext_tiny", "swin_t", "vit_b_16",
+    "alexnet", "vgg11", "resnet18", "densenet121", "mobilenet_v3_small", "efficientnet_b0",
+    "googlenet", "convnext_tiny", "swin_t", "vit_b_16",
 )  # fmt: skip
 
 

@@ -215,7 +215,17 @@ def coco(tmp_path):
         Image.fromarray(draw(48, 40 + 4 * (i % 3), i)).save(tmp_path / f"{i:012d}.jpg")
         images.append({"id": i, "file_name": f"{i:012d}.jpg"})
         for k in range(1 + i % 3):
-            annotations.append({"id": len(annotations), "image_id": i, "category_id": 1 + 30 * k, "bbox": [20.5, 21.0, 9.25, 14.5 - k], "area": 134.0, "iscrowd": 0, "segmentation": [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]})  # fmt: skip
+            annotations.append(
+                {
+                    "id": len(annotations),
+                    "image_id": i,
+                    "category_id": 1 + 30 * k,
+                    "bbox": [20.5, 21.0, 9.25, 14.5 - k],
+                    "area": 134.0,
+                    "iscrowd": 0,
+                    "segmentation": [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]],
+                }
+            )
     (tmp_path / "instances.json").write_text(
         json.dumps({"images": images, "annotations": annotations})
     )
@@ -284,17 +294,21 @@ LEGITIMATE = {
     "clips": (smooth(12, 8, 3, 16, 16), torch.arange(12) % 3),
     "clips with the channels first": (smooth(12, 3, 8, 16, 16), torch.arange(12) % 3),
     "log spectrograms": (smooth(24, 1, 40, 25) * 10 - 40, torch.arange(24) % 4),
-    "16 bit volumes": ((smooth(8, 1, 12, 16, 16) * 500 + 800).round().clamp(0, 65535), torch.arange(8) % 2),
-    "Hounsfield slices with masks": ((smooth(12, 1, 32, 32) * 400).round().clamp(-1024, 3071), (smooth(12, 32, 32) > 2).long()),
+    "16 bit volumes": ((smooth(8, 1, 12, 16, 16) * 500 + 800).round().clamp(0, 65535),
+        torch.arange(8) % 2),
+    "Hounsfield slices with masks": ((smooth(12, 1, 32, 32) * 400).round().clamp(-1024, 3071),
+        (smooth(12, 32, 32) > 2).long()),
     "several labels each": (smooth(24, 3, 16, 16), (torch.rand(24, 6) > 0.7).float()),
     "regression": (smooth(24, 3, 16, 16), torch.randn(24, 1) * 40 + 200),
     "ages": (smooth(24, 3, 16, 16), torch.randint(18, 90, (24,)).float()),
     "key points": (smooth(24, 3, 16, 16), torch.rand(24, 10)),
     "depth maps": (smooth(24, 3, 16, 16), smooth(24, 1, 16, 16).abs() * 10),
     "denoising": (smooth(24, 1, 16, 16) + 0.1, smooth(24, 1, 16, 16)),
-    "binary masks for a loss over probabilities": (smooth(24, 3, 16, 16), (smooth(24, 1, 16, 16) > 1).float()),
+    "binary masks for a loss over probabilities": (smooth(24, 3, 16, 16),
+        (smooth(24, 1, 16, 16) > 1).float()),
     "two classes, one of them rare": (smooth(64, 3, 8, 8), (torch.arange(64) < 4).long()),
-    "uint8 that is scaled on the GPU": (torch.randint(0, 256, (24, 3, 16, 16)).byte(), torch.arange(24) % 4),
+    "uint8 that is scaled on the GPU": (torch.randint(0, 256, (24, 3, 16, 16)).byte(),
+        torch.arange(24) % 4),
     "images in [0, 1]": (torch.rand(24, 3, 16, 16), torch.arange(24) % 4),
     "features": (torch.randn(24, 20), torch.arange(24) % 4),
     "token indices": (torch.randint(0, 100, (24, 12)), torch.arange(24) % 4),

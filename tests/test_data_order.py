@@ -222,7 +222,9 @@ def test_labels_of_minus_one_are_refused_by_a_loss_over_probabilities():
 
 def test_statistics_of_bytes_on_images_up_to_one_are_found():
     images = torch.sigmoid(IMAGES)
-    mean, std = (torch.tensor(x)[:, None, None] for x in ([123.7, 116.3, 103.5], [58.4, 57.1, 57.4]))  # fmt: skip
+    mean, std = (
+        torch.tensor(x)[:, None, None] for x in ([123.7, 116.3, 103.5], [58.4, 57.1, 57.4])
+    )
     assert ["normalised-unscaled"] == name_findings(load((images - mean) / std, LABELS))
     assert [] == name_findings(load((255 * images - mean) / std, LABELS))
 

@@ -145,7 +145,11 @@ def test_channels_that_are_reversed_against_their_files_are_found(photos):
 def test_validation_in_the_order_of_opencv_is_found_without_files(photos):
     # Four of the eight photographs are reddish, one is bluish, three are grey.
     folder = photos[1][0].parents[1]
-    pixels = [np.asarray(Image.open(p)) for each in sorted(folder.iterdir()) for p in sorted(each.glob("*.png"))[:40]]  # fmt: skip
+    pixels = [
+        np.asarray(Image.open(p))
+        for each in sorted(folder.iterdir())
+        for p in sorted(each.glob("*.png"))[:40]
+    ]
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
     training, validation = (TensorDataset(images[k::2], torch.arange(160) % 4) for k in (0, 1))
     assert "channel-order" not in name_findings(training, validation)
@@ -157,7 +161,9 @@ def test_validation_in_the_order_of_opencv_is_found_without_files(photos):
 
 
 def test_black_image_is_of_one_colour_behind_a_normalisation_by_channel():
-    mean, std = (torch.tensor(x)[:, None, None] for x in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))  # fmt: skip
+    mean, std = (
+        torch.tensor(x)[:, None, None] for x in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    )
     images = torch.rand(32, 3, 8, 8)
     images[5] = 0
     report = cnnprobe.inspect_data(load((images - mean) / std), pictures=False)
@@ -288,7 +294,9 @@ class Stream(IterableDataset):
             yield self.images[i] + self.noise * torch.randn_like(self.images[i]), i % 4
 
 
-@pytest.mark.parametrize(("noise", "step", "found"), [(0.1, 1, True), (0.0, 1, True), (0.1, 2, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("noise", "step", "found"), [(0.1, 1, True), (0.0, 1, True), (0.1, 2, False)]
+)
 def test_photographs_that_each_worker_gives_are_found(photos, noise, step, found):
     images = torch.from_numpy(photos[0]).permute(0, 3, 1, 2).float() / 255
     stream = DataLoader(Stream(images, noise, step), 4, num_workers=2)

@@ -158,7 +158,9 @@ def test_saved_diagnosis_keeps_what_was_read_of_the_data_and_its_pictures(tmp_pa
 
 def test_page_of_a_diagnosis_with_pictures_is_at_most_two_megabytes(tmp_path):
     images = torch.rand(200, 3, 96, 96)  # noise is what compresses worst
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))  # fmt: skip
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
+    )
     both = [load(images[k : k + 100], torch.arange(100) % 10) for k in (0, 100)]
     report = cnnprobe.diagnose(model, both[0], validation=both[1], loss_fn=nn.CrossEntropyLoss())
     report.save(tmp_path / "report.html")

@@ -91,7 +91,12 @@ def test_random_crops_of_one_colour_come_out_otherwise_when_they_are_read_again(
 
     moved = Made(200, lambda index: crop(index, late=False))
     assert [] == name_findings(DataLoader(moved, 8, shuffle=True))
-    lost = Made(200, lambda index: (smooth(3, 8, 8 + index)[..., :8], 0) if index % 20 != 3 else crop(index, late=True))  # fmt: skip
+    lost = Made(
+        200,
+        lambda index: (
+            (smooth(3, 8, 8 + index)[..., :8], 0) if index % 20 != 3 else crop(index, late=True)
+        ),
+    )
     assert "constant-images" in name_findings(DataLoader(lost, 8, shuffle=True))
 
 
@@ -253,7 +258,11 @@ def test_images_flipped_without_their_boxes_or_key_points_are_found(role, turned
         given = box if role == "boxes" else box.reshape(2, 2)
         if torch.rand(()) < 0.5:
             image = image.flip(-1)
-            given = torch.stack([32 - given[:, 2], given[:, 1], 32 - given[:, 0], given[:, 3]], 1) if both and role == "boxes" else given  # fmt: skip
+            given = (
+                torch.stack([32 - given[:, 2], given[:, 1], 32 - given[:, 0], given[:, 3]], 1)
+                if both and role == "boxes"
+                else given
+            )
             if both and role != "boxes":
                 given = torch.stack([32 - given[:, 0], given[:, 1]], 1)
         return {"image": image, role: given}
@@ -309,7 +318,10 @@ def test_transform_that_is_kept_and_not_called_is_found():
         images = smooth(32, 3, 8, 8)
         data = Made(32, lambda i: None)
         data.transform = v2.RandomHorizontalFlip()
-        data.make = lambda i, called=called, data=data, images=images: (data.transform(images[i]) if called else images[i], i % 4)  # fmt: skip
+        data.make = lambda i, called=called, data=data, images=images: (
+            data.transform(images[i]) if called else images[i],
+            i % 4,
+        )
         assert expected == name_findings(DataLoader(data, 8, shuffle=True))
 
 

@@ -224,8 +224,9 @@ def test_unreached_tells_every_parameter_without_a_gradient_and_where_the_path_i
     graph = cnnprobe.autograd_graph(output, model)
     cuts = find_unreached(graph, recording.trace)
     expected = {
-        "frozen.weight": "frozen", "detached.weight": "detach", "silent.weight": "no grad", "chosen.weight": "integers",
-        "spare.weight": "never used", "lost.weight": "not used further",
+        "frozen.weight": "frozen", "detached.weight": "detach", "silent.weight": "no grad",
+        "chosen.weight": "integers", "spare.weight": "never used",
+        "lost.weight": "not used further",
     }  # fmt: skip
     assert expected == {cut.parameter: cut.why for cut in cuts}
     output.sum().backward()

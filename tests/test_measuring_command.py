@@ -34,7 +34,20 @@ def folder(tmp_path):
 
 def test_the_command_measures_a_folder_of_images(folder):
     images = folder / "images"
-    done = run("stats", f"{folder}/net.py:net", "--data", images, "--size", 8, "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25", "--format", "json")  # fmt: skip
+    done = run(
+        "stats",
+        f"{folder}/net.py:net",
+        "--data",
+        images,
+        "--size",
+        8,
+        "--mean",
+        "0.5,0.5,0.5",
+        "--std",
+        "0.25,0.25,0.25",
+        "--format",
+        "json",
+    )
     (folder / "found.json").write_text(done.stdout)
     found = load_measurements(folder / "found.json")
     assert (10, 10 * 3 * 64) == (found.samples, found.of("", "input").statistics.count)
@@ -50,16 +63,28 @@ def test_the_command_reads_cifar10_with_torchvisions_class(tmp_path, monkeypatch
     write_cifar10(tmp_path, images, [0] * 30, ["a"] * 10)
     monkeypatch.setattr(datasets, "CIFAR10", UncheckedCIFAR10)
     (tmp_path / "net.py").write_text(MODEL)
-    done = run("stats", f"{tmp_path}/net.py:net", "--data", tmp_path, "--dataset", "cifar10", "--batch", 7)  # fmt: skip
+    done = run(
+        "stats", f"{tmp_path}/net.py:net", "--data", tmp_path, "--dataset", "cifar10", "--batch", 7
+    )
     assert "25 samples of UncheckedCIFAR10 (training)" in " ".join(done.stdout.split())
 
 
 def test_torchrun_measures_what_one_process_does(folder):
-    spec = ["stats", f"{folder}/net.py:net", "--data", f"{folder}/images", "--batch", "4", "--format", "json"]  # fmt: skip
+    spec = [
+        "stats",
+        f"{folder}/net.py:net",
+        "--data",
+        f"{folder}/images",
+        "--batch",
+        "4",
+        "--format",
+        "json",
+    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     alone = run_python("-m", "cnnprobe", *spec, env=env)
     several = run_python(
-        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cnnprobe", *spec, env=env
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cnnprobe",
+        *spec, env=env
     )  # fmt: skip
     assert (0, 0) == (alone.returncode, several.returncode), several.stderr
     for name, ended in (("alone", alone), ("several", several)):
@@ -71,7 +96,8 @@ def test_torchrun_measures_what_one_process_does(folder):
     ("options", "code", "message"),
     [
         (["--data", "missing"], 3, "no data set:"),
-        (["--data", ".", "--dataset", "cifar10"], 3, "name the folder that holds cifar-10-batches-py"),
+        (["--data", ".", "--dataset", "cifar10"], 3,
+            "name the folder that holds cifar-10-batches-py"),
         (["--data", "images", "--mean", "a,b"], 2, "'a,b' are no numbers"),
         (["--data", "images", "--train"], 2, "statistics of a data set are those of eval mode"),
         ([], 2, "--data"),

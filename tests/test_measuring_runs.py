@@ -118,7 +118,8 @@ def make_other_net():
     ("model", "options", "message"),
     [
         (make_other_net, {}, "the weights are not those of the log"),
-        (make_net, {"samples": 9}, "the data is Images of 9 samples, that of the log Images of 10 samples"),
+        (make_net, {"samples": 9},
+            "the data is Images of 9 samples, that of the log Images of 10 samples"),
         (make_net, {"batch_size": 5}, "the batch size is 5, that of the log 4"),
     ],
 )  # fmt: skip

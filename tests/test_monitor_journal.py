@@ -146,7 +146,9 @@ def test_a_killed_run_keeps_what_it_had_written(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "not a complete JSON"), ('{"schema_version": 1, "type": "Report"}\n', "not a cnnprobe Journal"), (None, "cannot be read"), ("GOOD{\n{}\n", "is not JSON"), ('GOOD{"step": 1}\n', "damaged")],
+    [("", "not a complete JSON"), ('{"schema_version": 1, "type": "Report"}\n',
+        "not a cnnprobe Journal"), (None, "cannot be read"), ("GOOD{\n{}\n", "is not JSON"),
+        ('GOOD{"step": 1}\n', "damaged")],
 )  # fmt: skip
 def test_what_is_no_journal_is_refused(tmp_path, text, message):
     path = tmp_path / "run.jsonl"

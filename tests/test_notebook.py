@@ -343,7 +343,8 @@ def test_cell_magic_shows_the_explanation_and_lets_the_exception_go_on(shell, ca
 @pytest.mark.parametrize(
     ("line", "cell", "what"),
     [
-        ("model", None, "does not call a model"), ("model(", None, "is not an expression"), ("print(1)", None, "not a model"),
+        ("model", None, "does not call a model"), ("model(", None, "is not an expression"),
+        ("print(1)", None, "not a model"),
         ("", "1", "no model was given"), ("model", "1", "did not call model"),
     ],
 )  # fmt: skip

@@ -71,8 +71,10 @@ def test_page_says_every_text_of_every_kind_of_block():
     )
     inner = (Text(text="folded text"), Code(text="x = 1", title="code title"))
     document = blocks_of(
-        Text(text="a text"), Facts(title="facts", pairs=(("name", "said"),)), table, Folded(title="fold", blocks=inner),
-        Shares(title="whole", unit="si", parts=(Share(name="part", number=3),)), Picture(svg="<svg></svg>", alt="in words", caption="below"),
+        Text(text="a text"), Facts(title="facts", pairs=(("name", "said"),)), table,
+        Folded(title="fold", blocks=inner), Shares(title="whole", unit="si",
+            parts=(Share(name="part", number=3),)),
+            Picture(svg="<svg></svg>", alt="in words", caption="below"),
         Notice(severity="error", text="broken", where="there", fix="mend it", code="CP101"),
     )  # fmt: skip
     page = render(document, "html")

@@ -48,20 +48,29 @@ QUIET = [[SOUND, SOUND, SOUND]] * 3
 @pytest.mark.parametrize(
     ("times", "options", "message"),
     [
-        ([*QUIET, [SOUND, SOUND, LATE]], {}, "rank 2 held up the others by 0.20 s in step 3, with data (more than 0.1 s and 50% of the rest of the step)"),
+        ([*QUIET, [SOUND, SOUND, LATE]], {},
+            "rank 2 held up the others by 0.20 s in step 3, with data (more than 0.1 s and 50% of the rest of the step)"),
         ([[SOUND, SOUND, SOUND], [SOUND, SOUND, LATE]], {}, None),  # still warming up
-        ([*QUIET, [SOUND, SOUND, ({"data": 0.21}, {"data": 0.15})]], {}, None),  # others had the processor
+        ([*QUIET, [SOUND, SOUND, ({"data": 0.21}, {"data": 0.15})]], {},
+            None),  # others had the processor
         ([*QUIET, [SOUND, SOUND, ({"data": 0.21}, None)]], {}, None),  # who knows who had it
-        ([*QUIET, [SOUND, SOUND, ({"data": 0.31}, None)]], {}, "by 0.30 s in step 3, with data (more than 0.25 s"),
-        ([*QUIET, [SOUND, SOUND, ({"data": 0.21, "backward": 0.5}, {})]], {}, None),  # little in a long step
-        ([*QUIET, [SOUND, ({"loss": 0.2}, {}), SOUND]], {}, "rank 1 held up the others by 0.20 s in step 3, with loss"),
-        ([*QUIET, [({"update": 0.2}, {}), SOUND, SOUND]], {}, "rank 0 held up the others by 0.20 s in step 3, with update"),
+        ([*QUIET, [SOUND, SOUND, ({"data": 0.31}, None)]], {},
+            "by 0.30 s in step 3, with data (more than 0.25 s"),
+        ([*QUIET, [SOUND, SOUND, ({"data": 0.21, "backward": 0.5}, {})]], {},
+            None),  # little in a long step
+        ([*QUIET, [SOUND, ({"loss": 0.2}, {}), SOUND]], {},
+            "rank 1 held up the others by 0.20 s in step 3, with loss"),
+        ([*QUIET, [({"update": 0.2}, {}), SOUND, SOUND]], {},
+            "rank 0 held up the others by 0.20 s in step 3, with update"),
         ([*QUIET, [({"forward": 0.3}, {}), SOUND, SOUND]], {"forward_waits": True}, None),
-        ([[s[0], s[1]] for s in [*QUIET, [LATE, ({"update": 0.4}, {})]]], {}, "rank 0 held up the others by 0.20 s in step 3, with data"),
-        ([*QUIET, [SLOW, WAITS, WAITS]], {}, "rank 0 held up the others by 0.20 s in step 3, with backward"),
+        ([[s[0], s[1]] for s in [*QUIET, [LATE, ({"update": 0.4}, {})]]], {},
+            "rank 0 held up the others by 0.20 s in step 3, with data"),
+        ([*QUIET, [SLOW, WAITS, WAITS]], {},
+            "rank 0 held up the others by 0.20 s in step 3, with backward"),
         ([*QUIET, [SLOW, WAITS, WAITS]], {"forward_waits": True}, None),
         ([*QUIET, [({"backward": 0.23}, {}), WAITS, WAITS]], {}, None),  # all of it may be a wait
-        ([*QUIET, [SOUND, SOUND, LATE], *QUIET, [SOUND, SOUND, LATE]], {}, "; it came late in 2 of 5 steps"),
+        ([*QUIET, [SOUND, SOUND, LATE], *QUIET, [SOUND, SOUND, LATE]], {},
+            "; it came late in 2 of 5 steps"),
     ],
 )  # fmt: skip
 def test_one_late_step_is_judged_by_the_time_that_is_the_ranks_own(times, options, message):

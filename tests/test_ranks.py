@@ -266,9 +266,12 @@ def test_one_rank_alone_may_inspect_its_data_beside_a_sharded_model(verbs):
 @pytest.mark.parametrize(
     ("name", "rule", "module", "message"),
     [
-        ("seed", "ranks-diverged", "0", "parameter '0.weight' differs between ranks 0, 1, 2 and 3, each from each before step 0"),
-        ("skipped", "ranks-diverged", "module.0", "before step 2; before step 1 it was equal; 3 more parameters differ"),
-        ("frozen", "ranks-diverged", "module", "buffer 'module.count' differs between ranks 0, 2 and 3 and rank 1 before step 1"),
+        ("seed", "ranks-diverged", "0",
+            "parameter '0.weight' differs between ranks 0, 1, 2 and 3, each from each before step 0"),
+        ("skipped", "ranks-diverged", "module.0",
+            "before step 2; before step 1 it was equal; 3 more parameters differ"),
+        ("frozen", "ranks-diverged", "module",
+            "buffer 'module.count' differs between ranks 0, 2 and 3 and rank 1 before step 1"),
         ("nan", "nan-on-one-rank", "module.0", "in step 1 on rank 2 alone"),
         ("sleep", "rank-straggles", None, "rank 3 held up the others by 0.6"),
     ],
@@ -311,9 +314,12 @@ HEAD = '{"schema_version": 1, "type": "Journal", "model": "Net"}\n'
 @pytest.mark.parametrize(
     ("files", "path", "message"),
     [
-        ({}, ".", "there is no log of a rank\n  where: {}\n  fix:   give the folder that monitor(log=...) got, with files such as rank0.jsonl"),
-        ({"a.rank0.jsonl": HEAD, "b.rank0.jsonl": HEAD}, ".", "there are the logs of 2 runs: 'a', 'b'\n  where: {}\n  fix:   name one of them: {}/b.jsonl"),
-        ({"rank0.jsonl": HEAD + '{"rank": {"rank": 1, "of": 2}}\n'}, ".", "this is the log of rank 1\n  where: {}/rank0.jsonl\n  fix:   name it rank1.jsonl, as it was"),
+        ({}, ".",
+            "there is no log of a rank\n  where: {}\n  fix:   give the folder that monitor(log=...) got, with files such as rank0.jsonl"),
+        ({"a.rank0.jsonl": HEAD, "b.rank0.jsonl": HEAD}, ".",
+            "there are the logs of 2 runs: 'a', 'b'\n  where: {}\n  fix:   name one of them: {}/b.jsonl"),
+        ({"rank0.jsonl": HEAD + '{"rank": {"rank": 1, "of": 2}}\n'}, ".",
+            "this is the log of rank 1\n  where: {}/rank0.jsonl\n  fix:   name it rank1.jsonl, as it was"),
         ({"rank0.jsonl": "{}"}, ".", "is not a cnnprobe Journal"),
     ],
 )  # fmt: skip

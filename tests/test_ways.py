@@ -45,10 +45,10 @@ def test_docs_list_every_way_once():
 
 # Other ways allocate besides what tensors need: a compiler, the saved state of a generator.
 EXACT = [
-    "eager", "torch.fx.symbolic_trace", "autocast", "DataParallel", "parametrized", "spectral_norm", "functional_call",
-    "vmap over the model", "vmap in the forward", "a tensor subclass", "the model on a thread", "called in coroutines",
-    "an output nested 3,000 deep", "an output computed on read", "a copy made in the forward",
-    "lazy",
+    "eager", "torch.fx.symbolic_trace", "autocast", "DataParallel", "parametrized", "spectral_norm",
+    "functional_call", "vmap over the model", "vmap in the forward", "a tensor subclass",
+    "the model on a thread", "called in coroutines", "an output nested 3,000 deep",
+    "an output computed on read", "a copy made in the forward", "lazy",
 ]  # fmt: skip
 
 

@@ -125,7 +125,14 @@ def diagnose(
             where="diagnose(validation=...)",
             fix="give the training loader in place of the batch, or a list of batches: [(x, y)]",
         )
-    roles = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loss_fn": loss_fn, "inputs": inputs, "targets": targets}  # fmt: skip
+    roles = {
+        "model": model,
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "loss_fn": loss_fn,
+        "inputs": inputs,
+        "targets": targets,
+    }
     asking = _find_asking(sys._getframe(1))
     names = _names_of(roles, asking)
     given_model = model
@@ -133,8 +140,9 @@ def diagnose(
     known = _load_rules(rules)
     crashes = _Crashes(known.causes, read_index_ranges((("input", inputs), ("targets", targets))))
     given = Request(
-        model=model, inputs=inputs, targets=targets, loss_fn=loss_fn, optimizer=optimizer, train_step=train_step, scheduler=scheduler,
-        steps=steps, names=names, caller=asking.f_code.co_filename, when_raised=lambda raised: crashes.explain(raised, given),
+        model=model, inputs=inputs, targets=targets, loss_fn=loss_fn, optimizer=optimizer,
+        train_step=train_step, scheduler=scheduler, steps=steps, names=names,
+        caller=asking.f_code.co_filename, when_raised=lambda raised: crashes.explain(raised, given),
     )  # fmt: skip
     begun = time.monotonic()
     with own_passes():
@@ -270,9 +278,10 @@ class _Crashes:
     def explain(self, raised: Raised, given: Request) -> None:
         """Keep the explanation, and the trace with the failure that it tells."""
         crash = Crash(
-            error=raised.error, model=given.model, trace=raised.trace or NOTHING_SEEN, args=raised.args,
-            kwargs=raised.kwargs, output=raised.output, loss_fn=given.loss_fn, targets=given.targets,
-            optimizer=given.optimizer, causes=self._causes, ranges=self._ranges,
+            error=raised.error, model=given.model, trace=raised.trace or NOTHING_SEEN,
+            args=raised.args, kwargs=raised.kwargs, output=raised.output, loss_fn=given.loss_fn,
+            targets=given.targets, optimizer=given.optimizer, causes=self._causes,
+            ranges=self._ranges,
         )  # fmt: skip
         failure, explanation = failure_and_explanation(crash)
         trace = raised.trace

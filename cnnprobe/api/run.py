@@ -89,8 +89,8 @@ def monitor(
     ((0, 10, 20), 3)
     """
     settings = Settings(
-        every=every, budget=budget, modules=tuple(modules), what=tuple(what), fraction=fraction, histograms=histograms, window=window,
-        raise_on_nan=raise_on_nan,
+        every=every, budget=budget, modules=tuple(modules), what=tuple(what), fraction=fraction,
+        histograms=histograms, window=window, raise_on_nan=raise_on_nan,
     )  # fmt: skip
     caller = sys._getframe(1)
     outputs = {

@@ -26,9 +26,11 @@ from cnnprobe.records.trace import ModuleCall, ModuleInfo, ParameterInfo, Tensor
 
 # They say how a result is stored or what a layer was called, not what is computed.
 _IMMATERIAL = frozenset({
-    "inplace", "name", "device", "dtype", "_stacklevel", "memory_format", "transposed", "num_features", "num_channels", "track_running_stats",
-    "num_parameters", "init", "in_channels", "out_channels", "in_features", "out_features", "kernel_size", "head_dim", "kdim", "vdim",
-    "num_embeddings", "embedding_dim", "affine", "elementwise_affine", "normalized_shape", "out", "cudnn_enable", "cudnn_enabled",
+    "inplace", "name", "device", "dtype", "_stacklevel", "memory_format", "transposed",
+    "num_features", "num_channels", "track_running_stats", "num_parameters", "init", "in_channels",
+    "out_channels", "in_features", "out_features", "kernel_size", "head_dim", "kdim", "vdim",
+    "num_embeddings", "embedding_dim", "affine", "elementwise_affine", "normalized_shape", "out",
+    "cudnn_enable", "cudnn_enabled",
 })  # fmt: skip
 _STEP = re.compile(r"^(?:\[(\d+)\]|([A-Za-z_]\w*))?(.*)$", re.DOTALL)
 _UNKNOWN = Signature(names=(), defaults={}, tensors=(), parameters=())

@@ -52,7 +52,9 @@ def copy_images(batch: Tensor) -> Copies:
     sketches = np.asarray(((grey - low) / (high - low).clamp(min=1e-12)).numpy())
     held = np.ascontiguousarray(pooled.numpy())
     form = f"{batch.dtype}{tuple(batch.shape[1:])}".encode()
-    single = lows == highs if batch.dim() > 3 else lows.amin(1, keepdim=True) == highs.amax(1)[:, None]  # fmt: skip
+    single = (
+        lows == highs if batch.dim() > 3 else lows.amin(1, keepdim=True) == highs.amax(1)[:, None]
+    )
     return Copies(
         prints=[hashlib.blake2b(form + each.tobytes(), digest_size=16).digest() for each in held],
         pooled=held,

@@ -53,7 +53,9 @@ def list_targets(dataset: Any, depth: int = 0) -> list[int] | None:
 
 def _read_targets(given: Any, length: int | None) -> list[int] | None:
     if isinstance(given, Tensor | np.ndarray):
-        whole = not (given.dtype.is_floating_point if isinstance(given, Tensor) else given.dtype.kind == "f")  # fmt: skip
+        whole = not (
+            given.dtype.is_floating_point if isinstance(given, Tensor) else given.dtype.kind == "f"
+        )
         given = given.tolist() if given.ndim == 1 and whole else None
     if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != length:
         return None
@@ -256,7 +258,10 @@ def list_normalisations(dataset: Any) -> tuple[tuple[tuple[float, ...], tuple[fl
     for each in list_transforms(dataset):
         if type(each).__name__ == "Normalize" and hasattr(each, "mean") and hasattr(each, "std"):
             try:
-                mean, std = (tuple(map(float, torch.as_tensor(part).reshape(-1))) for part in (each.mean, each.std))  # fmt: skip
+                mean, std = (
+                    tuple(map(float, torch.as_tensor(part).reshape(-1)))
+                    for part in (each.mean, each.std)
+                )
             except (TypeError, ValueError):
                 continue
             found.append((mean, std))

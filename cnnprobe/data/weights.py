@@ -52,7 +52,9 @@ def _read_torchvision(module: nn.Module) -> Weights | None:
     return Weights(
         name=f"torchvision's {type(module).__name__}",
         normalisations=tuple(step for step, _ in steps.most_common()),
-        sides=tuple(sorted({int(crop[0] if isinstance(crop, list | tuple) else crop) for crop in crops})),
+        sides=tuple(sorted({
+            int(crop[0] if isinstance(crop, list | tuple) else crop) for crop in crops
+        })),
         loaded=_is_trained(module),
     )  # fmt: skip
 

@@ -35,7 +35,8 @@ _modules = nn.modules
 _DIRECT = ("linear", "conv1d", "conv2d", "conv3d")  # as functions: from the shapes of their tensors
 # They move or select values and compute nothing: zero, not "no formula".
 _MOVING: tuple[Effect, ...] = (
-    "keeps", "rearranges", "reshapes", "turns", "selects", "expands", "pads", "joins", "makes", "fills",
+    "keeps", "rearranges", "reshapes", "turns", "selects", "expands", "pads", "joins", "makes",
+    "fills",
 )  # fmt: skip
 _COMPUTING: tuple[Family, ...] = ("ranking", "arithmetic")  # though they only select or fill
 

@@ -10,9 +10,11 @@ from cnnprobe.recorder import cost
 
 # Questions, bookkeeping and conversions to Python: they make no tensor of the forward pass.
 NO_OPERATIONS = frozenset({
-    "requires_grad_", "retain_grad", "register_hook", "register_post_accumulate_grad_hook", "backward", "grad", "set_", "record_stream",
-    "share_memory_", "grad_fn", "_backward_hooks", "_base", "__reduce_ex__", "__deepcopy__", "__repr__", "__format__", "get_rng_state",
-    "__hash__", "storage", "untyped_storage", "_typed_storage", "rename_", "_version", "result_type", "__setstate__",
+    "requires_grad_", "retain_grad", "register_hook", "register_post_accumulate_grad_hook",
+    "backward", "grad", "set_", "record_stream", "share_memory_", "grad_fn", "_backward_hooks",
+    "_base", "__reduce_ex__", "__deepcopy__", "__repr__", "__format__", "get_rng_state",
+    "__hash__", "storage", "untyped_storage", "_typed_storage", "rename_", "_version",
+    "result_type", "__setstate__",
 })  # fmt: skip
 # They hand the memory itself to somebody who may write to it.
 EXPOSING = frozenset(

@@ -14,17 +14,20 @@ from torch.nn import functional as F
 # random numbers, writes to values, or gives a view of what it is given.
 _NEW = frozenset(
     {
-        torch.add, torch.sub, torch.mul, torch.div, torch.matmul, torch.bmm, torch.cat, torch.relu, torch.sigmoid, torch.tanh,
-        torch.conv1d, torch.conv2d, torch.conv3d, torch.max_pool2d, torch.layer_norm, torch.group_norm, torch.softmax,
-        torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.matmul, torch.Tensor.relu,
-        torch.Tensor.sigmoid, F.linear, F.gelu, F.avg_pool2d, torch._C._nn.adaptive_avg_pool2d, torch._C._nn.silu,
-        torch._C._nn.hardsigmoid, torch._C._nn.hardswish, F.layer_norm, F.group_norm, F.adaptive_avg_pool2d, F.max_pool2d, F.softmax,
+        torch.add, torch.sub, torch.mul, torch.div, torch.matmul, torch.bmm, torch.cat, torch.relu,
+        torch.sigmoid, torch.tanh, torch.conv1d, torch.conv2d, torch.conv3d, torch.max_pool2d,
+        torch.layer_norm, torch.group_norm, torch.softmax, torch.Tensor.add, torch.Tensor.__add__,
+        torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.matmul, torch.Tensor.relu,
+        torch.Tensor.sigmoid, F.linear, F.gelu, F.avg_pool2d, torch._C._nn.adaptive_avg_pool2d,
+        torch._C._nn.silu, torch._C._nn.hardsigmoid, torch._C._nn.hardswish, F.layer_norm,
+        F.group_norm, F.adaptive_avg_pool2d, F.max_pool2d, F.softmax,
         F.batch_norm,  # in training it writes to the running statistics, of which there are no values
     }
 )  # fmt: skip
 # The same, or they write to their first argument and give it back.
 _NEW_OR_SAME = frozenset(
-    {F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid, torch.relu_, torch.Tensor.add_, torch.Tensor.mul_}
+    {F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid, torch.relu_, torch.Tensor.add_,
+        torch.Tensor.mul_}
 )  # fmt: skip
 _EXACT = frozenset({Tensor, torch.nn.Parameter})
 _PLAIN = frozenset({bool, int, float, str, type(None), torch.dtype, torch.Size})

@@ -96,6 +96,6 @@ def close(row: CallRow) -> Closed:
     """What stays of a row."""
     parent = row.parent
     return (
-        row.of, None if parent is None else parent.position, row.given, row.made, row.source, row.ended - row.began, row.first, row.last,
-        row.more,
+        row.of, None if parent is None else parent.position, row.given, row.made, row.source,
+        row.ended - row.began, row.first, row.last, row.more,
     )  # fmt: skip

@@ -74,7 +74,8 @@ def sight(tensor: Tensor, path: str, source: Source, found: object = None) -> Si
     if type(tensor) in EXACT:
         try:
             return (
-                shared(tensor.shape), tensor.dtype, tensor.device, tensor.nbytes, tensor.requires_grad, shared(tensor.stride()), path, source,
+                shared(tensor.shape), tensor.dtype, tensor.device, tensor.nbytes,
+                tensor.requires_grad, shared(tensor.stride()), path, source,
                 found,
             )  # fmt: skip
         except (

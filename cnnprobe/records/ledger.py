@@ -238,7 +238,8 @@ class Ledger:
                 named[_EXTRAS[slot.what]] = unify_nan(mine[:, EXTRA].tolist())
             spreads = tuple(step.get(k) for step in self.histograms)
             yield Series(
-                fqn=slot.fqn, what=slot.what, call=slot.call, output=slot.output, kind=slot.kind, numbers=named,
+                fqn=slot.fqn, what=slot.what, call=slot.call, output=slot.output, kind=slot.kind,
+                numbers=named,
                 histograms=spreads if any(spread is not None for spread in spreads) else (),
                 ranks=name_owner(self.rank, slot.fqn),
             )  # fmt: skip

@@ -169,8 +169,8 @@ def _find_numbers(evidence: Evidence, position: int, flow: Flow) -> Iterator[Det
             if _is_multiple(added, [reads[k][1] for _, reads in read]):
                 cut = flow.line(constant.index).rpartition("/")[2]
                 yield DetachedTerm(
-                    flow=flow, loss=loss, term=_find_tensor(flow, row), cut=constant.index, read=row,
-                    how=f"the Python number of it, by item(), is added at {cut}",
+                    flow=flow, loss=loss, term=_find_tensor(flow, row), cut=constant.index,
+                    read=row, how=f"the Python number of it, by item(), is added at {cut}",
                 )  # fmt: skip
                 break
 

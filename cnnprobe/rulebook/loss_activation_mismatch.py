@@ -21,8 +21,9 @@ from cnnprobe.rulebook.material import classifying, images, layers
 TINY = 1e-4  # what rounding adds to a log-probability of 0
 MARGIN = 0.05  # of the range: rounding and augmentation may leave a bounded target a little outside
 RANGES = {
-    "sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "hardtanh": (-1.0, 1.0), "softsign": (-1.0, 1.0),
-    "relu": (0.0, math.inf), "softplus": (0.0, math.inf), "relu6": (0.0, 6.0), "log_softmax": (-math.inf, 0.0),
+    "sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0),
+    "hardtanh": (-1.0, 1.0), "softsign": (-1.0, 1.0), "relu": (0.0, math.inf),
+    "softplus": (0.0, math.inf), "relu6": (0.0, 6.0), "log_softmax": (-math.inf, 0.0),
 }  # fmt: skip
 Problem = tuple[str, str, str]  # what is wrong, what to do, and which kind it is
 REGRESSION = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")

@@ -156,7 +156,9 @@ def _first(trace: Trace) -> int | None:
 
 def _hint(kind: str) -> str:
     hints = {
-        "log": "torch.log(x.clamp(min=1e-8))", "sqrt": "torch.sqrt(x.clamp(min=0) + 1e-8)", "div": "x / (y + 1e-8)", "exp": "torch.exp(x.clamp(max=80))",
-        "pow": "a base that is not negative", "rsqrt": "torch.rsqrt(x + 1e-8)", "softmax": "no row that is masked entirely", "norm": "x.norm() + 1e-8",
+        "log": "torch.log(x.clamp(min=1e-8))", "sqrt": "torch.sqrt(x.clamp(min=0) + 1e-8)",
+        "div": "x / (y + 1e-8)", "exp": "torch.exp(x.clamp(max=80))",
+        "pow": "a base that is not negative", "rsqrt": "torch.rsqrt(x + 1e-8)",
+        "softmax": "no row that is masked entirely", "norm": "x.norm() + 1e-8",
     }  # fmt: skip
     return hints.get(kind, "see what goes into it")

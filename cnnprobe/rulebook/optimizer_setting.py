@@ -14,9 +14,11 @@ HALF = 2.0**-25  # smaller numbers are 0 in float16
 
 # option: its bound, what comes of it, the usual value, and the classes that mean this by it
 CEILINGS: Mapping[str, tuple[float, str, float, tuple[str, ...]]] = {
-    "momentum": (1.0, "each step is the sum of all gradients so far: the weights never settle", 0.9, ()),
+    "momentum": (1.0, "each step is the sum of all gradients so far: the weights never settle", 0.9,
+        ()),
     "dampening": (1.0, "no gradient after the first goes into the steps", 0.0, ("SGD",)),
-    "alpha": (1.0, "the mean square stays 0: each gradient is divided by eps alone", 0.99, ("RMSprop",)),
+    "alpha": (1.0, "the mean square stays 0: each gradient is divided by eps alone", 0.99,
+        ("RMSprop",)),
     "betas[0]": (ENDLESS, "a gradient is never forgotten", 0.9, ()),
     "betas[1]": (ENDLESS_SQUARES, "the square of a gradient is never forgotten", 0.999, ()),
 }  # fmt: skip

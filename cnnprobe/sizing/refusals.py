@@ -1,4 +1,6 @@
-"""Of which models the memory cannot be known from shapes alone, and why a pass of another raises."""
+"""Of which models the memory cannot be known from shapes alone, and why a pass of another
+raises.
+"""
 
 import inspect
 from collections.abc import Mapping
@@ -100,7 +102,10 @@ def refuse_unseen(plan: Plan, where: str) -> None:
     for kind in (inspect.isgenerator, inspect.iscoroutine, inspect.isasyncgen):
         if kind(seen.output):
             raise TargetError(
-                f"the forward returns a {type(seen.output).__name__}: it runs only when that is read",
+                (
+                    f"the forward returns a {type(seen.output).__name__}: it runs only when that "
+                    "is read"
+                ),
                 where=where,
                 fix="measure the part of the model that it calls: memory(model.part, x)",
             )
@@ -115,8 +120,8 @@ def refuse_uninitialised(model: nn.Module, where: str) -> None:
     for entry in named_modules(model):
         if has_lazy((entry,)):
             raise TargetError(
-                f"{entry[0]!r} ({type(entry[1]).__name__}) is lazy and the forward does not call it: "
-                "its parameters have no shape"
+                f"{entry[0]!r} ({type(entry[1]).__name__}) is lazy and the forward does not call "
+                "it: its parameters have no shape"
                 if entry[0]
                 else f"a tensor of the model ({type(entry[1]).__name__}) has no shape yet, and the "
                 "forward does not give it one",
@@ -141,8 +146,9 @@ def explain_pass(plan: Plan, batch: int, error: Exception, where: str) -> Target
         return TargetError(
             f"a pass with {batch} samples raised {raised}",
             where=where,
-            fix="the batch must be dim 0 of the inputs, and the loss must be able to do backward(); "
-            "else measure a part of the model, or watch a real run with torch.profiler",
+            fix="the batch must be dim 0 of the inputs, and the loss must be able to do "
+            "backward(); else measure a part of the model, or watch a real run with "
+            "torch.profiler",
         )
     is_known = crash.diagnosis != "unknown"
     where = f"{where}, module {crash.module!r}" if crash.module else where

@@ -134,7 +134,13 @@ class OptimizerState:
             for group in optimizer.param_groups
             for p in group["params"]
         ]
-        self._others = [(entry, k, copy.deepcopy(v)) for _, entry, _ in self._state if isinstance(entry, dict) for k, v in entry.items() if not isinstance(v, Tensor | nn.Module) and not callable(v)]  # fmt: skip
+        self._others = [
+            (entry, k, copy.deepcopy(v))
+            for _, entry, _ in self._state
+            if isinstance(entry, dict)
+            for k, v in entry.items()
+            if not isinstance(v, Tensor | nn.Module) and not callable(v)
+        ]
 
     def restore(self) -> None:
         """Put groups, state and attributes back."""

@@ -175,8 +175,9 @@ class _Observation:
         alone = request.targets is None  # a batch without labels is no pair
         batch = request.inputs if alone else (request.inputs, request.targets)
         available = {
-            "model": self.model, "inputs": request.inputs, "targets": request.targets, "batch": batch, "optimizer": request.optimizer,
-            "loss_fn": request.loss_fn, "scheduler": request.scheduler,
+            "model": self.model, "inputs": request.inputs, "targets": request.targets,
+            "batch": batch, "optimizer": request.optimizer, "loss_fn": request.loss_fn,
+            "scheduler": request.scheduler,
         }  # fmt: skip
         args, kwargs = arguments_of(request.train_step, available)
         step = request.train_step

@@ -119,7 +119,9 @@ def tensors_held(model: nn.Module) -> list[Tensor]:
 
 
 def tensors_of(value: Any) -> list[Tensor]:
-    """The floating tensors in a nested value; masked ones, which can hardly be compared, are not."""
+    """The floating tensors in a nested value; masked ones, which can hardly be compared, are
+    not.
+    """
     return [
         leaf
         for _, leaf in leaves(value)

@@ -173,7 +173,13 @@ def find_overwritten(model: nn.Module, inputs: Any, base: Pass) -> tuple[int, ..
     overwritten.
     """
     flow = Flow(base.trace)
-    rows = [i for i in flow.primitives() if is_inplace(base.trace, base.trace.calls[i]) and operation(base.trace.calls[i]) != "setitem" and len(flow.readers.get(i, ())) > 1]  # fmt: skip
+    rows = [
+        i
+        for i in flow.primitives()
+        if is_inplace(base.trace, base.trace.calls[i])
+        and operation(base.trace.calls[i]) != "setitem"
+        and len(flow.readers.get(i, ())) > 1
+    ]
 
     def changes(chosen: list[int]) -> bool:
         with _flipped(model, base.trace, chosen):

@@ -17,7 +17,8 @@ from cnnprobe.training.graph_walk import LARGEST
 _SUMS = frozenset({"Add", "Sub", "Stack", "Cat"})
 # They hand a gradient on to one tensor.
 _LINEAR = frozenset(
-    {"Mean", "Sum", "Neg", "Mul", "Div", "View", "Reshape", "Squeeze", "Unsqueeze", "ToCopy", "Clone"}
+    {"Mean", "Sum", "Neg", "Mul", "Div", "View", "Reshape", "Squeeze", "Unsqueeze", "ToCopy",
+        "Clone"}
 )  # fmt: skip
 # values of a tensor that still counts as a few losses, and not as the output of a network
 _FEW = 64

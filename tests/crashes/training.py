@@ -185,8 +185,10 @@ def _scaled(fixed, model, optimizer, *, calls, right):
     def step():
         loss = F.cross_entropy(model(x).float(), target)
         does = {
-            "backward": loss.backward, "scaled": lambda: scaler.scale(loss).backward(), "zero": optimizer.zero_grad, "plain": optimizer.step,
-            "unscale": lambda: scaler.unscale_(optimizer), "step": lambda: scaler.step(optimizer), "update": scaler.update,
+            "backward": loss.backward, "scaled": lambda: scaler.scale(loss).backward(),
+            "zero": optimizer.zero_grad, "plain": optimizer.step,
+            "unscale": lambda: scaler.unscale_(optimizer), "step": lambda: scaler.step(optimizer),
+            "update": scaler.update,
         }  # fmt: skip
         for name in (right if fixed else calls).split():
             does[name]()

@@ -20,7 +20,8 @@ from tests.support.traces import tensor
 
 def series(fqn, what, kind, *, norm, count=64, **fields):
     values = {name: (0.0,) * len(norm) for name in STATISTICS} | {
-        "count": (float(count),) * len(norm), "mean": (0.5,) * len(norm), "std": (0.25,) * len(norm), "norm": unify_nan(norm),
+        "count": (float(count),) * len(norm), "mean": (0.5,) * len(norm),
+        "std": (0.25,) * len(norm), "norm": unify_nan(norm),
     }  # fmt: skip
     return Series(fqn=fqn, what=what, kind=kind, numbers=values, **fields)
 

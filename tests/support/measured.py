@@ -38,7 +38,8 @@ def make_net():
     """Convolution, normalisation, a ReLU with a dead channel, dropout and a classifier."""
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 3)
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(),
+        nn.Linear(144, 3)
     )  # fmt: skip
     with torch.no_grad():
         net[1].running_mean += torch.tensor([0.1, -0.2, 0.0, 0.3])

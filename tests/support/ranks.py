@@ -25,8 +25,9 @@ def run_ranks(program, *arguments, ranks, programs="tests.support.rank_programs"
     """
     port = find_port()
     shared = {
-        **os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCHELASTIC_USE_AGENT_STORE": str(has_agent),
+        **os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+        "TORCHELASTIC_USE_AGENT_STORE": str(has_agent),
     }  # fmt: skip
     store = (
         TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False) if has_agent else None

@@ -99,7 +99,9 @@ def _judge(split: Split, weights: Weights) -> tuple[str, Severity | None]:
 
 def _measure(a: _Step, b: _Step) -> float:
     """The greatest difference of the numbers; one number stands for all channels."""
-    pairs = zip((*_widen(a[0], 3), *_widen(a[1], 3)), (*_widen(b[0], 3), *_widen(b[1], 3)), strict=False)  # fmt: skip
+    pairs = zip(
+        (*_widen(a[0], 3), *_widen(a[1], 3)), (*_widen(b[0], 3), *_widen(b[1], 3)), strict=False
+    )
     return max(abs(x - y) for x, y in pairs)
 
 

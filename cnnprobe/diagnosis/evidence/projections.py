@@ -71,7 +71,8 @@ def projection(trace: Trace, call: ModuleCall) -> Projection | None:
         if all(isinstance(s, int) for s in sizes):
             return Projection(
                 inputs=int(str(sizes[0])), outputs=int(str(sizes[1])),
-                kernel=tuple(kernel) if isinstance(kernel, tuple) else (), groups=int(str(config.get("groups", 1))),
+                kernel=tuple(kernel) if isinstance(kernel, tuple) else (),
+                groups=int(str(config.get("groups", 1))),
             )  # fmt: skip
         return None
     if len(call.inputs) < 2 or len(call.inputs[1].shape) < 2:

@@ -35,7 +35,8 @@ from cnnprobe.records.totals import add_up
 from cnnprobe.records.trace import Trace
 
 __all__ = [
-    "FRAGMENT", "SECTIONS", "USUAL", "Entry", "View", "fold_rows", "lay_out_explanation", "lay_out_history", "lay_out_parameters", "lay_out_shapes", "lay_out_trace", "list_entries",
+    "FRAGMENT", "SECTIONS", "USUAL", "Entry", "View", "fold_rows", "lay_out_explanation",
+    "lay_out_history", "lay_out_parameters", "lay_out_shapes", "lay_out_trace", "list_entries",
 ]  # fmt: skip
 
 _NOT_SHOWN = "{:,} more rows are not shown here; report.save() writes them all"

@@ -21,7 +21,11 @@ def build_finding_blocks(
 ) -> tuple[Block, ...]:
     """The first five as notices, the rest folded; `noun` is what they are counted as."""
     shown, rest = fold(findings)
-    counts = ", ".join(f"{n} {kind.value}{'s' if n > 1 and kind is not Severity.INFO else ''}" for kind in reversed(Severity) if (n := sum(1 for f in findings if f.severity == kind)))  # fmt: skip
+    counts = ", ".join(
+        f"{n} {kind.value}{'s' if n > 1 and kind is not Severity.INFO else ''}"
+        for kind in reversed(Severity)
+        if (n := sum(1 for f in findings if f.severity == kind))
+    )
     blocks: list[Block] = [Text(text=f"{format_counted(len(findings), noun)}: {counts}")]
     keys = {
         call.fqn: f"c{i}"

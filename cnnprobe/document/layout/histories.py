@@ -230,8 +230,11 @@ def _build_activation_table(history: History, activations: Sequence[Series]) -> 
     for series in activations[:_MOST]:
         gradient = gradients.get((series.fqn, series.call, series.output))
         cells: tuple[Cell, ...] = (
-            _name_series(series), *show_owners(series.ranks, owners), series.kind, _read_last(series, "mean"), _read_last(series, "std"), Trend(values=series.numbers.get("std", ())), _format_drift(series), _read_zeros(series),
-            None if gradient is None else _read_last(gradient, "norm"), None if gradient is None else Trend(values=gradient.numbers.get("norm", ())),
+            _name_series(series), *show_owners(series.ranks, owners), series.kind,
+            _read_last(series, "mean"), _read_last(series, "std"),
+            Trend(values=series.numbers.get("std", ())), _format_drift(series), _read_zeros(series),
+            None if gradient is None else _read_last(gradient, "norm"),
+            None if gradient is None else Trend(values=gradient.numbers.get("norm", ())),
         )  # fmt: skip
         rows.append(
             Row(
@@ -266,8 +269,11 @@ def _build_parameter_table(history: History, parameters: Sequence[Series]) -> Ta
     for series in parameters[:_MOST]:
         update = updates.get(series.fqn)
         cells: tuple[Cell, ...] = (
-            series.fqn, *show_owners(series.ranks, owners), _read_last(series, "mean"), _read_last(series, "std"), _read_last(series, "norm"), Trend(values=series.numbers.get("norm", ())),
-            None if update is None else _read_last(update, "ratio", "{:.1e}".format, of=series), None if update is None else Trend(values=update.numbers.get("ratio", ())),
+            series.fqn, *show_owners(series.ranks, owners), _read_last(series, "mean"),
+            _read_last(series, "std"), _read_last(series, "norm"),
+            Trend(values=series.numbers.get("norm", ())),
+            None if update is None else _read_last(update, "ratio", "{:.1e}".format, of=series),
+            None if update is None else Trend(values=update.numbers.get("ratio", ())),
         )  # fmt: skip
         rows.append(Row(cells=cells, emphasis="warning" if _is_odd(series) else ""))
     return Table(

@@ -38,4 +38,6 @@ def _draw_losses(title: str, tried: Tried) -> Picture:
         for name, values in (("with the fix", tried.losses), ("as it is", tried.as_it_is))
     ]
     caption = f"loss with the fix and as it is: {title}"
-    return Picture(svg=draw_curves(lines), alt=f"{caption}: {tried.said}", caption=caption, is_chart=True)  # fmt: skip
+    return Picture(
+        svg=draw_curves(lines), alt=f"{caption}: {tried.said}", caption=caption, is_chart=True
+    )

@@ -16,12 +16,14 @@ from cnnprobe.document.render.units import make_inert
 from cnnprobe.graph import BLOCKS, FUNCTION, INPUT, MODULE, MORE, OPERATION, PARAMETER, Graph, Node
 
 _SHAPES = {
-    FUNCTION: 'style="rounded,filled"', INPUT: "shape=ellipse style=filled", PARAMETER: 'style="dashed,filled"', BLOCKS: "shape=box3d style=filled",
+    FUNCTION: 'style="rounded,filled"', INPUT: "shape=ellipse style=filled",
+    PARAMETER: 'style="dashed,filled"', BLOCKS: "shape=box3d style=filled",
     MORE: "style=dashed",
 }  # fmt: skip
 _GROUNDS = {
-    "convolution": "#dbe6fb", "normalisation": "#e9e2f8", "activation": "#fae8d5", "pooling": "#d5efec", "linear": "#f6dbe8",
-    "attention": "#f6dbe8", "joining": "#d9f0de", "input": "#d9f0de", "parameter": "#f6efd3",
+    "convolution": "#dbe6fb", "normalisation": "#e9e2f8", "activation": "#fae8d5",
+    "pooling": "#d5efec", "linear": "#f6dbe8", "attention": "#f6dbe8", "joining": "#d9f0de",
+    "input": "#d9f0de", "parameter": "#f6efd3",
 }  # fmt: skip
 
 

@@ -20,8 +20,9 @@ _MARGIN = 16.0
 _LEAST = 64.0  # width of a box
 _ARROW = 4.0
 _TINTS = {
-    "convolution": "#2f6fde", "normalisation": "#8a63d2", "activation": "#d9822b", "pooling": "#1a9e8f", "linear": "#c2417c",
-    "attention": "#c2417c", "joining": "#2e9e44", "shape": "#7a869a", "parameter": "#b8941f", "input": "#2e9e44", "more": "#7a869a",
+    "convolution": "#2f6fde", "normalisation": "#8a63d2", "activation": "#d9822b",
+    "pooling": "#1a9e8f", "linear": "#c2417c", "attention": "#c2417c", "joining": "#2e9e44",
+    "shape": "#7a869a", "parameter": "#b8941f", "input": "#2e9e44", "more": "#7a869a",
     "other": "#7a869a",
 }  # fmt: skip
 _STYLE = (

@@ -14,7 +14,8 @@ _COLOURS: Mapping[Family, str] = {
     "recurrent": "attention", "softmax": "attention", "pooling": "pooling", "resize": "pooling",
     "linear": "linear", "matmul": "linear", "embedding": "linear", "join": "joining",
     "activation": "activation", "reshape": "shape", "permute": "shape", "selection": "shape",
-    "repetition": "shape", "shuffle": "shape", "pad": "shape", "identity": "shape", "dropout": "shape",
+    "repetition": "shape", "shuffle": "shape", "pad": "shape", "identity": "shape",
+    "dropout": "shape",
 }  # fmt: skip
 # What the names of users' classes and of autograd's kernels are made of.
 _STEMS = {

@@ -42,7 +42,8 @@ def healthy(rank: int) -> Mapping[str, Any]:
 
 
 @rank_rule(
-    code="CP907", name="accumulate-without-no-sync", severity=Severity.WARNING, examples=(sick, healthy)
+    code="CP907", name="accumulate-without-no-sync", severity=Severity.WARNING,
+    examples=(sick, healthy)
 )  # fmt: skip
 def accumulate_without_no_sync(ranks: Ranks) -> Iterator[Finding]:
     """Gradients are accumulated over several backward passes and reduced after each of them.

@@ -11,8 +11,9 @@ from cnnprobe.operations import is_writing
 from cnnprobe.records.trace import Trace
 
 VIEWS = frozenset((
-    "Alias", "AsStrided", "Diagonal", "Expand", "Imag", "Narrow", "Permute", "Real", "ReshapeAlias", "Select", "Slice", "Split",
-    "SplitWithSizes", "Squeeze", "T", "Transpose", "Unbind", "Unfold", "Unsqueeze", "View", "ViewAsComplex", "ViewAsReal",
+    "Alias", "AsStrided", "Diagonal", "Expand", "Imag", "Narrow", "Permute", "Real", "ReshapeAlias",
+    "Select", "Slice", "Split", "SplitWithSizes", "Squeeze", "T", "Transpose", "Unbind", "Unfold",
+    "Unsqueeze", "View", "ViewAsComplex", "ViewAsReal",
 ))  # fmt: skip  # forward functions whose output shares its input's memory, as their nodes are called
 _INFERRED = (
     "modules were told by the parameters they own; record the forward pass to name every "

@@ -101,8 +101,8 @@ def _crop(subject: Subject, fqn: str, parts: list[range]) -> None:
     if min(padding) < 0:
         raise CannotTryError("the part that is used lies at the end of the kernel")
     new: Any = type(layer)(
-        layer.in_channels, layer.out_channels, tuple(map(len, parts)), layer.stride, padding, layer.dilation,
-        layer.groups, layer.bias is not None,
+        layer.in_channels, layer.out_channels, tuple(map(len, parts)), layer.stride, padding,
+        layer.dilation, layer.groups, layer.bias is not None,
     )  # fmt: skip
     with torch.no_grad():
         new.weight = nn.Parameter(
