@@ -123,7 +123,7 @@ def main() -> None:
             ]
             label = f"two {name}s, {'equal' if equal else 'other weights'}"
             print(
-                f"{label:<28}{statistics.median(r[0] for r in rows):>10.2f}{ratios[0]:>9.2f}x{ratios[1]:>11.2f}x{held(case):>8.2f}",
+                f"{label:<28}{statistics.median(r[0] for r in rows):>10.2f}{ratios[0]:>9.2f}x{ratios[1]:>11.2f}x{held(case):>8.2f}",  # noqa: E501
                 flush=True,
             )
 

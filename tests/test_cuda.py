@@ -250,7 +250,7 @@ print(cnnprobe.probe(Net().cuda(), torch.randn(2, 8).cuda()))
     "the targets": """
 model = nn.Linear(8, 2).cuda()
 print(cnnprobe.diagnose(model, torch.randn(4, 8).cuda(), torch.tensor([0, 1, 1, 0]), loss_fn=F.cross_entropy))
-""",
+""",  # noqa: E501
 }
 
 

@@ -160,7 +160,7 @@ def write_voc(root):
         mask[9:31, 9:31], mask[10:30, 10:30] = 255, 1 + i % 20  # 255 is the border of an object
         Image.fromarray(mask).save(voc / "SegmentationClass" / f"{name}.png")
         box = "<bndbox><xmin>9</xmin><ymin>9</ymin><xmax>31</xmax><ymax>31</ymax></bndbox>"
-        xml = f"<annotation><filename>{name}.jpg</filename><object><name>cat</name>{box}</object></annotation>"
+        xml = f"<annotation><filename>{name}.jpg</filename><object><name>cat</name>{box}</object></annotation>"  # noqa: E501
         (voc / "Annotations" / f"{name}.xml").write_text(xml, encoding="utf-8")
     for kind in ("Segmentation", "Main"):
         (voc / "ImageSets" / kind / "train.txt").write_text("\n".join(names), encoding="utf-8")

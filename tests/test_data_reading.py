@@ -155,7 +155,7 @@ X, Y = IMAGES[:4], LABELS[:4]
 FORMS = {
     "a tuple": ((X, Y), {"[0]": "image", "[1]": "class"}),
     "a list": ([X, Y], {"[0]": "image", "[1]": "class"}),
-    "a dict": ({"pixel_values": X, "labels": Y}, {"['pixel_values']": "image", "['labels']": "class"}),
+    "a dict": ({"pixel_values": X, "labels": Y}, {"['pixel_values']": "image", "['labels']": "class"}),  # noqa: E501
     "a dataclass": (Batch(X, Y), {".pixels": "image", ".label": "class"}),
     "a named tuple": (Named(X, Y), {".image": "image", ".target": "class"}),
     "images alone": (X, {"": "image"}),

@@ -188,7 +188,7 @@ def test_crash_of_the_forward_is_explained_with_repairs():
     assert 1 == str(report).count("error: missing-flatten")
 
 
-def test_crash_in_a_train_step_that_prepares_its_inputs_is_explained_with_what_the_model_was_given():
+def test_crash_in_a_train_step_that_prepares_its_inputs_is_explained_with_what_the_model_was_given():  # noqa: E501
     def train_step(model, x, y):
         F.cross_entropy(model(x.permute(0, 2, 3, 1)), y).backward()
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.python import fork_workers, run_python, start_server
 
-OPTIONS = {  # by the names of their entry points, as pytest would load them: pytest-randomly looks for xdist by it
+OPTIONS = {  # by the names of their entry points, as pytest would load them: pytest-randomly looks for xdist by it  # noqa: E501
     "pytest-torch": ["-p", "pytest_torch"],
     "syrupy": ["-p", "syrupy"],
     "xdist": ["-p", "xdist", *fork_workers(2)],

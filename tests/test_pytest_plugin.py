@@ -100,7 +100,7 @@ TRAINING = """
 
     def test_fails(cnnprobe_monitor):
         assert train(Net(), cnnprobe_monitor) is None
-"""
+"""  # noqa: E501
 
 
 def test_monitor_fixture_watches_a_training_until_the_test_ends(run, pytester):

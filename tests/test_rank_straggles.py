@@ -49,7 +49,7 @@ QUIET = [[SOUND, SOUND, SOUND]] * 3
     ("times", "options", "message"),
     [
         ([*QUIET, [SOUND, SOUND, LATE]], {},
-            "rank 2 held up the others by 0.20 s in step 3, with data (more than 0.1 s and 50% of the rest of the step)"),
+            "rank 2 held up the others by 0.20 s in step 3, with data (more than 0.1 s and 50% of the rest of the step)"),  # noqa: E501
         ([[SOUND, SOUND, SOUND], [SOUND, SOUND, LATE]], {}, None),  # still warming up
         ([*QUIET, [SOUND, SOUND, ({"data": 0.21}, {"data": 0.15})]], {},
             None),  # others had the processor

@@ -267,7 +267,7 @@ def test_one_rank_alone_may_inspect_its_data_beside_a_sharded_model(verbs):
     ("name", "rule", "module", "message"),
     [
         ("seed", "ranks-diverged", "0",
-            "parameter '0.weight' differs between ranks 0, 1, 2 and 3, each from each before step 0"),
+            "parameter '0.weight' differs between ranks 0, 1, 2 and 3, each from each before step 0"),  # noqa: E501
         ("skipped", "ranks-diverged", "module.0",
             "before step 2; before step 1 it was equal; 3 more parameters differ"),
         ("frozen", "ranks-diverged", "module",
@@ -315,11 +315,11 @@ HEAD = '{"schema_version": 1, "type": "Journal", "model": "Net"}\n'
     ("files", "path", "message"),
     [
         ({}, ".",
-            "there is no log of a rank\n  where: {}\n  fix:   give the folder that monitor(log=...) got, with files such as rank0.jsonl"),
+            "there is no log of a rank\n  where: {}\n  fix:   give the folder that monitor(log=...) got, with files such as rank0.jsonl"),  # noqa: E501
         ({"a.rank0.jsonl": HEAD, "b.rank0.jsonl": HEAD}, ".",
-            "there are the logs of 2 runs: 'a', 'b'\n  where: {}\n  fix:   name one of them: {}/b.jsonl"),
+            "there are the logs of 2 runs: 'a', 'b'\n  where: {}\n  fix:   name one of them: {}/b.jsonl"),  # noqa: E501
         ({"rank0.jsonl": HEAD + '{"rank": {"rank": 1, "of": 2}}\n'}, ".",
-            "this is the log of rank 1\n  where: {}/rank0.jsonl\n  fix:   name it rank1.jsonl, as it was"),
+            "this is the log of rank 1\n  where: {}/rank0.jsonl\n  fix:   name it rank1.jsonl, as it was"),  # noqa: E501
         ({"rank0.jsonl": "{}"}, ".", "is not a cnnprobe Journal"),
     ],
 )  # fmt: skip

@@ -44,13 +44,13 @@ def told(tmp_path_factory):
     ("name", "steps", "message"),
     [
         ("skipped", [2],
-            "ranks-diverged: parameter 'module.0.weight' differs between ranks 0, 1 and 2, each from each before step 2; before step 1 it was equal; 3 more parameters differ"),
+            "ranks-diverged: parameter 'module.0.weight' differs between ranks 0, 1 and 2, each from each before step 2; before step 1 it was equal; 3 more parameters differ"),  # noqa: E501
         ("nan", [1],
-            "nan-on-one-rank: parameter 'module.0.bias' (Conv2d) has 1 NaN and 0 Inf among 4 values in step 1 on rank 2 alone"),
+            "nan-on-one-rank: parameter 'module.0.bias' (Conv2d) has 1 NaN and 0 Inf among 4 values in step 1 on rank 2 alone"),  # noqa: E501
         ("late", [3, 4], "rank-straggles: rank 1 "),
         ("slow", [3, 4], "rank-straggles: rank 2 "),
         ("norms", [1],
-            "bn-not-synchronised: 'module.1.running_mean' differs between ranks 0, 1 and 2, each from each before step 1"),
+            "bn-not-synchronised: 'module.1.running_mean' differs between ranks 0, 1 and 2, each from each before step 1"),  # noqa: E501
     ],
 )  # fmt: skip
 def test_what_differs_is_said_within_one_step_and_once(told, name, steps, message):

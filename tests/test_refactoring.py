@@ -62,14 +62,14 @@ def test_functions_with_parameters_of_their_own_become_layers():
     ("name", "patterns"),
     [
         ("vgg11", ["[Conv2d 3x3 p1, ReLU, MaxPool2d 2] x 2, channels 3->64->128",
-                   "[Conv2d 3x3 p1, ReLU, Conv2d 3x3 p1, ReLU, MaxPool2d 2] x 3, channels 128->256->512->512",
+                   "[Conv2d 3x3 p1, ReLU, Conv2d 3x3 p1, ReLU, MaxPool2d 2] x 3, channels 128->256->512->512",  # noqa: E501
                    "[Linear, ReLU, Dropout 0.5] x 2, in_features 25088, 4096"]),
         ("vgg16",
             ["[Conv2d 3x3 p1, ReLU, Conv2d 3x3 p1, ReLU, MaxPool2d 2] x 2, channels 3->64->128",
-                   "[Conv2d 3x3 p1, ReLU, Conv2d 3x3 p1, ReLU, Conv2d 3x3 p1, ReLU, MaxPool2d 2] x 3, channels 128->256->512->512",
+                   "[Conv2d 3x3 p1, ReLU, Conv2d 3x3 p1, ReLU, Conv2d 3x3 p1, ReLU, MaxPool2d 2] x 3, channels 128->256->512->512",  # noqa: E501
                    "[Linear, ReLU, Dropout 0.5] x 2, in_features 25088, 4096"]),
         ("alexnet",
-            ["[Conv2d p2, ReLU, MaxPool2d 3 s2] x 2, channels 3->64->192, kernel_size 11, 5, stride 4, 1",
+            ["[Conv2d p2, ReLU, MaxPool2d 3 s2] x 2, channels 3->64->192, kernel_size 11, 5, stride 4, 1",  # noqa: E501
                      "[Conv2d 3x3 p1, ReLU] x 3, channels 192->384->256->256",
                      "[Dropout 0.5, Linear, ReLU] x 2, in_features 9216, 4096"]),
     ],

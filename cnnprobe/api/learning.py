@@ -111,7 +111,7 @@ def diagnose(
     >>> report = diagnose(net, torch.randn(8, 4), torch.arange(8) % 3, loss_fn=nn.CrossEntropyLoss())
     >>> [(finding.rule, finding.module) for finding in report.findings]
     [('softmax-before-ce', '3')]
-    """
+    """  # noqa: E501
     inspection: Inspection | None = None
     said: tuple[str, ...] = ()
     is_data = is_loader(inputs) or (targets is None and is_batches(inputs))

@@ -87,7 +87,7 @@ def monitor(
     ...         optimizer.step()
     >>> watched.history.steps, len(watched.history.of("1", "gradient")["norm"])
     ((0, 10, 20), 3)
-    """
+    """  # noqa: E501
     settings = Settings(
         every=every, budget=budget, modules=tuple(modules), what=tuple(what), fraction=fraction,
         histograms=histograms, window=window, raise_on_nan=raise_on_nan,

@@ -57,7 +57,7 @@ def compare(
     >>> comparison = compare(nn.Sequential(nn.Sequential(nn.ReLU()), nn.Flatten()), nn.Sequential(nn.ReLU(), nn.Flatten()), torch.ones(2, 3, 4))
     >>> comparison.equivalent
     True
-    """
+    """  # noqa: E501
     sides = [_recorded(side) for side in (actual, expected)]
     if isinstance(sides[0], Trace) or isinstance(sides[1], Trace):
         traces = [
@@ -103,5 +103,5 @@ def refactor(model: nn.Module, *args: Any, **kwargs: Any) -> Refactoring:
     '[Conv2d 3x3, ReLU] x 3, channels 3->8->16->32'
     >>> refactoring.comparison.equivalent
     True
-    """
+    """  # noqa: E501
     return Refactoring(refactor_model(model, args, kwargs))

@@ -36,7 +36,7 @@ def shapes(model: nn.Module, *args: Any, **kwargs: Any) -> Shapes:
     >>> found = shapes(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2)), torch.zeros(1, 3, 32, 32))
     >>> found["1"], found.at("1", N=2, H=50, W=33), found.symbols["H"].least
     ('(N, 8, floor(H/2), floor(W/2))', (2, 8, 25, 16), 2)
-    """
+    """  # noqa: E501
     return Shapes(derive_shapes(model, args, kwargs))
 
 
@@ -90,7 +90,7 @@ def memory(
     >>> found = memory(nn.Sequential(nn.Linear(100, 100), nn.ReLU()), torch.empty(8, 100), fits="1MiB")
     >>> found.fits(), found.fits("inference")
     (579, 840)
-    """
+    """  # noqa: E501
     names = (checkpoint,) if isinstance(checkpoint, str) else tuple(checkpoint)
     request = MemoryRequest(
         optimizer=optimizer,

@@ -188,7 +188,7 @@ def compare_frames(frames: Tensor) -> float:
 
     >>> compare_frames(torch.tensor([[0.0], [1], [10], [11], [2], [3], [4], [5], [6], [7], [8], [9]])) > 2
     True
-    """
+    """  # noqa: E501
     given = float(frames.diff(dim=0).abs().mean())
     found = []
     for first in (0, 1):

@@ -70,7 +70,7 @@ def raw(histogram: Histogram, row: Any) -> dict[str, Any]:
 
     >>> raw(Histogram(lowest=0, negative=(0, 1), positive=(2, 0)), [4, 0.0, 1.0, -3.0, 1.5, 1.0, 0.0, 0.0, 3.0])["bucket_limits"]
     [-2.0, -1.0, 0.0, 1.0, 2.0, 4.0]
-    """
+    """  # noqa: E501
     n, low = len(histogram.positive), histogram.lowest
     limits = (
         [-(2.0 ** (low + k)) for k in range(n - 1, -1, -1)]

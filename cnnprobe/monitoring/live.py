@@ -84,7 +84,7 @@ def live(source: Watched, *, seconds: float = 1.0) -> Live:
     >>> watched = SimpleNamespace(history=History(model="Net", total=1, curves=(Curve(name="loss", steps=(0,), values=(2.5,)),)))
     >>> with live(watched) as display:
     ...     display.update()
-    """
+    """  # noqa: E501
     return Live(source, seconds=seconds)
 
 

@@ -115,7 +115,7 @@ def convolution(
 
     >>> convolution((1, 3, 32, 32), (32, 3, 3, 3), (1, 32, 32, 32), transposed=False) == 32 * 32 * 32 * 3 * 9
     True
-    """
+    """  # noqa: E501
     if len(given) == len(weight) - 1:  # no batch axis
         given, made = (1, *given), (1, *made)
     return (

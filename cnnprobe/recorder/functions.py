@@ -60,7 +60,7 @@ def public_name(function: Callable[..., Any]) -> str:
 
     >>> public_name(torch.flatten), public_name(torch.Tensor.view), public_name(torch.nn.functional.relu)
     ('torch.flatten', 'torch.Tensor.view', 'torch.nn.functional.relu')
-    """
+    """  # noqa: E501
     owner = getattr(function, "__self__", None)
     if type(function).__name__ == "method-wrapper" and owner is not None:  # a property: x.T, x.data
         return "torch.Tensor." + str(getattr(owner, "__name__", "property"))

@@ -21,7 +21,8 @@ _NEW = frozenset(
         torch.Tensor.sigmoid, F.linear, F.gelu, F.avg_pool2d, torch._C._nn.adaptive_avg_pool2d,
         torch._C._nn.silu, torch._C._nn.hardsigmoid, torch._C._nn.hardswish, F.layer_norm,
         F.group_norm, F.adaptive_avg_pool2d, F.max_pool2d, F.softmax,
-        F.batch_norm,  # in training it writes to the running statistics, of which there are no values
+        # In training it writes to the running statistics, of which there are no values.
+        F.batch_norm,
     }
 )  # fmt: skip
 # The same, or they write to their first argument and give it back.

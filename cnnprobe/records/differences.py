@@ -120,7 +120,7 @@ def describe_place(operation: Operation) -> str:
     "'conv1' (Conv2d)"
     >>> describe_place(Operation(name="flatten", kind="torch.flatten", module="", call=8, source="/home/me/net.py:12"))
     'torch.flatten (net.py:12)'
-    """
+    """  # noqa: E501
     if "." not in operation.kind:
         return f"'{operation.module}' ({operation.kind})" if operation.module else operation.kind
     inside = f" in '{operation.module}'" if operation.module else ""
@@ -134,7 +134,7 @@ def describe_discrepancy(found: Discrepancy) -> str:
     >>> describe_discrepancy(Discrepancy(mismatched=1, elements=4, greatest_absolute=0.5, index=(0, 3), greatest_relative=0.25,
     ...                                  allowed_absolute=1e-05, allowed_relative=1.3e-06))
     'greatest absolute difference 0.5 at (0, 3) (up to 1e-05 allowed), greatest relative 0.25 (up to 1.3e-06 allowed), 1 / 4 elements differ'
-    """
+    """  # noqa: E501
     return (
         f"greatest absolute difference {found.greatest_absolute:.3g} at {found.index} (up to "
         f"{found.allowed_absolute:.3g} allowed), "

@@ -169,7 +169,7 @@ def drift(series: Series) -> tuple[float, ...]:
 
     >>> drift(Series(fqn="conv1", what="activation", numbers={"mean": (1.0, 1.5, 2.0), "std": (0.5, 0.75, 1.0)}))
     (0.0, 1.0, 2.0)
-    """
+    """  # noqa: E501
     pairs = zip(series.numbers.get("mean", ()), series.numbers.get("std", ()), strict=True)
     start, spread = next(((mean, std) for mean, std in pairs if std > 0), (math.nan, math.nan))
     return unify_nan((mean - start) / spread for mean in series.numbers.get("mean", ()))

@@ -27,8 +27,8 @@ PARTS = (
     "activations",
     "temporary",
 )
-"""What holds memory: `activations` were made by the forward pass, `temporary` by the backward pass or
-the optimizer, gradients of parameters left out.
+"""What holds memory: `activations` were made by the forward pass, `temporary` by the backward pass
+or the optimizer, gradients of parameters left out.
 """
 
 

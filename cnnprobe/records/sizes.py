@@ -107,7 +107,7 @@ def evaluate_dim(dim: Dim, sizes: Mapping[str, int]) -> int | None:
 
     >>> evaluate_dim(Dim(constant=1, products=(Product(forms=(Form(symbol="H", divisor=16), Form(symbol="W", divisor=16))),)), {"H": 32, "W": 64})
     9
-    """
+    """  # noqa: E501
     total = Fraction(dim.constant)
     for product in dim.products:
         values = (evaluate_form(form, sizes[form.symbol]) for form in product.forms)
@@ -124,7 +124,7 @@ def write_dim(dim: Dim | None) -> str:
     'floor(H/16)*floor(W/16) + 1'
     >>> write_dim(Dim(products=(Product(forms=(Form(symbol="H", divisor=4, offset=-2, is_exact=True),)),)))
     'H/4 - 2'
-    """
+    """  # noqa: E501
     if dim is None:
         return "?"
     text = ""

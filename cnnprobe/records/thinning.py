@@ -166,7 +166,7 @@ def thin_history(history: History, *, numbers: int, points: int) -> History:
     >>> short = thin_history(History(model="Net", total=100, curves=(curve,)), numbers=100, points=10)
     >>> len(short.curve("loss").steps) <= 10, max(short.curve("loss").values)
     (True, 9.0)
-    """
+    """  # noqa: E501
     curves = tuple(_thin_curve(curve, points) for curve in history.curves)
     width = sum(len(series.numbers) for series in history.series)
     most = max(_FEWEST, numbers // max(width, 1))

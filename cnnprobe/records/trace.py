@@ -190,5 +190,5 @@ def is_within(fqn: str, outer: Iterable[str]) -> bool:
 
     >>> is_within("layer1.0.conv", ["layer1"]), is_within("layer10", ["layer1"]), is_within("fc", [""])
     (True, False, True)
-    """
+    """  # noqa: E501
     return any(fqn.startswith(f"{each}.") if each else fqn != "" for each in outer)

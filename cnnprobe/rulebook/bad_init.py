@@ -100,7 +100,8 @@ def bad_init(evidence: Evidence) -> Iterator[Finding]:
                 message=(
                     f"the weight of {spoken(evidence, fqn)} has a standard deviation of "
                     f"{weight.std:.2g} for {fan} inputs: a gain of {gain:.2g} "
-                    f"({'more than ' + format(LARGE, 'g') if large else 'less than ' + format(SMALL, 'g')}; Kaiming's is 1.4)"
+                    f"({f'more than {LARGE:g}' if large else f'less than {SMALL:g}'}; Kaiming's is "
+                    "1.4)"
                 ),
                 fix=f"nn.init.kaiming_normal_({spoken(evidence, fqn)}.weight)",
             )

@@ -76,7 +76,8 @@ def dead_relu(evidence: Evidence) -> Iterator[Finding]:
             ),
             fix=(
                 "check weight and bias of "
-                f"{spoken(evidence, flow.owner(before) if before is not None else flow.owner(i))}, lower the learning rate, or use LeakyReLU"
+                f"{spoken(evidence, flow.owner(i if before is None else before))}, lower the "
+                "learning rate, or use LeakyReLU"
             ),
             source=flow.line(i),
         )

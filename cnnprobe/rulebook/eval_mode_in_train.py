@@ -67,9 +67,11 @@ def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:
     if not idle or (len(idle) < len(stepped) and stepped[-1].training):
         return
     affected = [
-        m for m in idle[-1].trace.modules
-        if (operation_of_module(m) == "dropout" and m.config.get("p")) or (operation_of_module(m) == "batch_norm" and m.config.get("track_running_stats"))
-    ]  # fmt: skip
+        m
+        for m in idle[-1].trace.modules
+        if (operation_of_module(m) == "dropout" and m.config.get("p"))
+        or (operation_of_module(m) == "batch_norm" and m.config.get("track_running_stats"))
+    ]
     used = {c.fqn for c in idle[-1].trace.calls}
     flow, learning = Flow(evidence.trace), {owner(name) for name in trainable(evidence)}
     affected = [m for m in affected if m.fqn in used and not _is_frozen(flow, learning, m)]

@@ -65,10 +65,16 @@ def frozen_bn_drift(evidence: Evidence) -> Iterator[Finding]:
         return
     used = {c.fqn for c in step.trace.calls}
     drifting = [
-        m for m in step.trace.modules
-        if operation_of_module(m) == "batch_norm" and m.training and m.fqn in used and m.config.get("track_running_stats") and m.config.get("affine")
-        and m.config.get("momentum") != 0 and not any(f"{m.fqn}.{p}" in trainable_names for p in ("weight", "bias"))
-    ]  # fmt: skip
+        m
+        for m in step.trace.modules
+        if operation_of_module(m) == "batch_norm"
+        and m.training
+        and m.fqn in used
+        and m.config.get("track_running_stats")
+        and m.config.get("affine")
+        and m.config.get("momentum") != 0
+        and not any(f"{m.fqn}.{p}" in trainable_names for p in ("weight", "bias"))
+    ]
     if not drifting:
         return
     learnt = [m for m in drifting if _has_learnt(evidence, m.fqn)]

@@ -87,7 +87,7 @@ def is_crossed(prediction: tuple[int, ...], target: tuple[int, ...]) -> bool:
 
     >>> is_crossed((8, 1, 6, 6), (8, 6, 6)), is_crossed((8, 1, 6, 6), (6, 6)), is_crossed((8, 1), (8, 8))
     (True, False, False)
-    """
+    """  # noqa: E501
     rest = prediction[:1] + prediction[2:]
     return len(prediction) > 2 and prediction[0] > 1 == prediction[1] and rest == target
 

@@ -172,7 +172,7 @@ def is_exchange(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
     (True, True, False, False)
     >>> is_exchange((5, 8, 6), (8, 5, 6)), is_exchange((4, 96, 16, 4), (1536, 4, 2, 2))
     (True, False)
-    """
+    """  # noqa: E501
     for k, (left, right) in enumerate(
         _blocks([n for n in before if n != 1], [n for n in after if n != 1])
     ):

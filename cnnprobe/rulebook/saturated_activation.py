@@ -72,7 +72,8 @@ def saturated_activation(evidence: Evidence) -> Iterator[Finding]:
                 ),
                 fix=(
                     "initialise "
-                    f"{spoken(evidence, flow.owner(before) if before is not None else flow.owner(i))} smaller, or normalise what goes into it"
+                    f"{spoken(evidence, flow.owner(i if before is None else before))} smaller, "
+                    "or normalise what goes into it"
                 ),
                 source=call.source,
             )

@@ -205,7 +205,7 @@ def find_telling(forms: Sequence[Form], sizes: Iterable[int]) -> int | None:
 
     >>> find_telling((Form(symbol="H", divisor=2), Form(symbol="H", divisor=2, shift=1)), range(4, 9))
     5
-    """
+    """  # noqa: E501
     found, most = None, 1
     for size in sizes:
         kinds = len({evaluate_form(form, size) for form in forms})

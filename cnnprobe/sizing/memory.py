@@ -125,7 +125,7 @@ def measure_memory(
     Raises:
         TargetError: it cannot run without its weights, the forward raises, or it is given no batch.
         UnknownNameError: no optimizer or module has the name.
-    """
+    """  # noqa: E501
     where = f"memory({type(model).__name__})"
     plan, name = _make_plan(model, args, kwargs, request, where)
     notes, model = [] if plan.model is model else [_SHAPED], plan.model
@@ -249,7 +249,7 @@ def _list_notes(plan: Plan, request: MemoryRequest) -> Iterator[str]:
     if request.loss_fn is None:
         yield _MEAN
     if is_compiled(plan.model):
-        yield "the model is compiled: this is the memory of its eager code, compiled code may keep less"
+        yield "the model is compiled: this is the memory of its eager code, compiled code may keep less"  # noqa: E501
     if buckets := _count_buckets(plan.model):
         yield (
             "not included: the buckets of DistributedDataParallel, a copy of all gradients of "
@@ -338,7 +338,7 @@ def measure_checked(measure: Pass, plan: Plan, batch: int) -> MeasuredStep:
 
 
 def _measure_given(measure: Pass, batch: int) -> MemoryUse | None:
-    """The pass at the given batch; None where that is too small, as for a BatchNorm over one value."""
+    """The pass at the given batch; None where that is too small, as for a BatchNorm over one value."""  # noqa: E501
     try:
         return measure(batch).use
     except Exception:

@@ -198,7 +198,7 @@ def summarise(
     {'count': 3, 'mean': 1.5, 'std': 1.5, 'min': 0.0, 'max': 3.0, 'zeros': 1, 'nan': 1, 'inf': 0, 'l2': 3.0}
     >>> summarise(torch.empty(3, device="meta")) is None
     True
-    """
+    """  # noqa: E501
     table = _scratch.table(histogram=histogram, channels=channels)
     # what NumPy or another library wrote into the tensor since would go unnoticed
     table.last = None

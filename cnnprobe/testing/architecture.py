@@ -174,7 +174,7 @@ def assert_shapes(model: nn.Module, inputs: Inputs, expected: Mapping[str, Shape
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Flatten())
     >>> assert_shapes(net, torch.ones(2, 3, 8, 8), {"0": ("N", 8, "H/2", "W/2"), "": "N 8*(H/2)*(W/2)"})
-    """
+    """  # noqa: E501
     __tracebackhide__ = True
     trace = observe_model(model, inputs).trace
     shapes = {pattern: parse_shape(shape) for pattern, shape in expected.items()}
@@ -240,7 +240,7 @@ def assert_same_architecture(
         UsageError: a pattern or a name to rename is in no model.
 
     >>> assert_same_architecture(nn.Sequential(nn.Linear(3, 2)), nn.ModuleDict({"fc": nn.Linear(3, 2)}), rename={"0": "fc"})
-    """
+    """  # noqa: E501
     __tracebackhide__ = True
     names = rename or {}
     ours, theirs = (

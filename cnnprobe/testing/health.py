@@ -45,7 +45,7 @@ def assert_healthy(
 
     >>> import torch
     >>> assert_healthy(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(8, 4))
-    """
+    """  # noqa: E501
     __tracebackhide__ = True
     known = [severity.value for severity in Severity]
     if at_least not in known:

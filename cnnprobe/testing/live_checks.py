@@ -115,12 +115,10 @@ class CalledModels:
         ):
             root = self._open[0] if self._open else module
             name = next((fqn for fqn, m in root.named_modules() if m is module), "")
+            shapes = [str(tuple(t.shape)) for _, t in leaves(args) if isinstance(t, Tensor)]
             fail(
                 f"NaN or Inf in the output of module '{name}' ({type(module).__name__})",
-                where=(
-                    f"{type(root).__name__}, given "
-                    f"{', '.join(str(tuple(t.shape)) for _, t in leaves(args) if isinstance(t, Tensor))}"
-                ),
+                where=f"{type(root).__name__}, given {', '.join(shapes)}",
                 fix=(
                     "its inputs are finite: check its parameters, and look for a division, a "
                     "logarithm, or an overflow in half precision"

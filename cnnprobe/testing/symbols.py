@@ -146,7 +146,7 @@ class Symbols:
         ('', 'N = 8, not 9')
         >>> symbols.mismatch(("N", "...", 3), (8, 5, 5, 3)), symbols.mismatch(("*rest", 3), (8, 5, 3)), symbols.mismatch(("*rest",), (8,))
         ('', '', '*rest = (8, 5), not (8,)')
-        """
+        """  # noqa: E501
         gap = next((k for k, d in enumerate(wanted) if _is_open(d)), None)
         if gap is None:
             if len(wanted) != len(actual):

@@ -166,7 +166,11 @@ def make_sign(item: Item, *, varying: frozenset[str] = VARYING) -> str:
         if shortcut is not None:
             inner = " ".join(make_sign(layer, varying=varying) for layer in main)
             return f"<{inner} {item.join} shortcut {item.branches.index(main)}>"
-        return f"<{f' {item.join}{item.dim} '.join(' '.join(make_sign(x, varying=varying) for x in branch) for branch in item.branches)}>"
+        signs = (
+            " ".join(make_sign(each, varying=varying) for each in branch)
+            for branch in item.branches
+        )
+        return f"<{f' {item.join}{item.dim} '.join(signs)}>"
     return item.text
 
 

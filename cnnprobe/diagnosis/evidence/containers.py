@@ -20,7 +20,7 @@ def write_container(attribute: str, kinds: Sequence[str], of: str) -> str:
     'self.blocks = nn.ModuleList([nn.ModuleList(each) for each in ...])'
     >>> write_container("scales", ["numbered"], "Parameter")
     'self.scales = nn.ParameterDict({str(k): v for k, v in (...).items()}), read as self.scales[str(k)]'
-    """
+    """  # noqa: E501
     if not kinds:
         return (
             f"self.{attribute} = nn.{of}(...)" if of == "Parameter" else f"self.{attribute} = ..."

@@ -45,7 +45,7 @@ def explain_shape(call: ModuleCall, config: Mapping[str, object]) -> tuple[str, 
     >>> print(*explain_shape(call, config), sep="\n")
     H: floor((32 + 2*1 - 1*(3-1) - 1)/1 + 1) = 32
     W: floor((32 + 2*1 - 1*(3-1) - 1)/1 + 1) = 32
-    """
+    """  # noqa: E501
     if not call.inputs or not call.outputs:
         return ()
     info = find(call)

@@ -59,7 +59,7 @@ def format_change(actual: int, expected: int) -> str:
 
     >>> format_change(1031, 1000), format_change(920, 1000), format_change(5, 5), format_change(100_001, 100_000), format_change(7, 0)
     ('+3.1%', '-8.0%', '0', '+0.001%', 'new')
-    """
+    """  # noqa: E501
     if actual == expected:
         return "0"
     if expected == 0:

@@ -206,7 +206,7 @@ def shorten_function(function: str) -> str:
 
     >>> shorten_function("torch.nn.functional.relu"), shorten_function("torch.Tensor.view"), shorten_function("torch.flatten")
     ('F.relu', '.view', 'torch.flatten')
-    """
+    """  # noqa: E501
     for prefix, short in (("torch.nn.functional.", "F."), ("torch.Tensor.", ".")):
         if function.startswith(prefix):
             return short + function.removeprefix(prefix)

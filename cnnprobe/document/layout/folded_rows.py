@@ -74,7 +74,7 @@ def join_names(first: str, last: str) -> str:
 
     >>> join_names("encoder_layer_0", "encoder_layer_11"), join_names("1", "2"), join_names("conv #2", "conv #5"), join_names("F.relu", "F.relu")
     ('encoder_layer_0..11', '1..2', 'conv #2..5', 'F.relu')
-    """
+    """  # noqa: E501
     if first == last:
         return first
     same = 0

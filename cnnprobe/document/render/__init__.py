@@ -84,7 +84,7 @@ def render(
 
     >>> render(Document(blocks=(Text(text="a < b"),)), "fragment").startswith('<div class="cnnprobe">')
     True
-    """
+    """  # noqa: E501
     modules = _import_formats()
     if format not in modules:
         raise UnknownNameError(

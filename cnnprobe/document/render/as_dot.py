@@ -38,7 +38,7 @@ def render_graph(graph: Graph) -> str:
         "relu#0" [label="relu\nReLU\n(1, 8)" style=filled fillcolor="#fae8d5" class="module activation"]
     }
     <BLANKLINE>
-    """
+    """  # noqa: E501
     frame = graphviz.Digraph(
         graph_attr={"rankdir": "TB"},
         node_attr={

@@ -66,7 +66,7 @@ _STYLE = f"""
 .cnnprobe .warning th, .cnnprobe .warning td, .cnnprobe strong.warning {{ color: light-dark(#7a4d00, #ffc46b) }}
 .cnnprobe figure {{ display: inline-block; margin: .4em 1em .4em 0; vertical-align: top }}
 .cnnprobe pre {{ white-space: pre-wrap }}
-"""
+"""  # noqa: E501
 
 
 def render_document(document: Document, *, width: int | None = None, colour: bool = False) -> str:  # noqa: ARG001

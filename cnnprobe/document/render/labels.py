@@ -33,7 +33,7 @@ def write_title(node: Node) -> str:
 
     >>> write_title(Node(0, "Conv2d", "module", "layer1.0.conv1", call=1)), write_title(Node(0, "torch.flatten", "function", ""))
     ('layer1.0.conv1 (2nd call)', 'flatten')
-    """
+    """  # noqa: E501
     if node.kind == MODULE:
         return f"{node.module or node.name}{write_repeat(node.call)}"
     if node.kind == FUNCTION:
@@ -92,7 +92,7 @@ def describe_form(node: Node) -> str:
 
     >>> describe_form(Node(0, "x", "module", shape=(1, 8), dtype="float32")), describe_form(Node(0, "x", "module", shape=(1,), dtype="int64"))
     ('(1, 8)', '(1,) int64')
-    """
+    """  # noqa: E501
     return f"{node.shape}" + (f" {node.dtype}" if node.dtype not in ("float32", "") else "")
 
 
@@ -116,7 +116,7 @@ def find_family(node: Node) -> str:
 
     >>> find_family(Node(0, "ConvolutionBackward0", "operation")), find_family(Node(0, "torch.Tensor.add_", "function"))
     ('convolution', 'joining')
-    """
+    """  # noqa: E501
     if node.kind in (PARAMETER, INPUT, MORE):
         return node.kind
     info = find_layer(node.name) or find_function(node.name) or _find_kernel(node.name)

@@ -75,7 +75,7 @@ def format_value(number: float) -> str:
 
     >>> format_value(0.123456), format_value(16.7), format_value(-12345.6), format_value(1e-9), format_value(0.0), format_value(float("nan"))
     ('0.1235', '16.70', '-1.23e+04', '1.00e-09', '0', 'NaN')
-    """
+    """  # noqa: E501
     if math.isnan(number):
         return "NaN"
     if math.isinf(number):
@@ -90,7 +90,7 @@ def format_percent(fraction: float) -> str:
 
     >>> format_percent(0.5), format_percent(1.0), format_percent(0.99999), format_percent(0.0001), format_percent(0.0)
     ('50.0%', '100%', '>99.9%', '<0.1%', '0%')
-    """
+    """  # noqa: E501
     if fraction in (0, 1) or not math.isfinite(fraction):
         return f"{fraction:.0%}" if math.isfinite(fraction) else format_value(fraction)
     if 0 < fraction < 0.0005:
@@ -134,7 +134,7 @@ def describe_shares(shares: Shares) -> Facts:
     >>> from cnnprobe.document.blocks import Share
     >>> describe_shares(Shares(title="MACs", unit="si", parts=(Share(name="conv", number=1), Share(name="fc", number=3)))).pairs
     (('MACs', 'fc 75.0% (3), conv 25.0% (1)'),)
-    """
+    """  # noqa: E501
     whole = sum(part.number for part in shares.parts)
     largest = sorted((part for part in shares.parts if part.number), key=lambda part: -part.number)
     said = [

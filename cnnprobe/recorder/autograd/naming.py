@@ -10,11 +10,12 @@ from cnnprobe.graph.modules import list_calls
 from cnnprobe.operations import is_writing
 from cnnprobe.records.trace import Trace
 
+# Forward functions whose output shares its input's memory, as their nodes are called.
 VIEWS = frozenset((
     "Alias", "AsStrided", "Diagonal", "Expand", "Imag", "Narrow", "Permute", "Real", "ReshapeAlias",
     "Select", "Slice", "Split", "SplitWithSizes", "Squeeze", "T", "Transpose", "Unbind", "Unfold",
     "Unsqueeze", "View", "ViewAsComplex", "ViewAsReal",
-))  # fmt: skip  # forward functions whose output shares its input's memory, as their nodes are called
+))  # fmt: skip
 _INFERRED = (
     "modules were told by the parameters they own; record the forward pass to name every "
     "operation and its line"

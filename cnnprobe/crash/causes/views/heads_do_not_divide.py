@@ -28,7 +28,7 @@ _PROGRAM = """
           x = F.scaled_dot_product_attention(q, k, v)
           return self.out(x.transpose(1, 2).reshape(b, n, c))
   model, args = Attention(), (torch.randn(2, 7, 32),)
-"""
+"""  # noqa: E501
 EXAMPLE = Example(_PROGRAM, blames="", repair="set heads=4")
 
 
