@@ -35,7 +35,7 @@ from cnnprobe.training.causality import observe_foresight
 from cnnprobe.training.derivatives import find_wrong_derivatives, watch_functions
 from cnnprobe.training.hidden import describe_hidden, find_hidden, names_of, values_of
 from cnnprobe.training.keeping import restore
-from cnnprobe.training.passes import call, forward, fresh
+from cnnprobe.training.passes import call, fit_output, forward, fresh
 from cnnprobe.training.probing import run_late_probes, run_probes
 from cnnprobe.training.rates import (
     describe_optimizers,
@@ -66,7 +66,11 @@ def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
     check_model(model, "the model to diagnose")
     check_hashable(model, "the model to diagnose")
     if is_lazy(model):
-        raise TargetError("the model is lazy: its first forward decides its layers", where=type(model).__name__, fix="call it once on a batch before diagnosing it")  # fmt: skip
+        raise TargetError(
+            "the model is lazy: its first forward decides its layers",
+            where=type(model).__name__,
+            fix="call it once on a batch before diagnosing it",
+        )
     check_values(request)
     with keep_request(request) as (around, states):
         observation = _Observation(request, around, states)
@@ -191,7 +195,7 @@ class _Observation:
         output = self.output = call(self.model, request.inputs)
         loss_fn = request.loss_fn
         assert loss_fn is not None  # noqa: S101  (trains() said so)
-        self.given, given = _fit(output, loss_fn)
+        self.given, given = fit_output(output, loss_fn)
         loss = loss_fn(given) if request.targets is None else loss_fn(given, request.targets)
         if isinstance(loss, Tensor) and loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
@@ -207,7 +211,7 @@ class _Observation:
             return None
         try:
             with torch.no_grad():
-                _, given = _fit(output, request.loss_fn)
+                _, given = fit_output(output, request.loss_fn)
                 loss = (
                     request.loss_fn(given)
                     if request.targets is None
@@ -380,22 +384,3 @@ def _described(value: Any) -> tuple[TensorInfo, ...]:
         for path, leaf in leaves(value)
         if isinstance(leaf, Tensor)
     )
-
-
-def _fit(output: Any, loss_fn: Any) -> tuple[str, Any]:
-    """What a stock loss can take of a nested output, and how it is written: its logits, or its
-    first tensor. "" where it is the output itself.
-
-    A tuple stays one: the standard step hands it to the loss as it is, which then raises.
-    """
-    if isinstance(output, tuple):
-        return "", output
-    if isinstance(output, Tensor) or (not getattr(type(loss_fn), "__module__", "").startswith("torch.") and not getattr(loss_fn, "__module__", "").startswith("torch.")):  # fmt: skip
-        return "", output
-    for name in ("logits", "out"):
-        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
-        if isinstance(found, Tensor):
-            is_key = isinstance(output, Mapping)
-            return f"output[{name!r}]" if is_key else f"output.{name}", found
-    tensors = ((f"output{path}", leaf) for path, leaf in leaves(output) if isinstance(leaf, Tensor))
-    return next(tensors, ("", output))

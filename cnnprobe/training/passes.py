@@ -179,3 +179,23 @@ def difference(a: Any, b: Any, select: Callable[[Tensor], Tensor] = lambda t: t)
         scale = x[x.isfinite()].abs().max() if bool(x.isfinite().any()) else torch.ones(())
         worst = max(worst, float(gap.nan_to_num(nan=float("inf")).max() / scale.clamp(min=1e-30)))
     return worst
+
+
+def fit_output(output: Any, loss_fn: Any) -> tuple[str, Any]:
+    """What a stock loss can take of a nested output, and how it is written: its logits, or its
+    first tensor. "" where it is the output itself.
+
+    A tuple stays one: the standard step hands it to the loss as it is, which then raises.
+    """
+    if isinstance(output, tuple):
+        return "", output
+    places = [getattr(each, "__module__", "") for each in (type(loss_fn), loss_fn)]
+    if isinstance(output, Tensor) or not any(place.startswith("torch.") for place in places):
+        return "", output
+    for name in ("logits", "out"):
+        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if isinstance(found, Tensor):
+            is_key = isinstance(output, Mapping)
+            return f"output[{name!r}]" if is_key else f"output.{name}", found
+    tensors = ((f"output{path}", leaf) for path, leaf in leaves(output) if isinstance(leaf, Tensor))
+    return next(tensors, ("", output))

@@ -23,7 +23,18 @@ ARRANGING = frozenset(
 )
 FORWARDING = ARRANGING | {"dropout"}
 # They give new values, whatever they are given: of a tensor they take the shape, and no gradient.
-CREATING = frozenset({"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"})
+CREATING = frozenset(
+    {
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "empty_like",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "new_empty",
+    }
+)
 TURNING = select_groups(effect="turns")
 RECTIFIERS = select_groups(trait="rectifies")
 SQUASHING = select_groups(trait="saturates")
