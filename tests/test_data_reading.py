@@ -1,6 +1,4 @@
-"""The sample of a loader: every form of batch is read, and the loader gives the same next epoch as
-without.
-"""
+"""Every form of batch is read, and the loader gives the same next epoch as without."""
 
 import contextlib
 import dataclasses
