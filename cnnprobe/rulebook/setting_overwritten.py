@@ -48,8 +48,8 @@ def setting_overwritten(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: from the second call on, a loss has other weights, an average another decay, a
     layer another dropout, than the code says.
     What to do: put the value into a local variable.
-    Known exceptions: a setting that several statements write to, as a switch; one that is multiplied
-    or counted on, as a schedule; a running mean; a conversion of its dtype or device.
+    Known exceptions: a setting that several statements write to, as a switch; one that is
+    multiplied or counted on, as a schedule; a running mean; a conversion of its dtype or device.
     Source: the text of the class, and the attribute before and after the observed steps;
     Megatron-LM #411, diffusers #1864 and Focal-Loss-Pytorch #9 are such cases.
     """

@@ -41,7 +41,10 @@ from cnnprobe.diagnosis.evidence.groups import (
 )  # fmt: skip
 
 __all__ = [
-    "ARRANGING", "CREATING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS", "RECTIFIERS", "SQUASHING", "Average", "BackwardFault", "Compounding", "Event", "Evidence",
-    "Flow", "Foresight", "Gradient", "Hidden", "IdleAttribute", "Loss", "OptimizerInfo", "Overwritten", "Probes", "Replay", "Schedule", "Step", "Unread", "Uses", "Values", "WrongDerivative", "argument", "describe", "is_inplace", "operation",
+    "ARRANGING", "CREATING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS",
+    "RECTIFIERS", "SQUASHING", "Average", "BackwardFault", "Compounding", "Event", "Evidence",
+    "Flow", "Foresight", "Gradient", "Hidden", "IdleAttribute", "Loss", "OptimizerInfo",
+    "Overwritten", "Probes", "Replay", "Schedule", "Step", "Unread", "Uses", "Values",
+    "WrongDerivative", "argument", "describe", "is_inplace", "operation",
     "operation_of_module", "option", "sources_read",
 ]  # fmt: skip
