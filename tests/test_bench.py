@@ -20,6 +20,7 @@ UNMENDED = {
     "two_views_that_are_the_same",
     "copy_that_is_trained",
     "experts_without_the_weight_of_their_gate",
+    "gradient_reversed_by_a_method_of_a_module",
 }
 
 

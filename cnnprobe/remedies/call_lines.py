@@ -108,10 +108,12 @@ def assign(source: str, kind: str) -> list[TextChange]:
         isinstance(node, ast.Expr) and node.value is call for node in ast.walk(file.tree)
     )
     given = call.args[0] if call.args else None
-    if not is_statement or not isinstance(given, ast.Name):
+    if isinstance(call.func, ast.Attribute) and not is_function(file, call):
+        given = call.func.value
+    if not is_statement or not isinstance(given, ast.Name | ast.Attribute):
         raise UnknownPlaceError
     start = file.span(call)[0]
-    return [TextChange(file.path, start, start, f"{given.id} = ")]
+    return [TextChange(file.path, start, start, f"{file.source(given)} = ")]
 
 
 def cut_elsewhere(source: str, dim: int, turn: int, part: str) -> list[TextChange]:

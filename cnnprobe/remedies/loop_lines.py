@@ -8,6 +8,7 @@ from cnnprobe.crash.edits.places import get_given, is_function, open_line, read_
 from cnnprobe.crash.edits.writing import find_definition
 from cnnprobe.remedies.model_lines import keep_gradient, name_nn
 from cnnprobe.remedies.program import (
+    Block,
     UserProgram,
     calls_method,
     enclose,
@@ -317,6 +318,31 @@ def drop_inner_zero_grad(program: UserProgram) -> list[TextChange]:
     if len(found) == 1:
         changes.append(insert_first(file, function, f"{_name_optimizer(program)}.zero_grad()"))
     return changes
+
+
+def clear_after_step(program: UserProgram) -> list[TextChange]:
+    """A zero_grad right after the only step, and none elsewhere."""
+    file, function = read_step(program)
+    block, step = find_statement(function, calls_method("step", _name_optimizer(program)))
+    after = block[block.index(step) + 1 :][:1]
+    found = list_statements(function, calls_method("zero_grad"))
+    changes = [_remove_alone(file, function, *each) for each in found if [each[1]] != after]
+    if [statement for _, statement in found if [statement] == after] == []:
+        changes.append(insert_after(file, step, f"{_name_optimizer(program)}.zero_grad()"))
+    return changes
+
+
+def _remove_alone(
+    file: File, function: ast.FunctionDef, block: Block, statement: ast.stmt
+) -> TextChange:
+    """Without a statement, or without the `if` that is there for it alone."""
+    for outer in list_blocks(function):
+        for each in outer:
+            if isinstance(each, ast.If) and each.body is block and len(block) == 1:
+                if each.orelse:
+                    raise UnknownPlaceError
+                return remove(file, outer, each)
+    return remove(file, block, statement)
 
 
 def add_unscale(program: UserProgram) -> list[TextChange]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import (
+    ARRANGING,
     NONLINEAR,
     NORMALISING,
     PROJECTIONS,
@@ -13,6 +14,7 @@ from cnnprobe.diagnosis.evidence import (
     Flow,
     describe,
     is_inplace,
+    operation,
 )
 from cnnprobe.diagnosis.evidence.questions import complete
 from cnnprobe.records.trace import ModuleCall
@@ -64,30 +66,39 @@ def healthy() -> Mapping[str, Any]:
     name="dead-output",
     severity=Severity.ERROR,
     examples=(sick, healthy),
-    explains=("missing-nonlinearity", "no-grad-params", "cannot-overfit", "redundant-bias"),
+    explains=(
+        "missing-nonlinearity",
+        "no-grad-params",
+        "cannot-overfit",
+        "redundant-bias",
+        "future-seen",
+    ),
 )
 def dead_output(evidence: Evidence) -> Iterator[Finding]:
-    """The forward computes an activation or a layer and drops the result.
+    """A statement computes a new tensor and drops it: an activation, a mask, a layer.
 
-    Why it matters: `F.relu(x)` gives a new tensor; without `x =` the network goes on with the old
-    one.
-    What to do: assign the result, or remove the call.
-    Known exceptions: in-place calls; results that the model returns or keeps in an attribute;
-    what is handed to a layer that does not need it, as the time to the function of an ODE;
-    statistics that are only looked at; the last round of a loop, whose earlier results are read.
+    Why it matters: `F.relu(x)` and `scores.masked_fill(mask, -1e9)` give a new tensor; without
+    `x =` the network goes on with the old one.
+    What to do: assign the result, use the method that ends in `_`, or remove the call.
+    Known exceptions: in-place calls, and those with out=; results that the model returns or keeps
+    in an attribute; what is handed to a layer that does not need it, as the time to the function of
+    an ODE; statistics that are only looked at; what stands in a try; the last round of a
+    loop, whose earlier results are read. A copy or a move that was not needed is info.
     Source: torch.nn.functional.relu returns its result; only relu_ writes to its argument.
     """
     trace = evidence.trace
+    flow = Flow(trace)
+    yield from _list_dropped(evidence, flow)
     if not complete(evidence):
         return
-    flow = Flow(trace)
+    told = {flow.line(dropped.call) for dropped in evidence.dropped}
     returned = _returned(flow) | _list_handed(flow)
     losses = evidence.steps[0].losses if evidence.steps else ()
     nodes = frozenset().union(*(loss.nodes for loss in losses))
     rounds = _list_rounds(flow)
     for i in flow.primitives(KINDS):
         call = flow.calls[i]
-        if i in rounds:
+        if i in rounds or (call.fqn is None and call.source in told):
             continue
         inside = flow.owner(i) is not None and not (call.fqn is not None and call.parent == 0)
         if (
@@ -121,6 +132,37 @@ def _to_finding(call: ModuleCall, place: str | None) -> Finding:
         fix=f"assign it: x = {spelled}(x), or remove the call",
         source=call.source,
         subject=describe(call),
+    )
+
+
+def _list_dropped(evidence: Evidence, flow: Flow) -> Iterator[Finding]:
+    """The statements whose code is known to drop what they compute."""
+    for dropped in evidence.dropped:
+        call = flow.calls[dropped.call]
+        name = call.kind.rpartition(".")[2]
+        variable, twin = dropped.variable, dropped.twin
+        ways = [f"assign it: {variable or 'x'} = {dropped.statement}"]
+        ways += [f"call {variable or 'x'}.{twin}"] if twin else []
+        yield Finding(
+            module=flow.owner(dropped.call),
+            severity=Severity.INFO if _is_as_before(call) else None,
+            message=(
+                f"{dropped.statement} has no effect: {name} returns a new tensor, of shape "
+                f"{call.outputs[0].shape}, and the statement drops it"
+            ),
+            fix=f"{', '.join(ways)}, or remove the statement",
+            source=call.source,
+            subject=describe(call),
+        )
+
+
+def _is_as_before(call: ModuleCall) -> bool:
+    """Whether it only hands on a tensor of the same shape, dtype and device."""
+    given, made = call.inputs[0], call.outputs[0]
+    kinds = ARRANGING | {"to", "type", "float", "cuda", "clone", "detach"}
+    return operation(call) in kinds and all(
+        getattr(given, name) == getattr(made, name)
+        for name in ("shape", "dtype", "device", "strides", "requires_grad")
     )
 
 

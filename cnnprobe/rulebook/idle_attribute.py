@@ -44,14 +44,17 @@ def healthy() -> Mapping[str, Any]:
 )
 def idle_attribute(evidence: Evidence) -> Iterator[Finding]:
     """The code sets an attribute that nothing reads, where torch reads another of nearly the same
-    name; or it names a method and does not call it.
+    name; it names a method and does not call it; or a module has a backward of its own, which
+    autograd does not call.
 
     Why it matters: Python takes any attribute. Nothing is frozen, no rate is changed, no mode is
     switched, and no error says so.
     What to do: requires_grad of a parameter, requires_grad_(...) and train(...) of a module, the
-    groups of an optimizer: `for group in optimizer.param_groups: group["lr"] = ...`.
+    groups of an optimizer: `for group in optimizer.param_groups: group["lr"] = ...`; for a backward
+    of one's own, a torch.autograd.Function that the forward calls by apply.
     Known exceptions: attributes that the code of the model, the step, the optimizer or the
-    scheduler reads; those that a class sets on itself; those that say what is the case anyway.
+    scheduler reads; those that a class sets on itself; those that say what is the case anyway; a
+    backward that code of the user's calls, or that calls the backward of a loss.
     Source: torch.nn.Module.requires_grad_, torch.nn.Module.train, torch.optim.Optimizer: "per
     parameter options".
     """
@@ -80,7 +83,7 @@ def say_fix(evidence: Evidence, idle: IdleAttribute) -> str:
 def _find_module(idle: IdleAttribute) -> str | None:
     if idle.holder == "parameter":
         return idle.owners[0].rpartition(".")[0]
-    return idle.owners[0] if idle.holder == "module" else None
+    return idle.owners[0] if idle.holder in ("module", "method") else None
 
 
 def _describe(evidence: Evidence, idle: IdleAttribute) -> tuple[str, str]:
@@ -92,6 +95,8 @@ def _describe(evidence: Evidence, idle: IdleAttribute) -> tuple[str, str]:
             return _of_module(evidence, idle)
         case "statement":
             return _of_statement(evidence, idle)
+        case "method":
+            return _of_method(idle)
     place = idle.owners[0]
     if idle.holder == "group":
         said = f'group["{idle.attribute}"] = {idle.value} in {place}'
@@ -140,3 +145,15 @@ def _of_statement(evidence: Evidence, idle: IdleAttribute) -> tuple[str, str]:
         "effect"
     )
     return message, f"add the parentheses, as in {place}.{idle.meant}"
+
+
+def _of_method(idle: IdleAttribute) -> tuple[str, str]:
+    message = (
+        f"{idle.actual}.backward is never called: autograd knows the operations of its forward, "
+        "and calls the backward of a torch.autograd.Function alone"
+    )
+    fix = (
+        "write it as a torch.autograd.Function with static methods forward(ctx, x) and "
+        f"backward(ctx, gradient), and call its apply in {idle.actual}.forward"
+    )
+    return message, fix

@@ -50,10 +50,11 @@ def step_missing(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: no parameter ever changes; or, in a loop that should add up several batches, all
     but the last are lost.
-    What to do: optimizer.step() after loss.backward(); an update by hand has to write in place.
+    What to do: optimizer.step() after loss.backward(); an update by hand has to write in place;
+    to add up the gradients of several batches, zero_grad() after the step alone.
     Known exceptions: accumulation over a few batches; updates by hand that change the parameters;
     passes for the gradient of an input, for SAM's first step, or whose gradients are put together
-    by hand.
+    by hand; gradients that are not finite.
     Source: torch.optim, "Taking an optimization step".
     """
     cleared = _find_cleared(evidence)
@@ -87,21 +88,42 @@ def _find_cleared(evidence: Evidence) -> Finding | None:
     """Gradients that every step clears before it uses them."""
     wasted = sum(step.wasted for step in evidence.steps)
     passes = sum(len(step.losses) for step in evidence.steps)
-    always = all(step.wasted for step in evidence.steps if step.losses)
-    if not evidence.own_loop or not wasted or not always:
+    if not evidence.own_loop or not wasted or not _is_always(evidence):
         return None
     name = next(
         (e.subject for s in evidence.steps for e in s.events if e.kind == "zero_grad"),
         variable(evidence, "optimizer"),
     )
+    is_rare = steps_rarely(evidence)
+    rest = "the last backward pass before" if is_rare else "the last batch of"
     return Finding(
         module=None,
         message=(
             f"the gradients of {wasted} of {passes} backward passes are cleared before a step "
-            "uses them: only the last batch of each step counts"
+            f"uses them: only {rest} each step counts"
         ),
         fix=(
-            f"call {name}.zero_grad() once for each step, before the first of the backward "
+            f"call {name}.zero_grad() right after {name}.step(), and nowhere else"
+            if is_rare
+            else f"call {name}.zero_grad() once for each step, before the first of the backward "
             "passes that it adds up"
         ),
+        kind="cleared-between-steps" if is_rare else "",
     )
+
+
+def steps_rarely(evidence: Evidence) -> bool:
+    """Whether some calls of the training step make gradients, and leave the step to a later one."""
+    return any(
+        step.losses and not any(e.kind == "step" for e in step.events) for step in evidence.steps
+    )
+
+
+def _is_always(evidence: Evidence) -> bool:
+    """Whether each of the steps wastes a pass; the first may come before there is anything to
+    waste.
+    """
+    stepping = [s for s in evidence.steps if any(e.kind == "step" for e in s.events) and s.losses]
+    if not steps_rarely(evidence):
+        return all(step.wasted for step in evidence.steps if step.losses)
+    return bool(stepping) and all(step.wasted for step in stepping[not stepping[0].wasted :])

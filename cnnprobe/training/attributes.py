@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from cnnprobe.diagnosis.evidence import IdleAttribute
 from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.training.idle_backward import find_idle_backward
 from cnnprobe.training.surroundings import Surroundings
 
 NEAR = 0.8  # of difflib's ratio: two letters in ten; "requiregrad" is 0.96 of "requiresgrad"
@@ -47,7 +48,7 @@ def find_idle_attributes(model: nn.Module, around: Surroundings) -> tuple[IdleAt
     ]
     read = _list_read(model, around) if found else frozenset()
     kept = [idle for idle in found if not _is_read(idle, read)]
-    return (*_join(kept), *_list_uncalled(around.functions))
+    return (*_join(kept), *_list_uncalled(around.functions), *find_idle_backward(model, around))
 
 
 def plain_name(name: str) -> str:

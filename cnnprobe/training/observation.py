@@ -33,6 +33,7 @@ from cnnprobe.training.averages import find_averages
 from cnnprobe.training.backward_fault import find_bad_derivative
 from cnnprobe.training.causality import observe_foresight
 from cnnprobe.training.derivatives import find_wrong_derivatives, watch_functions
+from cnnprobe.training.dropped import find_dropped
 from cnnprobe.training.hidden import describe_hidden, find_hidden, names_of, values_of
 from cnnprobe.training.keeping import restore
 from cnnprobe.training.passes import call, fit_output, forward, fresh
@@ -163,6 +164,7 @@ class _Observation:
             averages=averages,
             overwritten=tuple(overwritten),
             foresight=foresight,
+            dropped=find_dropped(trace),
             own_loop=request.train_step is not None,
         )
         return evidence, self.error

@@ -54,6 +54,7 @@ class Stepper:
         self.pending: set[str] = set()  # of these, the ones that a further backward has added to
         self.mixing = Mixing()
         self.silence = Silence(self.parameters)
+        self.waste = Waste(self.parameters)
         self.error: BaseException | None = None
 
     def run(self, step: Callable[[], Any], *, statistics: bool, measured: bool = True) -> Step:
@@ -91,7 +92,7 @@ class Stepper:
             silent=self.silence.count() if draft.losses else {},
             changes=changes,
             stepped=draft.stepped,
-            wasted=draft.waste.total,
+            wasted=self.waste.total - draft.wasted_before,
             training=draft.training,
             alive=alive,
             uses=draft.uses,
@@ -115,7 +116,7 @@ class _StepDraft:
         self.stale: tuple[str, ...] = ()
         self.before: dict[str, Tensor] = {}
         self.stepped: dict[str, float] = {}
-        self.waste = Waste(stepper.parameters)
+        self.wasted_before = stepper.waste.total
         self.scaled: dict[
             int, float
         ] = {}  # sequence number of a loss that a GradScaler multiplied -> by what
@@ -173,7 +174,7 @@ class _StepDraft:
         if self.stepper.mixing.rivals:
             self.stepper.mixing.cleared(self._without_gradient())
         self.stepper.mixing.backward(reached)
-        self.waste.backward(nodes, alone=complete and not foreign)
+        self.stepper.waste.backward(nodes, alone=complete and not foreign)
         self.terms.backward(losses)
         loss, scale = losses[0].detach(), self.multiplier(losses[0])
         self.losses.append(
@@ -211,7 +212,8 @@ class _StepDraft:
         self.events.append(Event(kind="backward"))
         self.gradients = measure_gradients(self.stepper.parameters)
         self.stepper.silence.backward_done()
-        self.waste.backward_done()
+        is_finite = not any(g.nonfinite for g in self.gradients.values())
+        self.stepper.waste.backward_done(is_finite=is_finite)
 
     def _forget_cleared(self) -> None:
         """Gradients that are gone or zero are no longer what an optimizer has used."""
@@ -230,7 +232,7 @@ class _StepDraft:
 
     def _zero_grad_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         self._forget_cleared()
-        self.waste.zero_grad_done()
+        self.stepper.waste.zero_grad_done()
 
     def _zero_grad(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         self.events.append(Event(kind="zero_grad", subject=self._name(scope.get("self"))))
@@ -301,7 +303,7 @@ class _StepDraft:
         args, kwargs = scope.get("args") or (), scope.get("kwargs") or {}
         has_closure = len(args) > 1 or kwargs.get("closure") is not None
         self._forget_cleared()
-        self.waste.step()
+        self.stepper.waste.step()
         self.was_empty = not getattr(args[0] if args else None, "state", None)
         held = self._held_by(args[0] if args else None)
         self._note_stale(held)
@@ -315,6 +317,7 @@ class _StepDraft:
             self._note_stale(self._held_by(args[0]))
         fresh = self.was_empty and bool(getattr(args[0], "state", None))
         self.events.append(Event(kind="step", subject=self._name(args[0]), fresh=fresh))
+        self.stepper.waste.step_done()
         self.terms.step(args[0])
         held = self._held_by(args[0])
         self.stepper.mixing.step(self._name(args[0]), held)

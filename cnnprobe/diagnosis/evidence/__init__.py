@@ -4,6 +4,7 @@ from cnnprobe.diagnosis.evidence.evidence import (
     Average,
     BackwardFault,
     Compounding,
+    Dropped,
     Event,
     Evidence,
     Foresight,
@@ -42,7 +43,8 @@ from cnnprobe.diagnosis.evidence.groups import (
 
 __all__ = [
     "ARRANGING", "CREATING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS",
-    "RECTIFIERS", "SQUASHING", "Average", "BackwardFault", "Compounding", "Event", "Evidence",
+    "RECTIFIERS", "SQUASHING", "Average", "BackwardFault", "Compounding", "Dropped", "Event",
+    "Evidence",
     "Flow", "Foresight", "Gradient", "Hidden", "IdleAttribute", "Loss", "OptimizerInfo",
     "Overwritten", "Probes", "Replay", "Schedule", "Step", "Unread", "Uses", "Values",
     "WrongDerivative", "argument", "describe", "is_inplace", "operation",

@@ -180,10 +180,11 @@ class Hidden:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdleAttribute:
     """An attribute or key that was set on a parameter, module or optimizer and that nothing reads,
-    beside the one that torch reads; or a method that a statement names and does not call.
+    beside the one that torch reads; a method that a statement names and does not call; or a
+    backward of a module, which autograd does not call.
     """
 
-    holder: str  # "parameter" | "module" | "optimizer" | "group" | "statement"
+    holder: str  # "parameter" | "module" | "optimizer" | "group" | "statement" | "method"
     owners: tuple[str, ...]  # fqns, or the optimizer's variable
     attribute: str
     meant: str
@@ -207,6 +208,16 @@ class Overwritten:
     source: str
     before: str  # what it was before the observed steps
     after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """A statement that computes a new tensor and drops it."""
+
+    call: int  # the row of the trace
+    statement: str  # as code
+    variable: str  # what its result is likely meant for: "scores"; "" where it is not known
+    twin: str  # the method that writes to the tensor itself: "masked_fill_"; "" for none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,6 +348,7 @@ class Evidence:
     # what was set on torch's objects without an effect
     idle: tuple[IdleAttribute, ...] = ()
     foresight: Foresight | None = None
+    dropped: tuple[Dropped, ...] = ()  # rows of `trace`
     derivatives: tuple[WrongDerivative, ...] = ()
     averages: tuple[Average, ...] = ()
     overwritten: tuple[Overwritten, ...] = ()

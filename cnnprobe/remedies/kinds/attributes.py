@@ -9,12 +9,18 @@ from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import Subject
 from cnnprobe.rulebook.idle_attribute import say_fix, say_setting
 
+HOLDERS = ("parameter", "module", "optimizer", "group")  # what can be set on; the others are code
+
 
 @answers("idle-attribute")
 def set_what_is_read(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The attribute that torch reads, set."""
     for idle in evidence.idle:
-        if idle.holder == finding.kind != "statement" and say_setting(idle) == finding.subject:
+        if (
+            idle.holder == finding.kind
+            and idle.holder in HOLDERS
+            and say_setting(idle) == finding.subject
+        ):
             yield Remedy(
                 title=say_fix(evidence, idle),
                 change=lambda subject, idle=idle: _set(subject, idle),  # type: ignore[misc]

@@ -184,8 +184,10 @@ def assign_result(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
     if found is None:
         return
     _, call = found
+    at_line = (d for d in evidence.dropped if evidence.trace.calls[d.call].source == call.source)
+    known = next((f"{d.variable} = {d.statement}" for d in at_line if d.variable), "x = ...")
     yield Remedy(
-        title=f"assign the result of {describe(call)}: x = ...",
+        title=f"assign the result of {describe(call)}: {known}",
         change=instead(call, _write_back),
         written=lambda: assign(call.source, call.kind),
         shows="the result is used",

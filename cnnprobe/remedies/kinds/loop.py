@@ -21,6 +21,7 @@ from cnnprobe.remedies.loop_lines import (
     add_unscale,
     add_zero_grad,
     add_zero_grad_after_others,
+    clear_after_step,
     drop_inner_zero_grad,
     freeze_modules,
     move_clip,
@@ -120,6 +121,15 @@ def step_last(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Reme
     if not evidence.optimizers:
         return
     name = variable(evidence, "optimizer")
+    if finding.kind == "cleared-between-steps":
+        yield Remedy(
+            title=f"call {name}.zero_grad() right after {name}.step(), and nowhere else",
+            change=_clear_after_step,
+            edited=clear_after_step,
+            shows="each step uses the gradients of all backward passes",
+            is_comparable=False,
+        )
+        return
     if any(step.wasted for step in evidence.steps):
         yield Remedy(
             title=f"call {name}.zero_grad() once, before the loop over the parts of a batch",
@@ -143,6 +153,36 @@ def _clear_at_first(subject: Subject) -> None:
         turn = _Once(optimizer.zero_grad)
         optimizer.zero_grad = turn  # type: ignore[method-assign]
         subject.before_each_step(turn.begin)
+
+
+def _clear_after_step(subject: Subject) -> None:
+    """What clears does so at the end of what has stepped, and nowhere else."""
+    for optimizer in subject.optimizers:
+        turn = _AfterStep(optimizer.zero_grad)
+        optimizer.zero_grad = _clear_nothing  # type: ignore[method-assign]
+        subject.undo(optimizer.register_step_post_hook(turn.note).remove)
+        subject.after_each_step(turn.end)
+
+
+class _AfterStep:
+    """Clears at the end of a training step in which the optimizer stepped."""
+
+    def __init__(self, clear: Callable[..., Any]) -> None:
+        self.clear, self.is_due = clear, False
+
+    def note(self, *_: object) -> None:
+        """The optimizer stepped."""
+        self.is_due = True
+
+    def end(self) -> None:
+        """A training step ends."""
+        if self.is_due:
+            self.clear()
+        self.is_due = False
+
+
+def _clear_nothing(*_: object, **__: object) -> None:
+    """Stands in the place of a zero_grad."""
 
 
 class _Once:

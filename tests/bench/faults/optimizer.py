@@ -21,6 +21,41 @@ def scaling(model, step):
 
 
 @case("step-missing", None)
+def gradients_of_three_calls_of_four_cleared(sick):
+    seen = {"calls": 0}
+
+    def step(model, inputs, targets, optimizer):
+        seen["calls"] += 1
+        is_last = seen["calls"] % 4 == 0
+        if is_last and sick:
+            optimizer.zero_grad()
+        (F.cross_entropy(model(inputs), targets) / 4).backward()
+        if is_last:
+            optimizer.step()
+        if is_last and not sick:
+            optimizer.zero_grad()
+
+    return looped(Classifier(), step, steps=8)
+
+
+@case("step-missing", None)
+def gradients_cleared_before_each_pass_and_used_after_the_third(sick):
+    seen = {"calls": 0}
+
+    def step(model, inputs, targets, optimizer):
+        loss = F.cross_entropy(model(inputs), targets) / 3
+        if sick:
+            optimizer.zero_grad()
+        loss.backward()
+        if seen["calls"] % 3 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+        seen["calls"] += 1
+
+    return looped(Classifier(), step, steps=7)
+
+
+@case("step-missing", None)
 def gradients_cleared_for_each_part_of_a_batch(sick):
     def step(model, inputs, targets, optimizer):
         optimizer.zero_grad()

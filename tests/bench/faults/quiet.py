@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.case import case, looped
+from bench.case import case, looped, net
 from bench.parts import Backbone, Classifier, classifier
 
 # -- what torch does not read ----------------------------------------------------------------------
@@ -325,6 +325,59 @@ def encoder_without_a_mask(sick):
     words = torch.randint(15, (8, 11), generator=torch.Generator().manual_seed(4))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     return looped(model, step, inputs=words, targets=None, optimizer=optimizer)
+
+
+# -- results and methods that nobody asks for ------------------------------------------------------
+
+
+@case("dead-output", "")
+def scores_that_are_masked_for_nobody(sick):
+    def forward(self, x):
+        h = self.body(x.flatten(2).transpose(1, 2))
+        scores = h @ h.transpose(1, 2)
+        hidden = torch.ones_like(scores).triu(1).bool()
+        if sick:
+            scores.masked_fill(hidden, -1e9)
+        else:
+            scores = scores.masked_fill(hidden, -1e9)
+        return self.head((scores.softmax(-1) @ h).mean(1))
+
+    return classifier(net(forward, body=nn.Linear(3, 8), head=nn.Linear(8, 4)))
+
+
+@case("dead-output", None)
+def inputs_that_the_step_clamps_for_nobody(sick):
+    def step(model, inputs, targets, optimizer):
+        if sick:
+            inputs.clamp(
+                -1.0,
+                1.0,
+            )
+        else:
+            inputs = inputs.clamp(-1.0, 1.0)
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+
+    return looped(Classifier(), step)
+
+
+class Reversed(nn.Module):
+    def forward(self, x):
+        return x.view_as(x)
+
+
+class Reversal(Reversed):
+    def backward(self, gradient):
+        return -0.1 * gradient
+
+
+@case("idle-attribute", "reversal")
+def gradient_reversed_by_a_method_of_a_module(sick):
+    def forward(self, x):
+        return self.body(self.reversal(x))
+
+    return classifier(net(forward, body=Classifier(), reversal=(Reversal if sick else Reversed)()))
 
 
 # -- images and their masks ------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.case import looped
+from bench.case import looped, net
 from bench.design import design
 from bench.faults.quiet import Reader, averaged, read_words, segment, write_words
 from bench.parts import Classifier, classifier
@@ -296,3 +296,57 @@ def flipped_images_with_a_class_each():
         optimizer.step()
 
     return looped(Classifier(), step)
+
+
+# -- statements that are there for what they do ----------------------------------------------------
+
+
+@design
+def calls_whose_result_is_not_needed():
+    def forward(self, x):
+        out = torch.empty_like(x)
+        torch.mul(x, 2.0, out=out) if not x.requires_grad else None
+        F.relu(out, inplace=True)
+        x.clone().clamp_(-9.0, 9.0)
+        return self.body(x)
+
+    def step(model, inputs, targets, optimizer):
+        images = inputs.clone()
+        images.cpu()
+        try:
+            torch.linalg.cholesky(images[0, 0] @ images[0, 0].T + torch.eye(16))
+            images.view(8, -1)
+        except RuntimeError:
+            images = images * 1.0
+        torch.rand(3)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(images), targets)
+        loss.backward()
+        loss.detach().cpu()
+        optimizer.step()
+
+    return looped(net(forward, body=Classifier()), step)
+
+
+class Trainer(nn.Module):
+    """A backward that the loop itself calls, and one that is the user's chain rule."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = Classifier()
+
+    def forward(self, x):
+        return self.body(x)
+
+    def backward(self, loss):
+        loss.backward()
+
+
+@design
+def backward_that_the_loop_calls():
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        model.backward(F.cross_entropy(model(inputs), targets))
+        optimizer.step()
+
+    return looped(Trainer(), step)

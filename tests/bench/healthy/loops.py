@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bench.case import looped
 from bench.design import design
 from bench.parts import Classifier, classifier, images, labels
 
@@ -172,3 +173,31 @@ def trained_to_the_end():
         given["loss_fn"](given["model"](given["inputs"]), given["targets"]).backward()
         given["optimizer"].step()
     return given
+
+
+# -- several optimizers ----------------------------------------------------------------------------
+
+
+@design
+def generator_every_second_call():
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1))
+    model = nn.ModuleDict({"fake": nn.Linear(4, 6), "real": critic})
+    makers = {name: torch.optim.SGD(model[name].parameters(), lr=1e-2) for name in model}
+    seen = {"calls": 0}
+
+    def step(model, inputs, targets, optimizer):
+        seen["calls"] += 1
+        made = model["fake"](inputs[:, :4])
+        scores = model["real"](torch.cat([inputs, made.detach()]))
+        makers["real"].zero_grad()
+        F.binary_cross_entropy_with_logits(scores, targets).backward()
+        makers["real"].step()
+        if seen["calls"] % 2 == 0:
+            makers["fake"].zero_grad()
+            F.binary_cross_entropy_with_logits(model["real"](made), torch.ones(8, 1)).backward()
+            makers["fake"].step()
+
+    targets = torch.cat([torch.ones(8, 1), torch.zeros(8, 1)])
+    given = {"inputs": torch.randn(8, 6), "targets": targets, "optimizer": makers["real"]}
+    return looped(model, step, steps=6) | given
