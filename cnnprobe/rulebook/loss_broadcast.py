@@ -1,12 +1,15 @@
 """Prediction and target of different shapes, made to fit by broadcasting."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow
 from cnnprobe.diagnosis.evidence.questions import loss_calls, variable
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, labels, layers
 
 ELEMENTWISE = (
@@ -56,6 +59,23 @@ def loss_broadcast(evidence: Evidence) -> Iterator[Finding]:
     Source: torch.nn.functional.mse_loss warns "Using a target size that is different to the input
     size".
     """
+    yield from _join(
+        [*_by_function(evidence), *_by_hand(evidence), *_over_the_batch(evidence)],
+    )
+
+
+def _join(found: list[Finding]) -> Iterator[Finding]:
+    """Each pair of shapes once, with the number of the other places."""
+    places = {(f.message, f.source): f for f in found}
+    counts = Counter(message for message, _ in places)
+    for message, count in counts.items():
+        first = next(f for f in found if f.message == message)
+        lines = f"; {format_counted(count - 1, 'other line')} of the loss too" if count > 1 else ""
+        yield replace(first, message=message + lines)
+
+
+def _by_function(evidence: Evidence) -> Iterator[Finding]:
+    """The calls of the losses of torch's that compare element by element."""
     for loss in loss_calls(evidence):
         if (
             loss.operation in ELEMENTWISE
@@ -63,8 +83,6 @@ def loss_broadcast(evidence: Evidence) -> Iterator[Finding]:
             and loss.target.shape != loss.prediction.shape
         ):
             yield _finding(evidence, loss.prediction.shape, loss.target.shape, loss.call.source)
-    yield from _by_hand(evidence)
-    yield from _over_the_batch(evidence)
 
 
 def _over_the_batch(evidence: Evidence) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence
-from cnnprobe.diagnosis.evidence.questions import variable
+from cnnprobe.diagnosis.evidence.questions import owner, spoken, topmost, variable
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import perceptron, stepping
 
@@ -75,13 +75,16 @@ def no_zero_grad(evidence: Evidence) -> Iterator[Finding]:
                 (e.subject for e in step.events if e.kind == "step"),
                 variable(evidence, "optimizer"),
             )
+            places = topmost({owner(p) for p in step.stale}, evidence.trace)
+            of = f" of {spoken(evidence, places[0])}" if len(places) == 1 and places[0] else ""
             yield Finding(
                 module=None,
                 message=(
                     f"in step {number + 1} {name} used "
-                    f"{format_counted(len(step.stale), 'gradient')} that still "
+                    f"{format_counted(len(step.stale), 'gradient')}{of} that still "
                     "held those of the step before: there was no zero_grad between them"
                 ),
                 fix=f"call {name}.zero_grad() before loss.backward()",
+                subject=name,
             )
             return

@@ -58,15 +58,15 @@ def unoptimized_params(evidence: Evidence) -> Iterator[Finding]:
     forgotten = missing(evidence)
     names = ", ".join(o.name for o in evidence.optimizers)
     for module in topmost({owner(p) for p in forgotten}, evidence.trace):
-        count = sum(
-            1 for p in forgotten if owner(p) == module or p.startswith(module + ".") or module == ""
-        )
+        own = [p for p in forgotten if module in ("", owner(p)) or p.startswith(module + ".")]
+        count = len(own)
+        named = ", ".join(own[:3]) + (f" and {count - 3} more" if count > 3 else "")
         yield Finding(
             module=module,
             message=(
                 f"{format_counted(count, 'trainable parameter')} of {spoken(evidence, module)} "
                 f"{'gets gradients, but is' if count == 1 else 'get gradients, but are'} "
-                f"in no optimizer ({names} has {len(optimised(evidence))})"
+                f"in no optimizer: {named} ({names} has {len(optimised(evidence))})"
             ),
             fix=(
                 f"give {names} all of {variable(evidence, 'model')}.parameters(), or freeze "

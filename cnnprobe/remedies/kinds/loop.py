@@ -38,7 +38,7 @@ def clear_gradients(finding: Finding, evidence: Evidence, model: Any) -> Iterato
     """zero_grad before each step; after each other optimizer's step, where two take turns."""
     stale = next((len(step.stale) for step in evidence.steps if step.stale), 0)
     if stale:
-        name = variable(evidence, "optimizer")
+        name = finding.subject or variable(evidence, "optimizer")
         yield Remedy(
             title=f"call {name}.zero_grad() before loss.backward()",
             change=_clear_first,
