@@ -5,6 +5,7 @@ reason.
 from collections.abc import Mapping
 
 ADVICE: Mapping[str, str] = {
+    "blank-input": "what the input is to hold is not known",
     "constant-output": "where the model loses its input is shown, not known",
     "constant-targets": "only other labels mend it",
     "divergence-sign": "which part of the loss is the divergence is not known",
@@ -27,6 +28,7 @@ UNWRITTEN: Mapping[str, str] = {
     "loss-always-zero": "which targets were meant is not known",
     "mask-of-zeros": "where the mask is made is not known",
     "nan-data": "where the batches are made is not known",
+    "one-position-for-all": "whether it is the index or the table that is wrong is not known",
     "rounded-updates": "where the model is cast, and what else is, is not known",
     "shared-module": "which place is to keep the module is not known",
     "size-changed-late": "where its attributes are set is not known",

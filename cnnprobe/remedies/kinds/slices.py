@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.remedies.call_lines import cut_elsewhere
+from cnnprobe.remedies.kinds.calls import instead, rows_at
 from cnnprobe.remedies.remedy import Remedy, answers
+from cnnprobe.rulebook.one_position_for_all import read_index
 from cnnprobe.rulebook.unread_part import find_cuts, say_places
 
 
@@ -64,3 +67,19 @@ class _Other:
         if self.count - 1 == self.turn:
             return args[0].narrow(self.dim, self.start, self.length)
         return func(*args, **kwargs)
+
+
+@answers("one-position-for-all")
+def take_each_position(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The rows of the table up to the length."""
+    rows = [call for _, call in rows_at(finding, evidence)]
+    index = read_index(rows[0]) if rows else None
+    if index is None:
+        return
+    dim, size = index
+    yield Remedy(
+        title=f"take the rows up to the length, [:{size}] in place of [{size}]",
+        change=instead(rows[0], lambda _func, args, _kwargs: torch.narrow(args[0], dim, 0, size)),
+        shows="each position gets its own row",
+        is_comparable=False,
+    )
