@@ -5,21 +5,19 @@ import pathlib
 import sys
 import time
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from cnnprobe.api.forward import keep_report
-from cnnprobe.api.loaders import explain_failures
+from cnnprobe.api.loaders import take_batch
 from cnnprobe.crash import NOTHING_SEEN, Crash, failure_and_explanation
 from cnnprobe.crash.cause import Cause, all_causes, load_causes
 from cnnprobe.data import DataRule, all_data_rules, join_findings, load_data_rules
 from cnnprobe.data.expected import read_expected
-from cnnprobe.data.feeding import feed, is_batches, is_loader, wrap_dataset
-from cnnprobe.data.inspecting import Inspection, judge, read
-from cnnprobe.data.source import Limits
+from cnnprobe.data.inspecting import judge
 from cnnprobe.diagnosis import (
     Finding,
     Rule,
@@ -30,11 +28,10 @@ from cnnprobe.diagnosis import (
     to_finding,
 )
 from cnnprobe.diagnosis.evidence import Evidence
-from cnnprobe.errors import TargetError, UsageError
+from cnnprobe.errors import TargetError
 from cnnprobe.ranks import RankRule, all_rank_rules
 from cnnprobe.recorder import sources
 from cnnprobe.recorder.devices import is_device_lost, read_index_ranges
-from cnnprobe.recorder.inventory import check_model
 from cnnprobe.recorder.peers import needs_all_ranks
 from cnnprobe.recorder.preservation import own_passes
 from cnnprobe.recorder.whole import gather_whole
@@ -112,29 +109,14 @@ def diagnose(
     >>> [(finding.rule, finding.module) for finding in report.findings]
     [('softmax-before-ce', '3')]
     """  # noqa: E501
-    inspection: Inspection | None = None
-    said: tuple[str, ...] = ()
-    is_data = is_loader(inputs) or (targets is None and is_batches(inputs))
-    if is_data or (type(inputs) is list and validation is not None):
-        inspection, inputs, targets, said = _read_loaders(
-            model, (inputs, validation), targets, loss_fn, tell
-        )
-    elif validation is not None:
-        raise UsageError(
-            "validation data is compared with training data, and a batch was given",
-            where="diagnose(validation=...)",
-            fix="give the training loader in place of the batch, or a list of batches: [(x, y)]",
-        )
-    roles = {
-        "model": model,
-        "optimizer": optimizer,
-        "scheduler": scheduler,
-        "loss_fn": loss_fn,
-        "inputs": inputs,
-        "targets": targets,
-    }
+    inspection, inputs, targets, said = take_batch(
+        model, (inputs, validation), targets, loss_fn, tell
+    )
     asking = _find_asking(sys._getframe(1))
-    names = _names_of(roles, asking)
+    names = _find_names(
+        asking, model=model, optimizer=optimizer, scheduler=scheduler, loss_fn=loss_fn,
+        inputs=inputs, targets=targets,
+    )  # fmt: skip
     given_model = model
     model, optimizer, whole = _gather(model, optimizer, train_step, scheduler)
     known = _load_rules(rules)
@@ -168,29 +150,18 @@ def diagnose(
     if inspection is not None:
         expected = read_expected(model, loss_fn, inspection.inputs, inspection.batch_size)
         data = judge(inspection, expected, rules=known.data, ignore=suppressed)
-        findings = join_findings(data.findings, tried.findings, (*known.data, *known.training))
+        findings = join_findings(data.findings, findings, (*known.data, *known.training))
     trace, explanation = crashes.choose(evidence) if error is not None else (evidence.trace, None)
     crashed, accepted = split_ignored(
         [to_finding(trace.failure, explanation)] if trace.failure is not None else [], suppressed
     )
-    ignored = (
-        f"{finding.rule} in {finding.module!r} is ignored: {reason}"
-        for finding, reason in (*accepted, *outcome.suppressed)
-    )
-    of_data = data.notes if data is not None else ()
+    notes = (
+        *trace.notes, *whole, *said, *_note_given(evidence), *outcome.notes,
+        *(data.notes if data is not None else ()),
+        *_note_ignored((*accepted, *outcome.suppressed)),
+    )  # fmt: skip
     report = Report(
-        trace=replace(
-            trace,
-            notes=(
-                *trace.notes,
-                *whole,
-                *said,
-                *_note_given(evidence),
-                *outcome.notes,
-                *of_data,
-                *ignored,
-            ),
-        ),
+        trace=replace(trace, notes=notes),
         findings=_put_crash_first(crashed, findings, known),
         together=tried.together,
         explanation=explanation,
@@ -312,48 +283,15 @@ class _Crashes:
         return next(failed, evidence.trace), explanation
 
 
-def _read_loaders(
-    model: nn.Module,
-    loaders: tuple[Any, Any],
-    targets: Any,
-    loss_fn: Any,
-    tell: Callable[[str, int], None] | None,
-) -> tuple[Inspection, Any, Any, tuple[str, ...]]:
-    """What was read of the loaders, what of the first batch goes into the model and the loss, and
-    how that was found.
-    """
-    check_model(model, "the model that is diagnosed")
-    if targets is not None:
-        raise UsageError(
-            "targets are given beside a loader, which has its own",
-            where="diagnose(model, loader, targets)",
-            fix="diagnose(model, loader, loss_fn=...); the validation data goes to validation=",
-        )
-    loader, validation = loaders
-    inspection = explain_failures(
-        read(wrap_dataset(loader), validation, limits=Limits(), tell=tell), model
-    )
-    if inspection.first is None:
-        raise _refuse_loader(inspection) from inspection.error
-    found = feed(inspection.first, model, loss_fn)
-    return inspection, found.inputs, found.targets, (found.said,)
-
-
 def _note_given(evidence: Evidence) -> tuple[str, ...]:
     if not evidence.given:
         return ()
     return (f"the loss was given {evidence.given}: your loop must pass that, not the whole output",)
 
 
-def _refuse_loader(inspection: Inspection) -> TargetError:
-    failed = inspection.data.training.failed
-    said = f": {failed.reason or f'{failed.kind}: {failed.message}'}" if failed else ""
-    return TargetError(
-        f"the loader gives no batch{said}",
-        where="diagnose(model, loader)",
-        fix=(failed.repair if failed else "")
-        or "cnnprobe.inspect_data(loader) says which samples are at fault",
-    )
+def _note_ignored(ignored: Iterable[tuple[Finding, str]]) -> Iterator[str]:
+    for finding, reason in ignored:
+        yield f"{finding.rule} in {finding.module!r} is ignored: {reason}"
 
 
 def _find_asking(frame: types.FrameType) -> types.FrameType:
@@ -364,7 +302,7 @@ def _find_asking(frame: types.FrameType) -> types.FrameType:
     return outer or frame
 
 
-def _names_of(roles: Mapping[str, Any], frame: types.FrameType) -> dict[str, str]:
+def _find_names(frame: types.FrameType, **roles: Any) -> dict[str, str]:
     """The names under which the caller knows the values, by role."""
     found = {role: _find_name(frame, value) for role, value in roles.items() if value is not None}
     return {role: name for role, name in found.items() if name}

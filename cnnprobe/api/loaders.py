@@ -1,5 +1,6 @@
-"""Why a loader raised: what it raised is explained as a crash of the loop is."""
+"""What a loader gives to a diagnosis, and why it raised, explained as a crash of the loop is."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -7,9 +8,13 @@ from torch import nn
 
 from cnnprobe.crash import Crash, explain
 from cnnprobe.data.facts import Split
-from cnnprobe.data.inspecting import Inspection
+from cnnprobe.data.feeding import feed, is_batches, is_loader, wrap_dataset
+from cnnprobe.data.inspecting import Inspection, read
 from cnnprobe.data.keeping import kept_generators
 from cnnprobe.data.reading import LoaderReading
+from cnnprobe.data.source import Limits
+from cnnprobe.errors import TargetError, UsageError
+from cnnprobe.recorder.inventory import check_model
 
 _VAGUE = ("unknown", "shape-mismatch")
 
@@ -37,3 +42,64 @@ def _explain_failure(reading: LoaderReading, model: nn.Module | None) -> Split:
     repair = found.repairs[0].title if is_known and found.repairs else ""
     reason = f"{found.diagnosis}: {found.message}" if is_known else ""
     return replace(reading.split, failed=replace(failed, reason=reason, repair=repair))
+
+
+def take_batch(
+    model: nn.Module,
+    inputs: tuple[Any, Any],
+    targets: Any,
+    loss_fn: Any,
+    tell: Callable[[str, int], None] | None,
+) -> tuple[Inspection | None, Any, Any, tuple[str, ...]]:
+    """What goes into the model and the loss: a batch as it is given, and of loaders the first one,
+    with what was read of them and a note on how that was found.
+    """
+    given, validation = inputs
+    is_data = is_loader(given) or (targets is None and is_batches(given))
+    if is_data or (type(given) is list and validation is not None):
+        return _read_loaders(model, inputs, targets, loss_fn, tell)
+    if validation is not None:
+        raise UsageError(
+            "validation data is compared with training data, and a batch was given",
+            where="diagnose(validation=...)",
+            fix="give the training loader in place of the batch, or a list of batches: [(x, y)]",
+        )
+    return None, given, targets, ()
+
+
+def _read_loaders(
+    model: nn.Module,
+    loaders: tuple[Any, Any],
+    targets: Any,
+    loss_fn: Any,
+    tell: Callable[[str, int], None] | None,
+) -> tuple[Inspection, Any, Any, tuple[str, ...]]:
+    """What was read of the loaders, what of the first batch goes into the model and the loss, and
+    how that was found.
+    """
+    check_model(model, "the model that is diagnosed")
+    if targets is not None:
+        raise UsageError(
+            "targets are given beside a loader, which has its own",
+            where="diagnose(model, loader, targets)",
+            fix="diagnose(model, loader, loss_fn=...); the validation data goes to validation=",
+        )
+    loader, validation = loaders
+    inspection = explain_failures(
+        read(wrap_dataset(loader), validation, limits=Limits(), tell=tell), model
+    )
+    if inspection.first is None:
+        raise _refuse_loader(inspection) from inspection.error
+    found = feed(inspection.first, model, loss_fn)
+    return inspection, found.inputs, found.targets, (found.said,)
+
+
+def _refuse_loader(inspection: Inspection) -> TargetError:
+    failed = inspection.data.training.failed
+    said = f": {failed.reason or f'{failed.kind}: {failed.message}'}" if failed else ""
+    return TargetError(
+        f"the loader gives no batch{said}",
+        where="diagnose(model, loader)",
+        fix=(failed.repair if failed else "")
+        or "cnnprobe.inspect_data(loader) says which samples are at fault",
+    )
