@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from cnnprobe.cli import main
+from cnnprobe.crash.edits import files
+from cnnprobe.crash.facts import trees
 
 BROKEN = """from torch import nn
 
@@ -168,7 +170,13 @@ def test_model_that_is_made_twice_is_not_written(file_without_a_class):
     assert (3, twice) == (result.exit_code, path.read_text())
 
 
-def test_layer_that_is_missing_gets_a_line_of_its_own_in_a_sequential(file_without_a_class):
+@pytest.mark.parametrize("is_remembered", [True, False])
+def test_layer_that_is_missing_gets_a_line_of_its_own_in_a_sequential(
+    file_without_a_class, monkeypatch, is_remembered
+):
+    if not is_remembered:  # as in a project of more files than are kept
+        monkeypatch.setattr(files, "parse_text", files.parse_text.__wrapped__)
+        monkeypatch.setattr(trees, "parse_text", files.parse_text)
     path = file_without_a_class
     linear = WITHOUT_A_CLASS.partition("net =")[0] + (
         "net = nn.Sequential(\n    nn.Linear(6, 8),\n    nn.Linear(8, 4),\n)\n"

@@ -59,9 +59,11 @@ def _is_written_out(crash: Crash, fqn: str, call: ast.Call) -> bool:
     if not fqn or type(crash.modules[parent]) is not nn.Sequential:
         return False
     try:
-        return call in list_members(find_constructor(crash, parent)[2])
+        members = list_members(find_constructor(crash, parent)[2])
     except UnknownPlaceError:
         return False
+    # By their places: a file that was parsed again has other nodes.
+    return (call.lineno, call.col_offset) in {(each.lineno, each.col_offset) for each in members}
 
 
 def drop_last(crash: Crash, fqn: str) -> list[TextChange]:
