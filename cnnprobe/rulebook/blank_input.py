@@ -83,8 +83,8 @@ def blank_input(evidence: Evidence) -> Iterator[Finding]:
             module=module,
             message=(
                 f"input {path} of {name}, of shape {info.shape}, is 0 everywhere in the first and "
-                f"the last of {format_counted(len(steps), 'step')}: what {spoken(evidence, module)} "
-                "makes of it is the same at all positions"
+                f"the last of {format_counted(len(steps), 'step')}: what "
+                f"{spoken(evidence, module)} makes of it is the same at all positions"
             ),
             fix=(
                 f"give {name} what this input is to hold: a decoder gets the targets one step "

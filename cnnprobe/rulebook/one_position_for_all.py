@@ -49,8 +49,8 @@ def one_position_for_all(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: each position gets the same values, so the model cannot tell their order.
     What to do: take the rows up to the length, pe[:, :x.shape[1]] in place of pe[:, x.shape[1]].
-    Known exceptions: a row whose index is not the length of the sequence, as that of a level or of a
-    time step; tables of which several rows are read; sequences of one step.
+    Known exceptions: a row whose index is not the length of the sequence, as that of a level or of
+    a time step; tables of which several rows are read; sequences of one step.
     Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.5; torch's basic indexing:
     an integer takes a dim away.
     """
@@ -97,7 +97,9 @@ def _is_of_table(call: ModuleCall) -> bool:
 
 
 def read_index(call: ModuleCall) -> tuple[int, int] | None:
-    """The dim of the table that an index takes away, and that index: the only integer among slices."""
+    """The dim of the table that an index takes away, and that index: the only integer among
+    slices.
+    """
     given = {
         int(match[1] or 0): value
         for key, value in call.arguments.items()
