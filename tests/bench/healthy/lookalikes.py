@@ -6,7 +6,8 @@ from torch import nn
 
 from bench.case import looped, net
 from bench.design import design
-from bench.faults.quiet import Reader, averaged, read_words, segment, write_words
+from bench.faults.quiet import Reader, averaged, read_words, segment
+from bench.faults.sequences import write_words
 from bench.parts import Classifier, classifier
 
 # -- attributes of one's own -----------------------------------------------------------------------
