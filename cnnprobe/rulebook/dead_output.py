@@ -81,9 +81,10 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
     `x =` the network goes on with the old one.
     What to do: assign the result, use the method that ends in `_`, or remove the call.
     Known exceptions: in-place calls, and those with out=; results that the model returns or keeps
-    in an attribute; what is handed to a layer that does not need it, as the time to the function of
-    an ODE; statistics that are only looked at; what stands in a try; the last round of a
-    loop, whose earlier results are read. A copy or a move that was not needed is info.
+    in an attribute; what is made of weights alone, as the average that a forward assigns to .data;
+    what is handed to a layer that does not need it, as the time to the function of an ODE;
+    statistics that are only looked at; what stands in a try; the last round of a loop, whose
+    earlier results are read. A copy or a move that was not needed is info.
     Source: torch.nn.functional.relu returns its result; only relu_ writes to its argument.
     """
     trace = evidence.trace
@@ -92,7 +93,7 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
     if not complete(evidence):
         return
     told = {flow.line(dropped.call) for dropped in evidence.dropped}
-    returned = _returned(flow) | _list_handed(flow)
+    returned = _returned(flow) | _list_handed(flow) | _list_weights(flow)
     losses = evidence.steps[0].losses if evidence.steps else ()
     nodes = frozenset().union(*(loss.nodes for loss in losses))
     rounds = _list_rounds(flow)
@@ -186,6 +187,18 @@ def _list_handed(flow: Flow) -> set[object]:
         if not flow.is_primitive[i]
         for info in call.inputs
     }
+
+
+def _list_weights(flow: Flow) -> set[object]:
+    """The rows without a gradient whose values come from parameters and buffers alone."""
+    known = {parameter.fqn for parameter in flow.trace.parameters}
+    made: set[object] = set()
+    for i, call in enumerate(flow.calls):
+        sources = [info.source for info in call.inputs]
+        is_learnt = any(info.requires_grad for info in call.outputs)
+        if sources and not is_learnt and all(s in made or s in known for s in sources):
+            made.add(i)
+    return made
 
 
 def _returned(flow: Flow) -> set[object]:

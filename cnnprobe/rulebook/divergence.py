@@ -6,7 +6,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence
-from cnnprobe.diagnosis.evidence.questions import variable
+from cnnprobe.diagnosis.evidence.questions import loss_calls, variable
 from cnnprobe.rulebook.material import classifying, perceptron
 
 TIMES = 10.0  # times the first loss of the same batch
@@ -43,7 +43,8 @@ def divergence(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: what follows is noise or NaN.
     What to do: see the findings that explain it; most often the learning rate, the sign of the
     loss, or gradients that are not cleared.
-    Known exceptions: loops with several losses (GANs).
+    Known exceptions: loops with several losses (GANs); a contrastive loss that rises to that of
+    guessing, while its queue fills with real features.
     Source: the losses of the observed steps.
     """
     losses = [step.value for step in evidence.steps]
@@ -62,6 +63,7 @@ def divergence(evidence: Evidence) -> Iterator[Finding]:
             and losses[0] > 0
             and value > TIMES * losses[0]
             and value > 1.0
+            and value > _guess_contrast(evidence)
         ):
             yield Finding(
                 module=None,
@@ -75,3 +77,19 @@ def divergence(evidence: Evidence) -> Iterator[Finding]:
                 ),
             )
             return
+
+
+def _guess_contrast(evidence: Evidence) -> float:
+    """The loss of guessing, ln(C), where the step itself makes the targets of a cross-entropy; 0
+    where it does not.
+    """
+    return max(
+        (
+            math.log(loss.prediction.shape[1])
+            for loss in loss_calls(evidence)
+            if loss.operation == "cross_entropy"
+            and len(loss.prediction.shape) == 2
+            and loss.flow.producer(loss.target) is not None
+        ),
+        default=0.0,
+    )

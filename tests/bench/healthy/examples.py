@@ -10,7 +10,7 @@ from torch import nn
 
 from bench.case import looped, net
 from bench.design import design
-from bench.parts import Classifier, classifier, images
+from bench.parts import Backbone, Classifier, classifier, images
 
 
 @design
@@ -231,3 +231,47 @@ def average_whose_decay_is_warmed_up_over_thousands_of_steps():
                 average.mul_(decay).add_(weight, alpha=1 - decay)
 
     return looped(model, step)
+
+
+@design
+def keys_of_a_momentum_encoder_in_a_queue():
+    class MoCo(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.queries = nn.Sequential(Backbone(), nn.Linear(16, 8))
+            self.keys = copy.deepcopy(self.queries).requires_grad_(False)
+            self.register_buffer("queue", F.normalize(torch.randn(8, 32), dim=0))
+            self.register_buffer("place", torch.zeros(1, dtype=torch.long))
+
+        def forward(self, first, second):
+            queries = F.normalize(self.queries(first), dim=1)
+            with torch.no_grad():
+                for key, query in zip(
+                    self.keys.parameters(), self.queries.parameters(), strict=True
+                ):
+                    key.data = key.data * 0.999 + query.data * 0.001
+                keys = F.normalize(self.keys(second), dim=1)
+            same = (queries * keys).sum(1, keepdim=True)
+            scores = torch.cat([same, queries @ self.queue.clone().detach()], dim=1) / 0.07
+            with torch.no_grad():
+                place = int(self.place)
+                self.queue[:, place : place + len(keys)] = keys.T
+                self.place[0] = (place + len(keys)) % 32
+            return scores, torch.zeros(len(scores), dtype=torch.long)
+
+    model = MoCo()
+    optimizer = torch.optim.SGD(model.queries.parameters(), lr=0.03, momentum=0.9)
+
+    def train_step(inputs):
+        scores, targets = model(*inputs)
+        loss = F.cross_entropy(scores, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return {
+        "model": model,
+        "inputs": (images(), images() + 0.05 * images().flip(0)),
+        "optimizer": optimizer,
+        "train_step": train_step,
+    }
