@@ -332,3 +332,20 @@ def test_diagnosis_puts_back_the_optimizer_that_hangs_on_the_model():
     assert {} == dict(model.optimizers[0].state)
     assert 0.1 == model.optimizers[0].param_groups[0]["lr"]
     assert (0, 0) == (model.schedule.last_epoch, model.tally.count)
+
+
+def test_diagnosis_puts_back_the_tensors_of_a_list_that_the_step_writes_to():
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    averages = [p.detach().clone() for p in model.parameters()]
+    before = [tensor.clone() for tensor in averages]
+
+    def train(x, y):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        for average, parameter in zip(averages, model.parameters(), strict=True):
+            average.lerp_(parameter.detach(), 0.1)
+
+    cnnprobe.diagnose(model, torch.randn(6, 4), torch.arange(6) % 2, train_step=train)
+    assert all(map(torch.equal, averages, before))

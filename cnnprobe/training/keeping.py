@@ -23,6 +23,7 @@ from cnnprobe.recorder.preservation import (
 )
 from cnnprobe.training.surroundings import Surroundings
 
+MOST = 4096  # tensors in a container that are kept
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
 
@@ -237,6 +238,7 @@ def kept(surroundings: Surroundings, tensors: Iterable[Tensor]) -> Iterator[list
     ]
     states.extend(ContainerState(value) for _, value, _ in variables if ContainerState.fits(value))
     states.extend(TensorState([value]) for _, value, content in variables if content is not None)
+    states.append(TensorState(t for _, value, _ in variables for t in _list_tensors(value)))
     states.extend(ModelState(model) for _, model in surroundings.models.values())
     states.extend(OptimizerState(optimizer) for _, optimizer in surroundings.optimizers.values())
     states.extend(AttributeState(scheduler) for _, scheduler in surroundings.schedulers.values())
@@ -254,6 +256,16 @@ def kept(surroundings: Surroundings, tensors: Iterable[Tensor]) -> Iterator[list
         finally:
             with outliving_devices():
                 restore(states)
+
+
+def _list_tensors(value: Any) -> list[Tensor]:
+    """The tensors in a plain container, as of an average of the weights; a longer one holds
+    data.
+    """
+    if not isinstance(value, list | tuple | dict | collections.deque) or len(value) > MOST:
+        return []
+    items = value.values() if isinstance(value, dict) else value
+    return [item for item in items if isinstance(item, Tensor)]
 
 
 class _Variables:
