@@ -54,7 +54,9 @@ def update_undone(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: nothing, or next to nothing, is learned.
     What to do: copy the model into its average or its best state, not the other way round; restore
     weights that were swapped for an evaluation.
-    Known exceptions: Lookahead and like schemes, which keep more than a twentieth of each step.
+    Known exceptions: Lookahead and like schemes, which keep more than a twentieth of each step, and
+    whose slow weights change only when they are copied. A training that goes on from its average
+    on purpose is reported, as a warning.
     Source: the parameters before each observed step, right after the optimizer's own step, and at
     its end; Zhang et al. 2019, arXiv:1907.08610.
     """
@@ -69,6 +71,7 @@ def update_undone(evidence: Evidence) -> Iterator[Finding]:
             fix="load the weights once, before the loop over the batches",
         )
         return
+    yield from _find_averages(evidence)
     steps = [s for s in evidence.steps if s.stepped and s.changes]
     if len(steps) > FEWEST:
         steps = steps[-1:]  # the first ones may still go to the weights that are written
@@ -91,6 +94,28 @@ def update_undone(evidence: Evidence) -> Iterator[Finding]:
             "restore weights that were swapped for an evaluation"
         ),
     )
+
+
+def _find_averages(evidence: Evidence) -> Iterator[Finding]:
+    """An average that is copied into the trained model in some of the steps."""
+    for average in evidence.averages if evidence.own_loop else ():
+        if not average.overwrites:
+            continue
+        count, shown = len(average.overwrites), ", ".join(map(str, average.overwrites[:3]))
+        yield Finding(
+            module=None,
+            severity=Severity.WARNING,
+            message=(
+                f"at the end of step{'s' if count > 1 else ''} {shown} the weights of "
+                f"{average.of} are those of {average.name}, which follows them as an average "
+                "in the other steps: what the optimizer did since is lost"
+            ),
+            fix=(
+                f"copy {average.name} into a model of its own to evaluate it, or put the trained "
+                "weights back afterwards"
+            ),
+            kind="average",
+        )
 
 
 def _begins_anew(evidence: Evidence) -> bool:

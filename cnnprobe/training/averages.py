@@ -13,7 +13,8 @@ from cnnprobe.diagnosis.evidence import Average
 from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.training.surroundings import Surroundings
 
-STEPS = 4  # that are run; the first shows nothing where both are equal yet
+STEPS = 4  # that are run at least; the first shows nothing where both are equal yet
+NEAR = 0.5  # of their distance before: weights that are that near to the copy were written from it
 MOST = 8  # tensors of a copy that are read
 LONGEST = 1 << 16  # elements of one
 FITS = 0.1  # of the copy's change may be left unexplained
@@ -21,7 +22,7 @@ Reading = Callable[[], list[Tensor]]
 
 
 def find_averages(
-    model: nn.Module, around: Surroundings, run: Callable[[], Any]
+    model: nn.Module, around: Surroundings, run: Callable[[], Any], steps: int = STEPS
 ) -> tuple[Average, ...]:
     """How each copy follows the weights that it is of, over a few steps; those that do not change
     are left out. The steps are run; what they change is put back by the caller.
@@ -31,7 +32,7 @@ def find_averages(
         return ()
     states = [_read(pairs)]
     try:
-        for _ in range(STEPS):
+        for _ in range(max(steps, STEPS)):
             run()
             states.append(_read(pairs))
     except Exception:  # the step's own; it is told elsewhere
@@ -47,6 +48,7 @@ def find_averages(
                     of=of,
                     weights=tuple(weight for weight, _ in known),
                     sums=tuple(total for _, total in known),
+                    overwrites=_find_overwrites([state[i] for state in states]),
                 )
             )
     return tuple(found)
@@ -123,6 +125,23 @@ def _flatten(tensors: list[Tensor]) -> Tensor:
     floating = [t for t in tensors if t.is_floating_point()][:MOST]
     parts = [t.detach().reshape(-1)[:LONGEST].double().cpu() for t in floating]
     return torch.cat(parts) if parts else torch.zeros(0)
+
+
+def _find_overwrites(states: list[tuple[Tensor, Tensor]]) -> tuple[int, ...]:
+    """The steps, from 1, at whose end the trained weights are the copy's to the bit, and near to
+    what it was before, although it followed them as an average until then.
+    """
+    found: list[int] = []
+    followed = 0
+    for step, ((copy, of), (copy_after, of_after)) in enumerate(itertools.pairwise(states), 1):
+        if not len(copy) == len(of) == len(copy_after) == len(of_after):
+            return ()
+        is_same = torch.equal(copy_after, of_after)
+        far = float((of - copy).norm())
+        if is_same and followed > 1 and float((of_after - copy).norm()) < NEAR * far:
+            found.append(step)
+        followed = 0 if is_same else followed + (not torch.equal(copy, copy_after))
+    return tuple(found)
 
 
 def _fit(

@@ -348,7 +348,7 @@ class _Observation:
         if not steps or self.error is not None or not self.around.optimizers:
             return ()
         try:
-            return find_averages(self.model, self.around, self.one_step())
+            return find_averages(self.model, self.around, self.one_step(), len(steps))
         finally:
             restore(self.states)
 

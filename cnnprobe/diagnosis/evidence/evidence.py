@@ -260,6 +260,8 @@ class Average:
     of: str
     weights: tuple[float, ...]  # of the trained weights, a step each
     sums: tuple[float, ...]  # of both weights; 1 in an average
+    # steps, from 1, at whose end the trained weights had become the copy's
+    overwrites: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,7 @@
 """Faults of settings that change by use, each with its corrected twin."""
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -46,8 +48,8 @@ class Averaged:
 
     @torch.no_grad()
     def follow(self, model, weight):
-        for copy, parameter in zip(self.copies, model.parameters(), strict=True):
-            copy.sub_(weight * (copy - parameter))
+        for mean, parameter in zip(self.copies, model.parameters(), strict=True):
+            mean.sub_(weight * (mean - parameter))
 
 
 class DecayOverwritten(Averaged):
@@ -72,5 +74,26 @@ def decay_that_each_step_replaces(sick):
         F.cross_entropy(model(inputs), targets).backward()
         optimizer.step()
         average.update(model)
+
+    return looped(model, step)
+
+
+@case("update-undone", None)
+def average_copied_into_the_model_to_evaluate_it(sick):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 16), nn.ReLU(), nn.Linear(16, 4))
+    average, done = Averaged(model), {"steps": 0}
+
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+        average.follow(model, 0.1)
+        done["steps"] += 1
+        if done["steps"] % 4 == 0:
+            evaluated = model if sick else copy.deepcopy(model)
+            with torch.no_grad():
+                for p, mean in zip(evaluated.parameters(), average.copies, strict=True):
+                    p.copy_(mean)
+                evaluated(inputs)
 
     return looped(model, step)

@@ -82,3 +82,38 @@ def best_loss_and_average_of_losses():
         judge.note(loss.item())
 
     return looped(Classifier(), step)
+
+
+@design
+def slow_weights_that_the_fast_ones_go_back_to():
+    model = Classifier()
+    slow, done = [p.detach().clone() for p in model.parameters()], {"steps": 0}
+
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+        done["steps"] += 1
+        with torch.no_grad():
+            for kept, p in zip(slow, model.parameters(), strict=True):
+                if done["steps"] % 3 == 0:
+                    p.copy_(kept.lerp_(p, 0.5))
+
+    return looped(model, step)
+
+
+@design
+def average_that_begins_anew_every_fourth_step():
+    model = Classifier()
+    mean, done = [p.detach().clone() for p in model.parameters()], {"steps": 0}
+
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+        done["steps"] += 1
+        with torch.no_grad():
+            for kept, p in zip(mean, model.parameters(), strict=True):
+                kept.lerp_(p, 1.0 if done["steps"] % 4 == 0 else 0.1)
+
+    return looped(model, step)
