@@ -97,3 +97,24 @@ def average_copied_into_the_model_to_evaluate_it(sick):
                 evaluated(inputs)
 
     return looped(model, step)
+
+
+class Stepwise(nn.Module):
+    """Adds up what three steps of shared layers make of each other."""
+
+    def __init__(self, norms):
+        super().__init__()
+        self.start, self.fc, self.head = nn.Linear(768, 24), nn.Linear(24, 24), nn.Linear(24, 4)
+        self.norms = nn.ModuleList(norms)
+
+    def forward(self, x):
+        h = self.start(x.flatten(1))
+        for norm in self.norms:
+            h = h + 2 * norm(self.fc(h)).relu()
+        return self.head(h)
+
+
+@case("bn-reused", "norms.0")
+def norm_shared_by_steps_that_grow(sick):
+    shared = nn.BatchNorm1d(24)
+    return classifier(Stepwise([shared if sick else nn.BatchNorm1d(24) for _ in range(3)]))

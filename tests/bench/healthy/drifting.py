@@ -117,3 +117,20 @@ def average_that_begins_anew_every_fourth_step():
                 kept.lerp_(p, 1.0 if done["steps"] % 4 == 0 else 0.1)
 
     return looped(model, step)
+
+
+class Twice(nn.Module):
+    """One encoder of two views."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(768, 16), nn.BatchNorm1d(16))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.encoder(x) + self.encoder(3 * x.flip(-1)))
+
+
+@design
+def encoder_of_two_views_of_other_sizes():
+    return classifier(Twice())
