@@ -4,15 +4,16 @@ an end of the range.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnprobe.data.clues import Beside
+from cnnprobe.data.clues import Beside, Repeats
 from cnnprobe.data.copies import SIDE
 from cnnprobe.data.datasets import find_root
+from cnnprobe.data.facts import SamePicture
 from cnnprobe.data.pixels import open_picture
 from cnnprobe.data.source import Source
 
@@ -154,3 +155,33 @@ def _list_arrays(dataset: Any, index: int) -> Iterator[NDArray[Any]]:
             if array is not None and array.dtype == np.uint8 and array.ndim in (2, 3):
                 channels_first = array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] > 4
                 yield np.moveaxis(array, 0, -1) if channels_first else array
+
+
+def add_replaced(repeats: Repeats, pairs: Sequence[SamePicture]) -> Repeats:
+    """With what the files of equal images tell."""
+    replaced, unreadable = find_replaced(pairs)
+    return replace(repeats, replaced=replaced, unreadable=unreadable)
+
+
+def find_replaced(pairs: Sequence[SamePicture]) -> tuple[tuple[int, ...], str]:
+    """The places of the pairs of equal images whose two files show other pictures, or of which one
+    cannot be read; and the first such file.
+    """
+    found, unreadable = [], ""
+    for place, pair in enumerate(pairs):
+        names = pair.first.name, pair.second.name
+        if not pair.exact or not all(names) or names[0] == names[1]:
+            continue
+        pictures = [open_picture(name) for name in names]
+        broken = [name for name, picture in zip(names, pictures, strict=True) if picture is None]
+        if len(broken) == 1 or (not broken and _differ(*pictures)):
+            found.append(place)
+            unreadable = unreadable or "".join(broken)
+    return tuple(found), unreadable
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two pictures have other pixels."""
+    if one.size != other.size:
+        return True
+    return not np.array_equal(np.asarray(one.convert("RGBA")), np.asarray(other.convert("RGBA")))

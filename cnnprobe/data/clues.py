@@ -53,6 +53,20 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repeats:
+    """How the images that repeat another one came about."""
+
+    worded: int = 0  # that stand beside another text, as several captions of one image do
+    # places in the list of duplicates of those whose files show other pictures, or cannot be read
+    replaced: tuple[int, ...] = ()
+    unreadable: str = ""  # the first file that cannot be read
+    # batches of other samples whose images are all equal to the bit, of how many; 0 where all
+    # batches are equal to one another
+    equal_batches: int = 0
+    batches: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Clues:
     """All of these, of one split."""
 

@@ -5,7 +5,7 @@ of the data read.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cnnprobe.data.clues import Clues
+from cnnprobe.data.clues import Clues, Repeats
 from cnnprobe.data.expectation import Expectation
 
 Shape = tuple[int, ...]
@@ -171,6 +171,7 @@ class Images:
     repeated: int = 0  # samples that repeat an earlier one, equal to the bit
     similar: int = 0  # and equal to the eye
     contradicting: int = 0  # of both, those with another label
+    repeats: Repeats = field(default_factory=Repeats)
     normalisations: tuple[
         tuple[tuple[float, ...], tuple[float, ...]], ...
     ] = ()  # mean, std, in order
@@ -220,6 +221,9 @@ class Boxes:
     turned: int = 0  # outside of their image, and inside of it as [y1, x1, y2, x2]
     swapped: int = 0  # x2 < x1 or y2 < y1, which are boxes inside of the image as [x, y, w, h]
     relative: int = 0  # with all numbers in [0, 1]
+    # that have x2 < x1 alone, y2 < y1 alone, and both
+    crossed: tuple[int, int, int] = (0, 0, 0)
+    sized: int = 0  # that lie in their image as [x, y, w, h]
     spotted: tuple[Spotted, ...] = ()  # samples of those that are outside or empty
     # of all boxes in pixels, in parts of their image: the least x, y and the greatest x, y
     reach: tuple[float, ...] = ()
@@ -288,7 +292,7 @@ class SampleTrials:
     """What reading some samples again has shown; None: it was not tried."""
 
     random: bool | None = None  # the same sample comes out otherwise
-    anew: bool = False  # and shows other images, as an episode that draws its images does
+    anew: bool = False  # and shows other images, as an episode does, or is of another class
     workers_repeat: bool | None = None  # two workers draw the same random numbers
     epochs_repeat: bool | None = None  # two epochs draw the same random numbers
     apart: str = ""  # "left to right": the image was flipped so, its mask was not

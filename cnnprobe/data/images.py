@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnprobe.data.beside import Seen
+from cnnprobe.data.clues import Repeats
 from cnnprobe.data.columns import BatchColumn
 from cnnprobe.data.copies import SIDE, Copies, copy_images, shrink
 from cnnprobe.data.facts import Blanks, Images, SamePicture, Spotted
@@ -97,20 +98,25 @@ class ImageTally:
         self._blanks: Counter[tuple[float, float]] = Counter()  # bounds of constant images
         self.sketches: list[tuple[Spotted, NDArray[np.float32]]] = []
         self.seen: list[Seen] = []
+        self.texts: dict[tuple[int, int], int] = {}  # by batch and position, as a hash
+        self._equal: list[bytes] = []  # of each batch the print that all of it share, or none
         self.labelled: list[tuple[NDArray[np.float32], int]] = []  # small copies and their labels
 
     def add(self, column: BatchColumn, spots: list[Spotted], *, finite: bool) -> None:
         """Take in the images of a batch; `finite`: it holds no NaN and no Inf."""
+        prints: list[bytes] = []
         if isinstance(column.values, Tensor):
-            self._add_batch(column.values, spots, finite=finite)
-            return
-        for image, spot in zip(column.values, spots, strict=False):
-            if isinstance(image, Tensor) and image.numel():
-                self._add_batch(image[None], [spot], finite=finite)
+            prints = self._add_batch(column.values, spots, finite=finite)
+        else:
+            for image, spot in zip(column.values, spots, strict=False):
+                if isinstance(image, Tensor) and image.numel():
+                    prints += self._add_batch(image[None], [spot], finite=finite)
+        if len({spot.index for spot in spots if spot.index is not None}) > 1 < len(prints):
+            self._equal.append(prints[0] if len(set(prints)) == 1 else b"")
 
-    def _add_batch(self, batch: Tensor, spots: list[Spotted], *, finite: bool) -> None:
+    def _add_batch(self, batch: Tensor, spots: list[Spotted], *, finite: bool) -> list[bytes]:
         if not batch.numel():
-            return
+            return []
         copies = copy_images(batch)
         self.latest = copies.sketches
         self.pixels.add(batch, spots)
@@ -134,6 +140,7 @@ class ImageTally:
                 if spot.label is not None and len(self.features) < FEATURES:
                     self.features.append((copies.features[i], spot.label))
             self._keep(batch[i], spot)
+        return copies.prints
 
     def _remember(self, batch: Tensor, copies: Copies, spots: Sequence[Spotted]) -> None:
         """Keep what is compared later: with the neighbours, with the files, between the classes."""
@@ -175,12 +182,16 @@ class ImageTally:
             self._counts["repeated" if exact else "similar"] += 1
             if earlier.label != spot.label:
                 self._counts["contradicting"] += 1
+            self._counts["worded"] += self._find_text(earlier) != self._find_text(spot)
             self._note(
                 "duplicates", SamePicture(first=earlier, second=spot, exact=exact), image, spot
             )
         if earlier is None and len(self.prints) < FINGERPRINTS:
             self.prints[print_] = spot
             self.album.add(key, sketch, spot)
+
+    def _find_text(self, spot: Spotted) -> int | None:
+        return self.texts.get((spot.batch, spot.position))
 
     def _note(self, kind: str, what: Any, image: Tensor, spot: Spotted) -> None:
         self._counts[kind] += 1
@@ -202,6 +213,11 @@ class ImageTally:
             repeated=self._counts["repeated"],
             similar=self._counts["similar"],
             contradicting=self._counts["contradicting"],
+            repeats=Repeats(
+                worded=self._counts["worded"],
+                equal_batches=sum(map(bool, self._equal)) if len(set(self._equal)) > 1 else 0,
+                batches=len(self._equal),
+            ),
             blanks=Blanks(
                 bounds=tuple((*bounds, n) for bounds, n in self._blanks.most_common(NAMED)),
                 grounds=tuple(

@@ -35,7 +35,13 @@ def find_marks(samples: Sequence[Labelled]) -> tuple[Mark, ...]:
     if not enough.any():
         return ()
     edges = _list_edges(np.stack([pooled for pooled, _ in chosen]))
-    found = (_find_mark(edges, labels == label, int(label)) for label in classes[enough])
+    steady = [_measure_steadiness(edges[labels == label]) for label in classes[enough]]
+    # Where another class has its own edges all over, place is what tells the classes by nature: the
+    # pitch in a spectrogram, say.
+    if not all(map(_is_local, steady)):
+        return ()
+    pairs = zip(steady, classes[enough], strict=True)
+    found = (_find_mark(edges, each, labels == label, int(label)) for each, label in pairs)
     return tuple(mark for mark in found if mark is not None)
 
 
@@ -45,10 +51,32 @@ def _list_edges(images: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([right, down], axis=1)
 
 
-def _find_mark(edges: NDArray[np.float32], own: NDArray[np.bool_], label: int) -> Mark | None:
-    ours = edges[own]
+def _measure_steadiness(ours: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of each edge over its std."""
     mean, std = ours.mean(0), ours.std(0)
-    steady = np.abs(mean) / np.maximum(std, 1e-6 + 1e-3 * float(np.abs(mean).max()))
+    measured = np.abs(mean) / np.maximum(std, 1e-6 + 1e-3 * float(np.abs(mean).max()))
+    return np.asarray(measured)
+
+
+def _is_local(steady: NDArray[np.float32]) -> bool:
+    """Whether the images of a class share edges at one small place at most."""
+    highest = steady.max(0)
+    spot = highest >= STEADY
+    if not spot.any():
+        return bool(np.quantile(highest, NEARLY_ALL) <= LOOSE)
+    rows, columns = np.flatnonzero(spot.any(1)), np.flatnonzero(spot.any(0))
+    around = (slice(max(0, rows[0] - ROUND), rows[-1] + ROUND + 1),
+              slice(max(0, columns[0] - ROUND), columns[-1] + ROUND + 1))  # fmt: skip
+    elsewhere = np.ones_like(spot)
+    elsewhere[around] = False
+    area = len(range(rows[0], rows[-1] + 1)) * len(range(columns[0], columns[-1] + 1))
+    is_small = area <= LARGEST * highest.size
+    return is_small and bool(np.quantile(highest[elsewhere], NEARLY_ALL) <= LOOSE)
+
+
+def _find_mark(
+    edges: NDArray[np.float32], steady: NDArray[np.float32], own: NDArray[np.bool_], label: int
+) -> Mark | None:
     step, row, column = map(int, np.unravel_index(int(steady.argmax()), steady.shape))
     if steady[step, row, column] < STEADY:
         return None
@@ -56,15 +84,8 @@ def _find_mark(edges: NDArray[np.float32], own: NDArray[np.bool_], label: int) -
     side = len(highest)
     spot = highest >= STEADY
     rows, columns = np.flatnonzero(spot.any(1)), np.flatnonzero(spot.any(0))
-    around = (slice(max(0, rows[0] - ROUND), rows[-1] + ROUND + 1),
-              slice(max(0, columns[0] - ROUND), columns[-1] + ROUND + 1))  # fmt: skip
-    elsewhere = np.ones_like(spot)
-    elsewhere[around] = False
-    area = len(range(rows[0], rows[-1] + 1)) * len(range(columns[0], columns[-1] + 1))
-    if area > LARGEST * side * side or np.quantile(highest[elsewhere], NEARLY_ALL) > LOOSE:
-        return None
     # At half its height, and with its sign: nearly all of the class have it.
-    height = float(mean[step, row, column])
+    height = float(edges[own, step, row, column].mean())
     has = edges[:, step, row, column] * np.sign(height) > abs(height) / 2
     shared, met = float(has[own].mean()), float(has[~own].mean())
     if shared < SHARED or met > MET:

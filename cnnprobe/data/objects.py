@@ -59,6 +59,9 @@ class BoxTally:
             absolute = torch.cat([absolute[:, :2], absolute[:, :2] + absolute[:, 2:]], dim=1)
         extent = absolute[:, 2:] - absolute[:, :2]
         empty, swapped = (extent <= 0).any(1), (extent < 0).any(1)
+        left, up = (extent[:, k] < 0 for k in (0, 1))
+        for key, found in (("x", left & ~up), ("y", up & ~left), ("both", left & up)):
+            self._counts[key] += int(found.sum())
         outside = torch.zeros_like(empty)
         inside = torch.zeros_like(empty)
         if size is not None:
@@ -68,6 +71,7 @@ class BoxTally:
             turned = outside & (absolute[:, 2:].flip(1) <= limit).all(1)
             self._counts["turned"] += int(turned.sum())
             inside = ((absolute[:, :2] + absolute[:, 2:]) <= limit).all(1)
+            self._counts["sized"] += int(inside.sum())
         self._counts["empty"] += int(empty.sum())
         self._counts["swapped"] += int((swapped & inside).sum())
         self._counts["outside"] += int((outside & ~empty).sum())
@@ -95,6 +99,8 @@ class BoxTally:
             swapped=counts["swapped"],
             turned=counts["turned"],
             relative=counts["relative"],
+            crossed=(counts["x"], counts["y"], counts["both"]),
+            sized=counts["sized"],
             spotted=tuple(self._spotted),
             reach=tuple(self._reach.tolist()) if self._reach is not None else (),
             images=counts["images"],

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from cnnprobe.data.facts import Colours, Pixels, Range, Spotted
 
@@ -33,6 +34,7 @@ SHORTER = 0.7  # their mean the short way round over their mean; a ramp gives 1/
 STEP = 40.0  # their mean the short way round; that of noise is 64
 ENDS = 8.0  # levels from an end: drawings and scanned text have most of their pixels there
 MIDDLE = 0.02  # of the pixels are in the middle quarter; with a bright object on dark ground none
+FLAT = 3  # equal values in a row: no slope that wraps around once in a hundred steps has them
 AT_ENDS = 0.2  # of the pixels; of values that wrap around it is 16 in 256
 
 Normalisations = Sequence[tuple[tuple[float, ...], tuple[float, ...]]]
@@ -218,11 +220,22 @@ def find_wrapped(images: Tensor) -> list[bool]:
     levels = (images - low) / (images.amax((1, 2, 3), keepdim=True) - low).clamp(min=1e-12) * 255
     steps = levels.diff(dim=-1).abs().flatten(1)
     shorter = torch.minimum(steps, 256 - steps)
+    goes_on = ~_find_flat(images).flatten(1)
     at_ends = ((levels < ENDS) | (levels > 255 - ENDS)).float().flatten(1).mean(1)
-    found = ((steps > JUMP).float().mean(1) > JUMPS) & (at_ends < AT_ENDS)
+    found = (((steps > JUMP) & goes_on).float().mean(1) > JUMPS) & (at_ends < AT_ENDS)
     found &= ((levels - 128).abs() < 32).float().flatten(1).mean(1) > MIDDLE
     found &= shorter.mean(1) < torch.minimum(SHORTER * steps.mean(1), torch.tensor(STEP))
     return [bool(each) for each in found.tolist()]
+
+
+def _find_flat(images: Tensor) -> Tensor:
+    """Whether a step to the right, shape (N, C, H, W - 1), leads into a run of FLAT equal values or
+    more, or out of one: the padding of a crop, the corners of a rotation, what was erased. An image
+    is taken to go on beyond its border as it ends there.
+    """
+    equal = pad(images.diff(dim=-1) == 0, (FLAT - 1, FLAT - 1), value=True)
+    runs = equal.unfold(-1, FLAT - 1, 1).all(-1)
+    return runs[..., :-FLAT] | runs[..., FLAT:]
 
 
 # ---------------------------------------------------------------- the order of the channels

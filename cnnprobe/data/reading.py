@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from cnnprobe.data.beside import compare_sources
+from cnnprobe.data.beside import add_replaced, compare_sources
 from cnnprobe.data.clues import Clues, Joined
 from cnnprobe.data.columns import BatchColumn, are_equal, join_samples, move_channels
 from cnnprobe.data.datasets import (
@@ -51,7 +51,7 @@ from cnnprobe.data.source import (
     spread,
 )
 from cnnprobe.data.tallies import PartTally, number_of
-from cnnprobe.data.tokens import TokenTally, find_vocabulary, is_tokens
+from cnnprobe.data.tokens import TokenTally, find_vocabulary, hash_texts, is_tokens
 from cnnprobe.data.trials import STREAMED, SampleStretch, confirm_pairs, try_again, try_blanks
 
 KEPT = 4  # images of the first batch, for a forward pass
@@ -202,6 +202,7 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
     labels = _read_labels(target, size)
     spots = list(_spot(tallies, batch, source, labels))
     if images is not None:
+        tallies.images.texts.update(hash_texts(batch.columns, tallies.batches))
         tallies.images.add(images, spots[: len(images)], finite=finite[images.path])
         _attach_objects(tallies, columns, images, size)
         if tallies.inputs is None and isinstance(images.values, Tensor):
@@ -322,6 +323,7 @@ def _describe(source: Source, tallies: _Tallies, failed: Failed | None) -> Split
         tallies.parts[twin].same_as = path
     parts = tuple(tally.describe() for tally in tallies.parts.values())
     placed = {p: role for p, role in tallies.roles.items() if role in ("mask", "boxes", "points")}
+    placed |= {tallies.target: "class"} if tallies.target is not None else {}
     pictures = [path for path, role in tallies.roles.items() if role == "image"]
     if len(pictures) == 2 and tallies.main == pictures[0]:
         placed[pictures[1]] = "image"
@@ -389,6 +391,7 @@ def _describe_images(source: Source, tallies: _Tallies) -> Images:
         return found
     if found.duplicates and not confirm_pairs(source, tallies.main, found.duplicates):
         found = replace(found, duplicates=(), repeated=0, similar=0, contradicting=0)
+    found = replace(found, repeats=add_replaced(found.repeats, found.duplicates))
     if not found.constants:
         return found
     tried, unsteady = try_blanks(source, tallies.main, found.constant)

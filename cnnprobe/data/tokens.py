@@ -2,7 +2,7 @@
 
 import types
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -56,6 +56,25 @@ def is_tokens(column: BatchColumn) -> bool:
     first = column.first
     whole = isinstance(first, Tensor) and first.dtype in (torch.int64, torch.int32)
     return bool(whole and first.dim() == 1 and len(first) > 1)
+
+
+def hash_texts(columns: Iterable[BatchColumn], batch: int) -> dict[tuple[int, int], int]:
+    """A number of the text beside each sample of a batch, by batch and position: tokens without the
+    zeros that pad them, and words; names of files are none.
+    """
+    texts: dict[tuple[int, int], list[Any]] = {}
+    for column in columns:
+        if is_tokens(column):
+            for i, row in enumerate(column.values):
+                if isinstance(row, Tensor):
+                    numbers = row.tolist()
+                    used = max((k + 1 for k, n in enumerate(numbers) if n), default=0)
+                    texts.setdefault((batch, i), []).append(tuple(numbers[:used]))
+        elif isinstance(column.first, str):
+            for i, text in enumerate(column.values):
+                if isinstance(text, str) and " " in text.strip() and "/" not in text:
+                    texts.setdefault((batch, i), []).append(text)
+    return {place: hash(tuple(each)) for place, each in texts.items()}
 
 
 def find_vocabulary(given: Any) -> Vocabulary | None:

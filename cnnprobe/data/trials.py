@@ -20,6 +20,7 @@ from cnnprobe.data.fitting import compare_pictures, find_fit, match_pictures
 from cnnprobe.data.images import is_single
 from cnnprobe.data.keeping import copy_dataset, copy_loader, kept_generators
 from cnnprobe.data.source import Source
+from cnnprobe.data.tallies import number_of
 
 READINGS = 4  # of one sample in the same process
 DRAWS = (
@@ -57,7 +58,7 @@ def try_again(
         source: where they come from.
         path: of the images in a sample.
         objects: path to role of what has a place in the image: mask, boxes, points; an image is
-            the target of another.
+            the target of another, and a class its label.
         stream: the first batches of a stream, as they were read.
     """
     if isinstance(source.dataset, IterableDataset):
@@ -141,9 +142,9 @@ def _quiet() -> Iterator[None]:
 def _read_repeatedly(
     source: Source, path: str, objects: Mapping[str, str]
 ) -> tuple[bool, bool, str, str, bool]:
-    """Whether a sample's image changes from reading to reading, whether it is a set of images drawn
-    anew, how it was flipped while its mask, boxes or key points were not, and whether each reading
-    scales the last one.
+    """Whether a sample's image changes from reading to reading, whether it is drawn anew (as a set
+    of images, or with another label), how it was flipped while its mask, boxes or key points were
+    not, and whether each reading scales the last one.
     """
     length = len(source.dataset)
     random, anew, apart, unmoved, rescaled = False, False, "", "mask", False
@@ -151,16 +152,22 @@ def _read_repeatedly(
         columns = _read_often(source, index, READINGS)
         images = columns.get(path, [])
         random = random or any(not _equal(images[0], other) for other in images[1:])
-        anew = anew or _are_drawn(images)
+        labels = [columns.get(p, []) for p, role in objects.items() if role == "class"]
+        anew = anew or _are_drawn(images) or any(map(_vary, labels))
         rescaled = rescaled or (random and index == 0 and _is_rescaled(images))
         for place, role in objects.items():
             if (
                 not apart
-                and role != "image"
+                and role in _UNMOVED
                 and (turn := _find_turn(images, columns.get(place, []), role))
             ):
                 apart, unmoved = turn, _UNMOVED[role]
     return random, anew, apart, unmoved, rescaled
+
+
+def _vary(labels: Sequence[Any]) -> bool:
+    """Whether a sample is of another class in another reading."""
+    return any(number_of(label) != number_of(labels[0]) for label in labels[1:])
 
 
 def _is_rescaled(read: Sequence[Any]) -> bool:

@@ -41,13 +41,14 @@ def augmented_validation(data: Data) -> Iterator[Finding]:
     epochs cannot be compared.
     What to do: give the validation a transform of its own; random_split shares that of the one data
     set.
-    Known exceptions: nothing is said of episodes, whose images are drawn anew; it is info where the
+    Known exceptions: nothing is said of episodes and of samples that are drawn anew with their
+    label, nor where the stored image is scaled in place (normalised-twice); it is info where the
     target is no class, mask or box, as in denoising, whose noise is drawn anew.
     Source: torchvision's reference training script: presets.ClassificationPresetEval has no random
     transform.
     """
     split = data.validation
-    if split is None or not split.trials.random or split.trials.anew:
+    if split is None or not split.trials.random or split.trials.anew or split.trials.rescaled:
         return
     yield Finding(
         severity=None if split.of("class", "multilabel", "mask", "boxes") else Severity.INFO,

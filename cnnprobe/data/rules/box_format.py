@@ -11,6 +11,7 @@ from cnnprobe.records.words import format_counted
 
 TURNED = 0.2  # of the boxes are outside, and
 ALL = 0.95  # of these would be inside with x and y exchanged
+FEWEST = 5  # boxes of which one pair of numbers is the wrong way round
 LEAST = 0.05  # of the boxes: a single swapped one may be a slip of the pen
 
 
@@ -35,6 +36,8 @@ def box_format(data: Data) -> Iterator[Finding]:
     """Boxes are written in another form than their name says, or in two forms; key points as (y,
     x).
 
+    Boxes of flipped images whose x1 and x2 were not exchanged are told as such.
+
     Why it matters: [x, y, width, height] taken for corners are other boxes, most of them empty.
     What to do: torchvision.ops.box_convert(boxes, "xywh", "xyxy"); or tv_tensors.BoundingBoxes,
     which know their format.
@@ -47,7 +50,9 @@ def box_format(data: Data) -> Iterator[Finding]:
         for boxes in split.objects:
             if not isinstance(boxes, Boxes) or not boxes.count:
                 continue
-            if boxes.swapped > LEAST * boxes.count and boxes.form == "xyxy":
+            if boxes.form == "xyxy" and (flipped := _tell_flip(boxes, split)):
+                yield flipped
+            elif boxes.swapped > LEAST * boxes.count and boxes.form == "xyxy":
                 yield Finding(
                     message=(
                         f"{boxes.swapped:,} of {format_counted(boxes.count, 'box', 'boxes')} "
@@ -77,6 +82,27 @@ def box_format(data: Data) -> Iterator[Finding]:
                     ),
                     fix="bring all boxes to one scale",
                 )
+
+
+def _tell_flip(boxes: Boxes, split: Split) -> Finding | None:
+    """Boxes that were flipped, and whose corners were not exchanged: one pair of their numbers is
+    the wrong way round, and the rest lie in their images as corners alone.
+    """
+    crossed, among = boxes.crossed, boxes.count - boxes.relative
+    k = 0 if crossed[0] >= crossed[1] else 1
+    if crossed[k] <= LEAST * among or crossed[k] < max(FEWEST, ALL * sum(crossed)):
+        return None
+    if boxes.sized >= ALL * among:
+        return None  # all of them are [x, y, width, height]
+    name, way, size = (("x", "left to right", "width"), ("y", "top to bottom", "height"))[k]
+    return Finding(
+        message=(
+            f"{crossed[k]:,} of {format_counted(boxes.count, 'box', 'boxes')} {boxes.path} of the "
+            f"{split.name} data have {name}2 < {name}1, and {sum(crossed) - crossed[k]} the other "
+            f"pair so: boxes were flipped from {way}, and {name}1 and {name}2 not exchanged"
+        ),
+        fix=f"boxes[:, [{k}, {k + 2}]] = {size} - boxes[:, [{k + 2}, {k}]]",
+    )
 
 
 def _list_points(split: Split) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data
+from cnnprobe.data.facts import Boxes, Data, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import made
 from cnnprobe.diagnosis import Finding, Severity
@@ -48,8 +48,9 @@ def healthy() -> Mapping[str, Any]:
 
 
 @data_rule(
-    code="CP858", name="ignored-orientation", severity=Severity.WARNING, examples=(sick, healthy)
-)
+    code="CP858", name="ignored-orientation", severity=Severity.WARNING, examples=(sick, healthy),
+    explains=("impossible-boxes",),
+)  # fmt: skip
 def ignored_orientation(data: Data) -> Iterator[Finding]:
     """Files say how their photo is to be turned, and the images are not.
 
@@ -57,18 +58,27 @@ def ignored_orientation(data: Data) -> Iterator[Finding]:
     them upright; boxes and masks that were drawn in a viewer lie elsewhere.
     What to do: PIL.ImageOps.exif_transpose(Image.open(file)), or
     torchvision.io.decode_image(file, apply_exif_orientation=True).
-    Known exceptions: with boxes, masks or key points it is info: they may be in the pixels as they
-    are stored. Up to 8 such files, of 32 that are looked at, are compared with their images.
+    Known exceptions: with boxes, masks or key points it is info, if no box lies outside of its
+    image: they may be in the pixels as they are stored. Up to 8 such files, of 32 that are looked
+    at, are compared with their images.
     Source: Pillow, ImageOps.exif_transpose; Exif 2.32, tag 0x0112.
     """
     for split in data.splits:
         beside = split.clues.beside
         if beside.unturned >= max(FEWEST, SHARE * beside.turned):
             yield Finding(
-                severity=Severity.INFO if split.of("boxes", "mask", "points") else None,
+                severity=Severity.INFO if _may_be_stored(split) else None,
                 message=(
                     f"{beside.unturned} of {beside.turned} photos of the {split.name} data with an "
                     f"orientation in their file are read as they are stored ({beside.example!r})"
                 ),
                 fix="PIL.ImageOps.exif_transpose(picture), where the file is opened",
             )
+
+
+def _may_be_stored(split: Split) -> bool:
+    """Whether boxes, masks or key points may be in the pixels as they are stored: no box lies
+    outside of its image.
+    """
+    boxes = [each for each in split.objects if isinstance(each, Boxes)]
+    return bool(split.of("boxes", "mask", "points")) and not any(each.outside for each in boxes)

@@ -37,7 +37,8 @@ def marked_class(data: Data) -> Iterator[Finding]:
     Known exceptions: told of a spot of at least about a sixteenth of a side and at most a seventh
     of the image, in 20 images of the class or more, where the rest of the image changes; flips and
     crops by chance move a mark, so the validation tells more. A lamp that a fixed camera sees lit
-    in one class alone is found too.
+    in one class alone is found too. Nothing is said where a class has its own edges all over, as
+    the pitches of spectrograms or aligned digits.
     Source: Lapuschkin et al. 2019, "Unmasking Clever Hans predictors", Nature Communications 10;
     Zech et al. 2018, "Variable generalization performance of a deep learning model to detect
     pneumonia in chest radiographs", PLOS Medicine 15.

@@ -10,6 +10,7 @@ from cnnprobe.diagnosis import Finding, Severity
 
 LARGE = 100.0  # (255 - mean) / std is above 400 for the usual numbers; (1 - mean) / std is below 4
 STILL = 0.02  # std of each channel, over the size of its mean
+TINY = 0.5 / 255  # no channel of images in [0, 1] varies so little, and those of [0, 1/255] do
 UNIT = 1.0  # a mean and a std up to it are those of images in [0, 1]
 
 
@@ -46,6 +47,7 @@ def healthy() -> Mapping[str, Any]:
 )
 def normalised_unscaled(data: Data) -> Iterator[Finding]:
     """Pixels from 0 to 255 went through a Normalize for values from 0 to 1, or the other way round.
+    So do those in [0, 1] where the mean and the std were divided by 255 once too often.
 
     Why it matters: the model gets values up to a thousand where it expects up to three.
     What to do: v2.ToDtype(torch.float32, scale=True) before v2.Normalize; without scale=True it
@@ -76,10 +78,21 @@ def normalised_unscaled(data: Data) -> Iterator[Finding]:
                         f"{part.path or 'the images'} of the {split.name} data go from "
                         f"{numbers.low:.3g} to {numbers.high:.4g} (more than {LARGE:g}) after "
                         f"Normalize with mean {steps[0][0][0]:.3g} and std {steps[0][1][0]:.3g}, "
-                        "which are those of values from 0 to 1"
+                        f"which are those of values from 0 to {_say_top(steps[0][1])}"
                     ),
-                    fix="put v2.ToDtype(torch.float32, scale=True) before v2.Normalize",
+                    fix=_choose_fix(steps[0][1], split.images.scaled),
                 )
+
+
+def _say_top(std: tuple[float, ...]) -> str:
+    return "1/255" if max(std) < TINY else "1"
+
+
+def _choose_fix(std: tuple[float, ...], scaled: bool | None) -> str:
+    """A std this small is one of pixels that was divided by 255 once too often."""
+    if scaled and max(std) < TINY:
+        return "the images are in [0, 1] already: multiply the mean and the std of Normalize by 255"
+    return "put v2.ToDtype(torch.float32, scale=True) before v2.Normalize"
 
 
 def _is_still(part: Part) -> bool:

@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data
+from cnnprobe.data.facts import Data, LoaderSettings
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import dataset, images, labels, loader
 from cnnprobe.diagnosis import Finding, Severity
+
+LEFT = 0.02  # of the samples: a rest of a batch of 16 in a thousand is nothing
 
 
 def sick() -> Mapping[str, Any]:
@@ -37,6 +39,7 @@ def not_shuffled(data: Data) -> Iterator[Finding]:
     next always undoes.
     What to do: shuffle=True; a sampler of your own draws its permutation in __iter__ from a
     generator that it keeps.
+    In the order of the data set, drop_last leaves out the same samples each time: told from 2% on.
     Known exceptions: it is info with shuffle=False, as for data that is in random order already; a
     DistributedSampler gets its epoch by set_epoch.
     Source: Bottou 2012, "Stochastic Gradient Descent Tricks", section 4 (shuffle the examples).
@@ -53,9 +56,26 @@ def not_shuffled(data: Data) -> Iterator[Finding]:
                 "sampler"
             ),
         )
+    elif loading.shuffled is False and (left := _count_left(loading)):
+        yield Finding(
+            severity=None if left > LEFT * (loading.samples or 0) else Severity.INFO,
+            message=(
+                f"the last {left:,} of {loading.samples:,} training samples are never trained on: "
+                f"the batches come in the order of the data set ({loading.sampler}), and drop_last "
+                "leaves out the same ones in each epoch"
+            ),
+            fix="DataLoader(..., shuffle=True), or drop_last=False",
+        )
     elif loading.shuffled is False and (loading.batches or 0) > 1:
         yield Finding(
             severity=Severity.INFO,
             message=f"the training data comes in the order of the data set: {loading.sampler}",
             fix="DataLoader(..., shuffle=True)",
         )
+
+
+def _count_left(loading: LoaderSettings) -> int:
+    """Samples behind the last whole batch."""
+    if not loading.samples or not loading.batches or not loading.batch_size:
+        return 0
+    return max(0, loading.samples - loading.batches * loading.batch_size)

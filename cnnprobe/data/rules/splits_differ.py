@@ -13,8 +13,16 @@ RATIO = 2.0  # of the std: that of normalised images is two to four times that o
 # Where one of the two has negative values and the other has none, half of that is enough: [-1, 1]
 # beside [0, 1] is 0.9 std and a factor of 2 apart.
 SIGNED_SHIFT, SIGNED_RATIO = 0.5, 1.5
+# Of the range, and a factor of the std: light and dark are exchanged.
+NEAR, ENDS, EQUAL = 0.1, 0.2, 1.3
 VALUES, SCALE = 16, 8.0  # of numbers to be predicted: so many, and so far apart in std
 FEWEST = 1000  # values from which on a bound is believed
+
+
+_SAME = "give both loaders the same conversion and normalisation"
+_INVERT = (
+    "look at both contact sheets; invert one of them: v2.functional.invert(image), before Normalize"
+)
 
 
 def _both(scale: float, shift: float) -> Mapping[str, Any]:
@@ -69,10 +77,28 @@ def splits_differ(data: Data) -> Iterator[Finding]:
     yield from _compare_values(data.training, data.validation)
     for a, b in zip(data.training.of("image"), data.validation.of("image"), strict=False):
         if said := _compare(a, b):
+            if _is_inverted(a, b):
+                said += (
+                    "; they are as far from the other end of the range: light and dark exchanged"
+                )
             yield Finding(
                 message=f"{a.path or 'the images'}: {said}",
-                fix="give both loaders the same conversion and normalisation",
+                fix=_INVERT if _is_inverted(a, b) else _SAME,
             )
+
+
+def _is_inverted(a: Part, b: Part) -> bool:
+    """Whether the images of one have the bounds of the other's, the same std, and a mean as far
+    from the greatest value as that of the other is from the least.
+    """
+    one, other = a.numbers, b.numbers
+    if one is None or other is None or one.std <= 0:
+        return False
+    width = one.high - one.low
+    ends = max(abs(one.high - other.high), abs(one.low - other.low))
+    apart = abs(one.mean + other.mean - one.low - one.high)
+    same = 1 / EQUAL < other.std / one.std < EQUAL
+    return same and ends < ENDS * width and apart < NEAR * width
 
 
 def _list(numbers: tuple[float, ...]) -> str:
@@ -112,5 +138,5 @@ def _compare_values(training: Split, validation: Split) -> Iterator[Finding]:
                     f"mean {b.mean:.3g} and std {b.std:.3g} in validation (a factor of more than "
                     f"{SCALE:g} apart)"
                 ),
-                fix="scale the targets of both by the numbers of the training",
+                fix="scale both by the numbers of the training",
             )

@@ -71,7 +71,7 @@ def train_validation_leak(data: Data) -> Iterator[Finding]:
     of their file: the sample beside is in the training, and far more alike than other ones of its
     class.
     Known exceptions: a few copies, as public data sets have them (up to 1% by file, 5% by what the
-    images show), are info.
+    images show), are info; so are pictures that are alike where the training draws each anew.
     Source: Barz and Denzler 2020, arXiv:1902.00423; Kapoor and Narayanan 2023, "Leakage and the
     reproducibility crisis", section 3.
     """
@@ -83,13 +83,15 @@ def train_validation_leak(data: Data) -> Iterator[Finding]:
             else f" ({leak.count / leak.among:.1%})"
         )
         few = leak.share <= SHARE[leak.by] or (leak.by != "index" and leak.count < 2)
+        # Of images that are drawn anew in each reading, some are alike by chance.
+        drawn = data.training.trials.anew and not any(each.exact for each in leak.pairs)
         first = (
             ""
             if leak.by == "index"
             else f": {pair.second.place} is {pair.first.place} of the training"
         )
         yield Finding(
-            severity=Severity.INFO if few else None,
+            severity=Severity.INFO if few or drawn else None,
             message=(
                 f"{leak.count:,} of {format_counted(leak.among, 'validation sample')} "
                 f"{_HOW[leak.by][leak.count > 1]}{estimate}{first}"
