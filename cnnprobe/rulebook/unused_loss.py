@@ -159,7 +159,7 @@ def _find_under(flow: Flow, row: int) -> tuple[int, bool]:
     curved = False
     while len(live := [info for info in flow.calls[row].inputs if info.requires_grad]) == 1:
         made = flow.producer(live[0])
-        if made is None or math.prod(live[0].shape) != 1 or not is_loss(flow, made):
+        if made is None or math.prod(live[0].shape) != 1:
             break
         curved = curved or operation(flow.calls[row]) in CURVES
         row = made

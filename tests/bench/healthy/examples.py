@@ -275,3 +275,32 @@ def keys_of_a_momentum_encoder_in_a_queue():
         "optimizer": optimizer,
         "train_step": train_step,
     }
+
+
+@design
+def perplexity_of_a_loss_that_the_model_computes():
+    def forward(self, words, following):
+        scores = self.decoder(self.embed(words))
+        return scores, F.cross_entropy(scores.view(-1, 40), following.view(-1))
+
+    model = net(forward, embed=nn.Embedding(40, 16), decoder=nn.Linear(16, 40))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    steps = [0]
+
+    def train_step(inputs):
+        _, loss = model(*inputs)
+        perplexity = torch.exp(loss)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        steps[0] += 1
+        if steps[0] % 100 == 0:
+            print(perplexity.item())
+
+    words = torch.randint(40, (8, 10), generator=torch.Generator().manual_seed(0))
+    return {
+        "model": model,
+        "inputs": (words, (words + 1) % 40),
+        "optimizer": optimizer,
+        "train_step": train_step,
+    }
