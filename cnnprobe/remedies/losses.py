@@ -7,6 +7,7 @@ from cnnprobe.diagnosis import Verdict
 
 BETTER = 0.02  # of the first loss, by which it has to be lower at the end
 TIMES = 10.0  # the loss as it is, above which one with a fix is worse, however small both are
+LEAST = 1e-3  # of the first loss, below which a fix has changed nothing
 ROUNDING = 1e-5  # of the first loss, below which two losses are the same
 
 
@@ -38,6 +39,17 @@ def rises(losses: Sequence[float]) -> bool:
     (True, False, False)
     """
     return len(losses) > 1 and losses[-1] > losses[0] + BETTER * abs(losses[0])
+
+
+def ends_as(wanted: str, before: Sequence[float], after: Sequence[float]) -> bool:
+    """Whether the loss ends "lower" with a remedy, or as another ("other"), by more than a
+    thousandth of the first one.
+
+    >>> ends_as("other", (0.76, 0.7557), (0.76, 0.7557)), ends_as("lower", (2.3, 2.2), (2.4, 2.1))
+    (False, True)
+    """
+    change = (after[-1] - before[-1]) / max(abs(before[0]), 1e-30)
+    return not wanted or change < -LEAST or (wanted == "other" and change > LEAST)
 
 
 def say_losses(before: Sequence[float], after: Sequence[float]) -> str:

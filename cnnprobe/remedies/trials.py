@@ -17,7 +17,7 @@ import torch
 from cnnprobe.crash.edits.files import TextChange, list_changes, overlap, write_changes
 from cnnprobe.diagnosis import Finding, Rule, Severity, Tried, Verdict, run_rules
 from cnnprobe.diagnosis.evidence import Evidence
-from cnnprobe.remedies.losses import compare_losses, is_near, rises, say_falls, say_losses
+from cnnprobe.remedies.losses import compare_losses, ends_as, is_near, rises, say_falls, say_losses
 from cnnprobe.remedies.program import UserProgram
 from cnnprobe.remedies.progress import TrialLine
 from cnnprobe.remedies.remedy import Remedy, list_remedies
@@ -256,6 +256,8 @@ class Bench:
                 verdict, said = Verdict.WORSE, "the loss falls less"
             elif remedy.is_comparable and rises(after):
                 verdict, said = Verdict.USELESS, "the loss still rises"
+            elif not ends_as(remedy.loss_ends, before, after):
+                verdict, said = Verdict.USELESS, f"{said}, but the loss ends no lower"
             said += f"; {(say_losses if remedy.is_comparable else say_falls)(before, after)}"
         return Tried(
             title=remedy.title,

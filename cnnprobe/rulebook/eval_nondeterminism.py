@@ -9,6 +9,7 @@ from cnnprobe.operations import select_groups
 from cnnprobe.rulebook.material import classifying
 
 DIFFERENT = 1e-4  # greatest difference of two runs over the output's magnitude
+PRODUCTS = frozenset({"matmul", "mm", "bmm", "einsum", "addmm", "baddbmm"})
 RANDOM = select_groups(trait="random") - {"dropout"}
 # Those that draw by probabilities that they are given.
 SAMPLING = frozenset(
@@ -94,15 +95,23 @@ def _has_learned_scale(flow: Flow, place: int) -> bool:
         sources = [t.source for t in flow.calls[reader].inputs if t.source != place]
         before = {j for s in sources if isinstance(s, int) for j in {*flow.before(s), s}}
         is_scaled = operation(flow.calls[reader]) in ("mul", "addcmul")
-        if is_scaled and any(operation(flow.calls[j]) in PROJECTIONS for j in before):
+        if is_scaled and any(_is_learned(flow, j) for j in before):
             return True
     return False
+
+
+def _is_learned(flow: Flow, index: int) -> bool:
+    """Whether a row is a layer, or multiplies by a parameter: a @ (x @ self.weight)."""
+    call = flow.calls[index]
+    return operation(call) in PROJECTIONS or (
+        operation(call) in PRODUCTS and any(isinstance(info.source, str) for info in call.inputs)
+    )
 
 
 def _has_learned_probabilities(flow: Flow, place: int) -> bool:
     """Whether it draws by what a layer computes."""
     return operation(flow.calls[place]) in SAMPLING and any(
-        operation(flow.calls[j]) in PROJECTIONS for j in flow.before(place)
+        _is_learned(flow, j) for j in flow.before(place)
     )
 
 

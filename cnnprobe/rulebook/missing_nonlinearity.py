@@ -4,7 +4,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence import (
+    NONLINEAR,
+    PROJECTIONS,
+    Evidence,
+    Flow,
+    describe,
+    operation,
+)
 from cnnprobe.diagnosis.evidence.projections import Projection, projection
 from cnnprobe.diagnosis.evidence.questions import owner, spoken, trainable
 from cnnprobe.rulebook.material import classifying, images, layers
@@ -63,7 +70,9 @@ def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
     What to do: put an activation between them, or merge them.
     Known exceptions: low-rank bottlenecks and adapters, depthwise, factorised (1 x k) and
     transposed convolutions, normalised projections (MobileNet), values that something else reads
-    too, what the loop hands from one network to another, and a pair of which one is frozen.
+    too, what the loop hands from one network to another, and a pair of which one is frozen. What
+    one named network of layers and activations hands to the next, as a projector to a predictor,
+    is info.
     Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.1.
     """
     flow, learning = Flow(evidence.trace), {owner(name) for name in trainable(evidence)}
@@ -93,6 +102,7 @@ def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
         between = "only a normalisation" if normalised else "no activation"
         yield Finding(
             module=flow.owner(i),
+            severity=Severity.INFO if _joins_networks(flow, i, following) else None,
             message=(
                 f"{describe(flow.calls[i])} feeds {describe(flow.calls[following])} with "
                 f"{between} between them: {first.inputs} to {first.outputs} to {second.outputs} "
@@ -106,6 +116,21 @@ def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
 def _is_half_frozen(learning: set[str], *modules: str | None) -> bool:
     """Whether one of two layers is trained and the other is not: they cannot be one."""
     return None not in modules and len({module in learning for module in modules}) > 1
+
+
+def _joins_networks(flow: Flow, first: int, second: int) -> bool:
+    """Whether each of two linear layers belongs to a named network with activations of its own: an
+    encoder's code is a value of its own, even where nothing else reads it.
+    """
+    parents = [(flow.calls[i].fqn or "").rpartition(".")[0] for i in (first, second)]
+    names = [parent.rpartition(".")[2] for parent in parents]
+    if operation(flow.calls[first]) != "linear" or len(set(parents)) == 1:
+        return False
+    owners = [flow.owner(i) or "" for i in flow.primitives(NONLINEAR)]
+    return all(
+        name and not name.isdigit() and any(o.startswith(f"{parent}.") for o in owners)
+        for name, parent in zip(names, parents, strict=True)
+    )
 
 
 def _successor(flow: Flow, index: int) -> tuple[int, bool] | None:

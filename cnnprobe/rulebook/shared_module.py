@@ -1,5 +1,6 @@
 """One layer where copies were meant."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,13 +42,13 @@ def healthy() -> Mapping[str, Any]:
     explains=("tied-weights",),
 )
 def shared_module(evidence: Evidence) -> Iterator[Finding]:
-    """One layer stands at several places of a chain under several names.
+    """One layer stands at several places of a chain, or beside itself, under several names.
 
     Why it matters: `[layer] * 3` makes three references to one layer; the network has a third of
-    the weights that it seems to have.
+    the weights that it seems to have, and three heads of one input give the same output.
     What to do: make a new layer for each place: [Layer() for _ in range(3)], or copy.deepcopy.
-    Known exceptions: layers without parameters; an encoder that is called on several inputs
-    (siamese); a loop that calls one name again and again.
+    Known exceptions: layers without parameters; an encoder or a head that is called on several
+    inputs (siamese, a pyramid); a loop that calls one name again and again.
     Source: Python, "list * n" repeats references.
     """
     flow = Flow(evidence.trace)
@@ -71,13 +72,19 @@ def shared_module(evidence: Evidence) -> Iterator[Finding]:
         ]
         chained = any(made[0] & (flow.before(i) | {i}) - {i} for i in rows[1:]) if made else False
         siblings = {name.rpartition(".")[0] for name in (module.fqn, *module.aliases)}
-        if chained and len(siblings) == 1:
+        alike = _count_alike(flow, rows)
+        if len(siblings) == 1 and (chained or alike > 1):
             names = ", ".join((module.fqn, *module.aliases))
+            times = f"{len(rows)} times in a row" if chained else f"{alike} times on one input"
             yield Finding(
                 module=module.fqn,
-                message=(
-                    f"{names} are one {module.kind}, called {len(rows)} times in a row with the "
-                    "same weights"
-                ),
+                message=(f"{names} are one {module.kind}, called {times} with the same weights"),
                 fix="make a new one for each place, or copy.deepcopy it",
             )
+
+
+def _count_alike(flow: Flow, rows: list[int]) -> int:
+    """How many of the calls get the very same tensors."""
+    given = Counter(tuple((t.source, t.shape, t.path) for t in flow.calls[i].inputs) for i in rows)
+    known = (n for key, n in given.items() if any(isinstance(source, int) for source, *_ in key))
+    return max(known, default=0)

@@ -64,8 +64,9 @@ def stacked_sigmoids(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: the derivative of a sigmoid is at most 0.25, so that each layer takes its part
     of the gradient; the first layers stay at their random initialisation.
     What to do: ReLU in their place, or BatchNorm before each; for tanh, Xavier's initialisation.
-    Known exceptions: gates, which multiply; stacks with skip connections or normalisation, which
-    keep the gradient; a layer that is saturated by itself is saturated-activation.
+    Known exceptions: gates, which multiply; stacks with skip connections, couplings of a flow or
+    normalisation, which keep the gradient; a layer that is saturated by itself is
+    saturated-activation.
     Source: Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward
     neural networks", section 3.
     """
@@ -97,15 +98,18 @@ def stacked_sigmoids(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _count_chain(flow: Flow, stack: frozenset[int]) -> int:
-    """How many of the rows the longest chain has; calls side by side, as of several batches in a
-    step, are none.
+    """How many of the rows every gradient passes that goes through the longest chain; calls side
+    by side, as of several batches in a step, are none, nor is what a skip connection, or the half
+    that a coupling hands on, leads past.
     """
     depths: dict[int, int] = {}
     for i, call in enumerate(flow.calls):
         before = [
-            depths.get(info.source, 0) for info in call.inputs if isinstance(info.source, int)
+            depths.get(info.source, 0)
+            for info in call.inputs
+            if isinstance(info.source, int) and info.requires_grad
         ]
-        depths[i] = max(before, default=0) + (i in stack)
+        depths[i] = min(before, default=0) + (i in stack)
     return max(depths.values(), default=0)
 
 

@@ -356,6 +356,7 @@ def insert_relu(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
             written=write_in(evidence, model, follow_layer, finding.module, "nn.ReLU()"),
             shows="the two layers are no longer one linear map",
             is_comparable=False,
+            loss_ends="other",
         )
 
 

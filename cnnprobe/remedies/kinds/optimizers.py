@@ -82,7 +82,7 @@ def smaller_steps(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
     """A lower rate, judged by the size of the steps."""
     for remedy in _rates(evidence, LOWER):
         shown = "the first step changes every weight by less than its size"
-        yield replace(remedy, by_loss=False, shows=shown)
+        yield replace(remedy, by_loss=False, shows=shown, loss_ends="lower")
 
 
 @answers("lr-too-low")

@@ -32,12 +32,14 @@ def rectify(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy
             edited=lambda program: prepare_model(program, _write_for_tanh),
             shows=shown,
             is_comparable=False,
+            loss_ends="lower",
         )
     yield Remedy(
         title="nn.ReLU in place of each sigmoid and tanh, and an initialisation by fan-in",
         change=lambda subject: _rectify(subject, inside),
         shows=shown,
         is_comparable=False,
+        loss_ends="lower",
     )
 
 

@@ -271,6 +271,20 @@ def average_that_adds_the_whole_weights(sick):
     return averaged(lambda old, new: old.mul_(0.95).add_(new, alpha=0.1 if sick else 0.05))
 
 
+# -- one module under several names ----------------------------------------------------------------
+
+
+@case("shared-module", "heads.0")
+def heads_of_one_state_that_are_one_head(sick):
+    def forward(self, x):
+        state = self.body(x)
+        return sum(head(state) for head in self.heads)
+
+    head = nn.Linear(4, 4)
+    heads = [head] * 3 if sick else [nn.Linear(4, 4) for _ in range(3)]
+    return classifier(net(forward, body=Classifier(), heads=nn.ModuleList(heads)))
+
+
 # -- results and methods that nobody asks for ------------------------------------------------------
 
 

@@ -351,3 +351,63 @@ def backward_that_the_loop_calls():
         optimizer.step()
 
     return looped(Trainer(), step)
+
+
+# -- one head for several inputs, chains with a way past, learned scales ---------------------------
+
+
+@design
+def one_head_for_all_levels_of_a_pyramid():
+    def forward(self, x):
+        levels = [F.avg_pool2d(x, size) for size in (1, 2, 4)]
+        return sum(
+            head(F.relu(level)).mean((2, 3)) for head, level in zip(self.heads, levels, strict=True)
+        )
+
+    return classifier(net(forward, heads=nn.ModuleList([nn.Conv2d(3, 4, 1)] * 3)))
+
+
+@design
+def couplings_with_a_tanh_each():
+    class Coupling(nn.Module):
+        def __init__(self, first):
+            super().__init__()
+            self.first = first
+            self.shift = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 4))
+
+        def forward(self, x):
+            a, b = x.split(4, dim=1)
+            a, b = (a, b + self.shift(a)) if self.first else (a + self.shift(b), b)
+            return torch.cat([a, b], dim=1)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 8), *[Coupling(k % 2) for k in range(8)], nn.Linear(8, 4))
+    inputs = torch.randn(8, 12, generator=torch.Generator().manual_seed(1))
+    return classifier(model, inputs=inputs)
+
+
+@design
+def latent_of_a_graph_with_weights_of_its_own():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mean = nn.Parameter(torch.randn(12, 6) * 0.3)
+            self.scale = nn.Parameter(torch.randn(12, 6) * 0.1)
+            self.head = nn.Linear(6, 4)
+
+        def forward(self, x):
+            mean, scale = x @ self.mean, (x @ self.scale).exp()
+            return self.head(mean + scale * torch.randn_like(mean))
+
+    inputs = torch.randn(8, 12, generator=torch.Generator().manual_seed(1))
+    return classifier(Net(), inputs=inputs)
+
+
+@design
+def projector_before_a_predictor():
+    model = net(
+        lambda self, x: self.predictor(self.projector(x.flatten(1))),
+        projector=nn.Sequential(nn.Linear(768, 32), nn.ReLU(), nn.Linear(32, 16)),
+        predictor=nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)),
+    )
+    return classifier(model)
