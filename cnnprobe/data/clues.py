@@ -67,6 +67,15 @@ class Repeats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Transposed:
+    """Lists of numbers, one of each sample, that came as a tensor for each place of the lists."""
+
+    path: str
+    places: int  # numbers of a sample, and tensors of the batch
+    samples: int  # of the first batch: the length of each tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Clues:
     """All of these, of one split."""
 
@@ -74,3 +83,4 @@ class Clues:
     marks: tuple[Mark, ...] = ()
     beside: Beside = field(default_factory=Beside)
     joined: Joined | None = None
+    transposed: Transposed | None = None

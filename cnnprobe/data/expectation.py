@@ -28,6 +28,7 @@ class Expectation:
     """What the model and its loss expect of the data."""
 
     outputs: int | None = None  # classes
+    detected: int | None = None  # classes of a detector of torchvision, 0 the background
     loss: str = ""  # "cross_entropy"
     ignored: int = -100  # label that the loss leaves out
     batch_norm: str = ""  # name of a BatchNorm that sees one value per channel of a batch of one

@@ -1,5 +1,6 @@
 """What a model and its loss expect of the data, by one neutral forward pass over a batch."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +32,8 @@ def read_expected(
     name = _NAMES.get(kind, getattr(loss_fn, "__name__", kind))
     ignored = getattr(loss_fn, "ignore_index", -100)
     weights = find_weights(model) if model is not None else None
-    known = Expectation(loss=name, ignored=ignored, weights=weights)
+    detected = _count_detected(model) if model is not None else None
+    known = Expectation(loss=name, ignored=ignored, weights=weights, detected=detected)
     if model is None or not isinstance(inputs, Tensor) or needs_all_ranks(model):
         return known  # a pass of one rank would wait for the others
     with torch.no_grad():
@@ -51,6 +53,20 @@ def read_expected(
         seconds=seconds,
         batch_norm=_find_single(seen.trace),
     )
+
+
+def _count_detected(model: nn.Module) -> int | None:
+    """The classes of one of torchvision's detectors whose class 0 is the background; None of any
+    other model. RetinaNet and FCOS have outputs for 0 too.
+    """
+    modules: Iterator[Any] = model.modules()
+    for module in modules:
+        names = {each.__name__ for each in type(module).__mro__}
+        if "FastRCNNPredictor" in names:
+            return int(module.cls_score.out_features)
+        if {"SSDClassificationHead", "SSDLiteClassificationHead"} & names:
+            return int(module.num_columns)
+    return None
 
 
 def _find_single(trace: Trace) -> str:

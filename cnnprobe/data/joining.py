@@ -1,4 +1,4 @@
-"""Whether a collate of the user's own leaves each image beside its label."""
+"""Whether a collate leaves each image beside its label, and the numbers of a label together."""
 
 import contextlib
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from cnnprobe.data.clues import Joined
-from cnnprobe.data.columns import BatchColumn, join_samples
+from cnnprobe.data.clues import Joined, Transposed
+from cnnprobe.data.columns import BatchColumn, join_samples, name_items
 from cnnprobe.data.images import is_single
 from cnnprobe.data.keeping import copy_dataset, kept_generators
 from cnnprobe.data.roles import assign_roles, choose_main, choose_target
@@ -95,3 +95,21 @@ def _measure(image: Tensor, single: Any) -> float:
     down, right = (max(1, n // SIDE) for n in single.shape[-2:])
     apart = cut[..., ::down, ::right] - single[..., ::down, ::right].float()
     return float(apart.abs().mean())
+
+
+def find_transposed(batch: Any) -> Transposed | None:
+    """The part of a batch that is a list of vectors, of which each has a number of every sample, as
+    `default_collate` joins lists of numbers; None where there is none.
+
+    Args:
+        batch: as the loader gave it: images of one size, and what stands beside them.
+    """
+    parts = list(name_items(batch))
+    sizes = {len(part) for _, part in parts if isinstance(part, Tensor) and part.dim() > 2}
+    for path, part in parts:
+        if not isinstance(part, list | tuple) or len(part) < 2:
+            continue
+        shapes = {tuple(each.shape) if isinstance(each, Tensor) else () for each in part}
+        if len(shapes) == 1 and any(shapes == {(size,)} for size in sizes if size > 1):
+            return Transposed(path=path, places=len(part), samples=len(part[0]))
+    return None

@@ -26,7 +26,7 @@ from cnnprobe.data.expectation import Expectation
 from cnnprobe.data.facts import Data, Failed, Images, SampleTrials, Split, Spotted
 from cnnprobe.data.images import NAMED, ImageTally
 from cnnprobe.data.information import find_exchange
-from cnnprobe.data.joining import compare_joined
+from cnnprobe.data.joining import compare_joined, find_transposed
 from cnnprobe.data.keeping import kept_generators
 from cnnprobe.data.labels import describe_labels, find_moved
 from cnnprobe.data.leaks import find_leaks
@@ -355,7 +355,7 @@ def _find_clues(source: Source, tallies: _Tallies) -> Clues:
     it.
     """
     try:
-        return _compare(source, tallies)
+        return replace(_compare(source, tallies), transposed=find_transposed(source.first))
     except Exception:
         return Clues()
 

@@ -1,13 +1,17 @@
 """Images that were scaled or normalised twice."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cnnprobe.data.facts import Data, Numbers, Split
+from cnnprobe.data.facts import Data, Numbers, Part, Split
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import labels, made, seed
 from cnnprobe.diagnosis import Finding, Severity
 
+SLACK = 0.02  # of the range: what resizing adds at sharp edges
+PerChannel = tuple[float, ...]  # a number for each channel
+Step = tuple[PerChannel, PerChannel]  # mean and std
+IMAGENET: Step = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DARK = 1 / 255  # the greatest value of images that were divided by 255 twice
 
 
@@ -73,6 +77,17 @@ def normalised_twice(data: Data) -> Iterator[Finding]:
             continue
         for part in split.of("image"):
             numbers = part.numbers
+            if (step := _find_repeated(part, steps, data)) is not None and numbers is not None:
+                lows, highs = _bound(*step)
+                yield Finding(
+                    message=(
+                        f"{part.path or 'the images'} of the {split.name} data go from "
+                        f"{numbers.low:.3g} to {numbers.high:.3g}: normalised by mean "
+                        f"{_list(step[0])}, images of [0, 1] lie between {min(lows):.3g} and "
+                        f"{max(highs):.3g}, and normalised twice they lie where these do"
+                    ),
+                    fix="leave one Normalize out: where the data set wraps another, both have one",
+                )
             if numbers is not None and _is_divided_twice(numbers, split):
                 yield Finding(
                     message=(
@@ -82,6 +97,38 @@ def normalised_twice(data: Data) -> Iterator[Finding]:
                     ),
                     fix="divide once: ToTensor and ToDtype(scale=True) do so already",
                 )
+
+
+def _bound(mean: PerChannel, std: PerChannel) -> tuple[list[float], list[float]]:
+    """What 0 and 1 become in each channel."""
+    pairs = list(zip(mean, std, strict=True))
+    return [(0 - m) / s for m, s in pairs], [(1 - m) / s for m, s in pairs]
+
+
+def _find_repeated(part: Part, steps: Sequence[Step], data: Data) -> Step | None:
+    """The mean and std by which images were normalised twice: those of the data set's transform,
+    of the model's weights, or the usual ones.
+    """
+    weights = data.expected.weights
+    known = [*steps, *(weights.normalisations if weights is not None else ()), IMAGENET]
+    return next((step for step in known if _is_normalised_again(part, *step)), None)
+
+
+def _is_normalised_again(part: Part, mean: PerChannel, std: PerChannel) -> bool:
+    """Whether a channel is spread wider than any image of [0, 1] after a Normalize, whose std is at
+    most half of its range, and the values end where a second Normalize brings black or white.
+    """
+    numbers = part.numbers
+    if numbers is None or len(part.channels) != len(mean) or not all(s > 0 for s in std):
+        return False
+    lows, highs = _bound(mean, std)
+    ends = zip(part.channels, lows, highs, strict=True)
+    wide = any(c.std > (high - low) / 2 for c, low, high in ends)
+    least = min((low - m) / s for low, m, s in zip(lows, mean, std, strict=True))
+    most = max((high - m) / s for high, m, s in zip(highs, mean, std, strict=True))
+    slack = SLACK * (most - least)
+    above, below = numbers.low - least, most - numbers.high
+    return wide and min(above, below) >= -slack and min(abs(above), abs(below)) <= slack
 
 
 def _list(numbers: tuple[float, ...]) -> str:
