@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, operation_of_module
+from cnnprobe.diagnosis.evidence import Evidence, Step, operation_of_module
 from cnnprobe.diagnosis.evidence.questions import spoken, variable
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, layers
@@ -49,7 +49,8 @@ def healthy() -> Mapping[str, Any]:
     explains=("train-eval-gap",),
 )
 def frozen_bn_drift(evidence: Evidence) -> Iterator[Finding]:
-    """A BatchNorm is frozen, but in train mode: its running statistics still move.
+    """A BatchNorm is frozen, or was put into eval mode, but is in train mode in the step: its
+    running statistics still move.
 
     Why it matters: requires_grad_(False) stops the weights, not the statistics; the backbone does
     not stay what it was.
@@ -76,6 +77,7 @@ def frozen_bn_drift(evidence: Evidence) -> Iterator[Finding]:
         and not any(f"{m.fqn}.{p}" in trainable_names for p in ("weight", "bias"))
     ]
     if not drifting:
+        yield from _find_undone(evidence, step, used)
         return
     learnt = [m for m in drifting if _has_learnt(evidence, m.fqn)]
     first = (learnt or drifting)[0]
@@ -91,6 +93,31 @@ def frozen_bn_drift(evidence: Evidence) -> Iterator[Finding]:
             f"{spoken(evidence, first.fqn)}.eval() after {variable(evidence, 'model')}.train()"
             + ("" if len(drifting) == 1 else ", and the others alike")
         ),
+    )
+
+
+def _find_undone(evidence: Evidence, step: Step, used: set[str | None]) -> Iterator[Finding]:
+    """Norms that were put into eval mode alone, and that the step's train() puts back."""
+    training = {m.fqn for m in step.trace.modules if m.training} & used
+    undone = [m.fqn for m in step.trace.modules if m.fqn in evidence.probes.resting & training]
+    learnt = [fqn for fqn in undone if _has_learnt(evidence, fqn)]
+    if not undone:
+        return
+    first, name = (learnt or undone)[0], variable(evidence, "model")
+    yield Finding(
+        module=first,
+        severity=Severity.WARNING if learnt else Severity.INFO,
+        message=(
+            f"{format_counted(len(undone), 'BatchNorm layer')} (the first is "
+            f"{spoken(evidence, first)}) {'was' if len(undone) == 1 else 'were'} in eval mode "
+            "before the first step, in modules in train mode, and the step puts "
+            f"{'it' if len(undone) == 1 else 'them'} into train mode: the running statistics change"
+        ),
+        fix=(
+            f"put {'it' if len(undone) == 1 else 'them'} into eval mode after each {name}.train(), "
+            "or in a train() of the class"
+        ),
+        kind="undone",
     )
 
 

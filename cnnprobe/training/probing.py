@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from cnnprobe.diagnosis.evidence import Flow, Probes, is_inplace, operation
 from cnnprobe.recorder.functions import operation_of
+from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.recorder.preservation import read_version
 from cnnprobe.recorder.sources import find_nearest_line, is_users
 from cnnprobe.recorder.values import is_ordinary, leaves
@@ -245,11 +246,12 @@ def run_probes(
 ) -> tuple[Pass, Probes]:
     """Everything that is probed before the first step; the evaluation pass too."""
     written, buffers = _versions(model), _copy_buffers(model)
+    resting = find_resting(model)
     base, mutated = find_mutated(
         inputs, lambda given: forward(model, given, training=False, summarise=summary, names=names)
     )
     if base.error is not None or not is_ordinary((inputs, targets, base.output)):
-        return base, Probes(mutated=mutated)
+        return base, Probes(mutated=mutated, resting=resting)
     now = _versions(model)
     keeps_state = written != now or not all(
         _is_unchanged(b, a) for b, a in zip(buffers, _copy_buffers(model), strict=False)
@@ -267,6 +269,7 @@ def run_probes(
         leak = find_leak(model, inputs, n)
     probes = Probes(
         mutated=mutated,
+        resting=resting,
         held=base.held,
         keeps_state=keeps_state,
         rewritten=tuple(
@@ -286,6 +289,21 @@ def _repeat(model: nn.Module, inputs: Any, base: Pass, *, seed: int = 0) -> floa
     """How far the output of one more pass is from the first; None where it raises."""
     again = forward(model, fresh(inputs), training=False, seed=seed)
     return None if again.error is not None else difference(base.output, again.output)
+
+
+def find_resting(model: nn.Module) -> frozenset[str]:
+    """The norms with running statistics that are in eval mode by themselves: the module around
+    each is in train mode.
+    """
+    modules = {fqn: module for fqn, module, _ in named_modules(model)}
+    return frozenset(
+        fqn
+        for fqn, module in modules.items()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and not module.training
+        and fqn
+        and getattr(modules.get(fqn.rpartition(".")[0]), "training", False)
+    )
 
 
 def run_late_probes(model: nn.Module, inputs: Any, targets: Any, probes: Probes) -> Probes:

@@ -301,6 +301,8 @@ class Probes:
     ] = ()  # inputs that the forward wrote to, and the row that did
     # modules that a forward pass in train mode calls, where the steps were in eval mode
     called_in_train: frozenset[str] = frozenset()
+    # norms that were in eval mode before the first step, in modules that were in train mode
+    resting: frozenset[str] = frozenset()
     evaluation_loss: float | None = None
     training_loss: float | None = None  # the same batch in train mode
 

@@ -31,6 +31,7 @@ from cnnprobe.remedies.loop_lines import (
 from cnnprobe.remedies.model_lines import set_keyword
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
+from cnnprobe.training.probing import find_resting
 
 
 @answers("no-zero-grad")
@@ -335,7 +336,7 @@ def _clear_once(subject: Subject) -> None:
 
 @answers("frozen-bn-drift")
 def freeze_statistics(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """eval() of every BatchNorm whose weights are frozen."""
+    """eval() of every BatchNorm that is frozen."""
     bare = replace(evidence, names={"model": ""})
     yield Remedy(
         title=f"call {spoken(evidence, finding.module)}.eval() after "
@@ -351,6 +352,8 @@ def freeze_statistics(finding: Finding, evidence: Evidence, model: Any) -> Itera
 
 def _freeze_statistics(subject: Subject) -> None:
     frozen = list(_name_frozen(subject.model).values())
+    if not frozen:
+        raise CannotTryError("no BatchNorm is frozen")
 
     def freeze() -> None:
         for module in frozen:
@@ -362,12 +365,15 @@ def _freeze_statistics(subject: Subject) -> None:
 
 
 def _name_frozen(model: nn.Module) -> dict[str, nn.Module]:
-    """The BatchNorms without a trained weight, by name."""
+    """The BatchNorms without a trained weight, or that were put into eval mode by themselves, by
+    name.
+    """
+    resting = find_resting(model)
     return {
         name: module
         for name, module, _ in named_modules(model)
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        and not any(p.requires_grad for p in module.parameters())
+        and (name in resting or not any(p.requires_grad for p in module.parameters()))
     }
 
 

@@ -118,3 +118,32 @@ class Stepwise(nn.Module):
 def norm_shared_by_steps_that_grow(sick):
     shared = nn.BatchNorm1d(24)
     return classifier(Stepwise([shared if sick else nn.BatchNorm1d(24) for _ in range(3)]))
+
+
+class Tuned(Classifier):
+    """Pretrained; its norms are put into eval mode when it is built."""
+
+    def __init__(self):
+        super().__init__()
+        for norm in (self.backbone.bn1, self.backbone.bn2):
+            norm.running_mean.normal_(0, 0.1)
+            norm.eval()
+
+
+class TunedForGood(Tuned):
+    def train(self, mode=True):
+        super().train(mode)
+        self.backbone.bn1.eval()
+        self.backbone.bn2.eval()
+        return self
+
+
+@case("frozen-bn-drift", "backbone.bn1")
+def norms_that_the_step_puts_back_into_train_mode(sick):
+    def step(model, inputs, targets, optimizer):
+        model.train()
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+
+    return looped(Tuned() if sick else TunedForGood(), step)

@@ -134,3 +134,18 @@ class Twice(nn.Module):
 @design
 def encoder_of_two_views_of_other_sizes():
     return classifier(Twice())
+
+
+@design
+def backbone_that_was_evaluated_before_the_step():
+    model = Classifier()
+    model.backbone.bn1.running_mean.normal_(0, 0.1)
+    model.backbone.eval()
+
+    def step(model, inputs, targets, optimizer):
+        model.train()
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+
+    return looped(model, step)
