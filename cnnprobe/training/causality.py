@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cnnprobe.diagnosis.evidence import Flow, Foresight
-from cnnprobe.recorder.values import leaves
+from cnnprobe.recorder.values import EXACT
 from cnnprobe.training.passes import forward, fresh, list_tensors, tensors_of
 from cnnprobe.training.request import Request
 
@@ -71,16 +71,25 @@ def reads_words(inputs: Any) -> bool:
     """Whether an input holds whole numbers in sequences, shape (N, T)."""
     return any(
         t.dim() == 2 and t.dtype in (torch.int64, torch.int32) and t.shape[1] >= SHORTEST
-        for t in list_tensors(inputs)
+        for t in _list_dense(inputs)
     )
+
+
+def _list_dense(value: Any) -> list[Tensor]:
+    """The tensors in a nested value whose shape and values can be read: none sparse or nested."""
+    return [
+        t
+        for t in list_tensors(value)
+        if type(t) in EXACT and t.layout is torch.strided and not t.is_nested
+    ]
 
 
 def _find_shifted(inputs: Any, targets: Any) -> tuple[Tensor, Tensor] | None:
     """The input, shape (N, T, ...), that the targets are one step ahead of, and which of their
     steps, shape (N, T), count.
     """
-    given = [t for _, t in leaves(inputs) if isinstance(t, Tensor) and t.dim() in (2, 3)]
-    wanted = [t for _, t in leaves(targets) if isinstance(t, Tensor)]
+    given = [t for t in _list_dense(inputs) if t.dim() in (2, 3)]
+    wanted = _list_dense(targets)
     for sequence in given:
         if sequence.shape[1] < SHORTEST or sequence.shape[0] < 2 or sequence.dtype == torch.bool:
             continue
