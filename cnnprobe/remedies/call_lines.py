@@ -116,6 +116,19 @@ def assign(source: str, kind: str) -> list[TextChange]:
     return [TextChange(file.path, start, start, f"{file.source(given)} = ")]
 
 
+def drop_sum(source: str) -> list[TextChange]:
+    """What the only sum on a line adds up, in its place: sum(x), torch.sum(x), x.sum()."""
+    file, call = find_called(source, "sum")
+    given = call.args[0] if call.args else None
+    if isinstance(call.func, ast.Attribute) and not is_function(file, call):
+        given = None if call.args or call.keywords else call.func.value
+    elif len(call.args) != 1 or call.keywords:
+        given = None
+    if given is None or isinstance(given, ast.GeneratorExp):
+        raise UnknownPlaceError
+    return [file.replace(call, write_operand(file, given, "{x}"))]
+
+
 def cut_elsewhere(source: str, dim: int, turn: int, part: str) -> list[TextChange]:
     """Another slice, "2:4", in one of the subscripts of a line that slice a dim."""
     file, line = open_line(source)

@@ -45,6 +45,11 @@ class Total:
     spread: TensorInfo
 
     @property
+    def name(self) -> str:
+        """What adds up: torch's sum, or Python's."""
+        return "sum()" if operation(self.call) == "unbind" else describe(self.call)
+
+    @property
     def dims(self) -> tuple[int, ...]:
         """The dims that it is to be the sum over."""
         return tuple(range(len(self.spread.shape), len(self.given.shape)))
@@ -57,7 +62,8 @@ def total_per_sample(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: the term is as many times too large as there are samples, and its weight against
     the other terms changes with the size of the batch.
-    What to do: sum over the dims of a sample alone: sum(dim=-1).
+    What to do: sum over the dims of a sample alone: sum(dim=-1); drop the sum of what has one value
+    for each sample already.
     Known exceptions: a division by a total, which normalises; a total without gradient.
     Source: torch.sum, "the sum of all elements in the input tensor" where no dim is given.
     """
@@ -65,15 +71,21 @@ def total_per_sample(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             module=None,
             message=(
-                f"{describe(found.call)} adds up all {math.prod(found.given.shape):,} values of "
+                f"{found.name} adds up all {math.prod(found.given.shape):,} values of "
                 f"shape {found.given.shape}, and the total is spread over a tensor of shape "
                 f"{found.spread.shape}: as a part of each of its {math.prod(found.spread.shape):,} "
                 "values"
             ),
-            fix=f"sum(dim={_write_dims(found)}) there, for a sum of each sample",
+            fix=_write_fix(found),
             source=found.call.source,
             subject=describe(found.call),
         )
+
+
+def _write_fix(found: Total) -> str:
+    if not found.dims:
+        return "drop the sum: each sample has its own value already"
+    return f"sum(dim={_write_dims(found)}) there, for a sum of each sample"
 
 
 def _write_dims(found: Total) -> str:
@@ -93,6 +105,37 @@ def find_totals(evidence: Evidence) -> Iterator[Total]:
             spread = _find_spread(flow, i, call.inputs[0], toward)
             if spread is not None:
                 yield Total(index=i, call=call, given=call.inputs[0], spread=spread)
+    yield from _find_totals_of_samples(evidence, flow, toward)
+
+
+def _find_totals_of_samples(evidence: Evidence, flow: Flow, toward: set[int]) -> Iterator[Total]:
+    """The sums of what has one value for each sample, by torch's sum or by Python's."""
+    sizes = {info.shape[0] for info in (*evidence.inputs, *evidence.targets) if info.shape}
+    for i in flow.primitives({"sum", "unbind"}):
+        call = flow.calls[i]
+        given = call.inputs[0] if call.inputs else None
+        end = i if operation(call) == "sum" else _follow_sum(flow, i)
+        if (
+            given is not None
+            and len(given.shape) == 1
+            and given.shape[0] > 1
+            and given.shape[0] in sizes
+            and given.requires_grad
+            and flow.producer(given) is not None
+            and end in toward
+        ):
+            spread = _find_spread(flow, end, given, toward)
+            if spread is not None:
+                yield Total(index=i, call=call, given=given, spread=spread)
+
+
+def _follow_sum(flow: Flow, index: int) -> int:
+    """The last addition of Python's sum() of a tensor; -1 where it is none."""
+    readers = flow.readers.get(index, [])
+    is_sum = len(readers) == len(flow.calls[index].outputs) and all(
+        operation(flow.calls[i]) == "add" and flow.calls[i].outputs[0].shape == () for i in readers
+    )
+    return max(readers, default=-1) if is_sum else -1
 
 
 def _is_total(call: ModuleCall) -> bool:
@@ -120,7 +163,8 @@ def _find_spread(flow: Flow, index: int, given: TensorInfo, toward: set[int]) ->
             kind = operation(call)
             if kind in ("add", "sub", "mul") and len(others) == 1:
                 shape = others[0].shape
-                if shape == given.shape[: len(shape)] and len(shape) < len(given.shape):
+                is_whole = len(given.shape) == 1 or len(shape) < len(given.shape)
+                if shape == given.shape[: len(shape)] and is_whole:
                     return others[0]
             elif kind in WEIGHING and not others and not _divides(call, given):
                 stack.append(reader)

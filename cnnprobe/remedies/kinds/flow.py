@@ -10,8 +10,8 @@ from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.sums import CUTS
-from cnnprobe.remedies.call_lines import append_argument
-from cnnprobe.remedies.kinds.calls import pass_on
+from cnnprobe.remedies.call_lines import append_argument, drop_sum
+from cnnprobe.remedies.kinds.calls import instead, pass_on
 from cnnprobe.remedies.kinds.cuts import call_backward_on
 from cnnprobe.remedies.loop_lines import drop_call
 from cnnprobe.remedies.program import UserProgram, list_blocks, read_step
@@ -121,6 +121,15 @@ def _list_targets(statement: ast.stmt) -> list[str]:
 def sum_each_sample(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The sum over the dims of a sample alone."""
     for found in find_totals(evidence):
+        if found.call.source == finding.source and not found.dims:
+            yield Remedy(
+                title=f"drop {found.name} of the samples",
+                change=instead(found.call, _keep_samples),
+                edited=lambda _, call=found.call: drop_sum(call.source),  # type: ignore[misc]
+                shows="the term has a value for each sample",
+                is_comparable=False,
+            )
+            return
         if found.call.source == finding.source:
             dims = found.dims
             yield Remedy(
@@ -139,6 +148,11 @@ def sum_each_sample(finding: Finding, evidence: Evidence, model: Any) -> Iterato
                 is_comparable=False,
             )
             return
+
+
+def _keep_samples(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The values themselves; Python's sum gets them as one."""
+    return (args[0],) if func.__name__ == "unbind" else args[0]
 
 
 def _sum_over(dims: tuple[int, ...], shape: tuple[int, ...]) -> Rewriting:

@@ -154,3 +154,16 @@ def masks_of_255(sick):
         targets=(images()[:, :1] > 0).float() * (255 if sick else 1),
         loss_fn=nn.BCEWithLogitsLoss(),
     )
+
+
+@case("total-per-sample", None, "")
+def size_of_each_sample_added_up_over_the_batch(sick):
+    def step(model, inputs, targets, optimizer):
+        scores = model(inputs)
+        size = scores.square().sum(1)
+        likely = F.cross_entropy(scores, targets, reduction="none")
+        optimizer.zero_grad()
+        (likely + 0.01 * (sum(size) if sick else size)).mean().backward()
+        optimizer.step()
+
+    return looped(Classifier(), step)

@@ -411,3 +411,16 @@ def projector_before_a_predictor():
         predictor=nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)),
     )
     return classifier(model)
+
+
+@design
+def samples_that_are_weighed_by_their_total():
+    def step(model, inputs, targets, optimizer):
+        each = F.cross_entropy(model(inputs), targets, reduction="none")
+        share = (each * each.detach() / each.sum()).sum()
+        apart = (each - each.sum() / len(each)).square().mean()
+        optimizer.zero_grad()
+        (share + 0.01 * apart + each.exp().sum().log() / 8).backward()
+        optimizer.step()
+
+    return looped(Classifier(), step)
