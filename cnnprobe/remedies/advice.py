@@ -13,6 +13,7 @@ ADVICE: Mapping[str, str] = {
     "idle-term": "which tensor the term was meant to be computed from is not known",
     "ignored-input": "what the input was for is not known",
     "doubled-channels": "which tensor was meant is not known",
+    "inverted-boxes": "which form the boxes have is not known",
     "loss-taken-twice": "which targets or output were meant is not known",
     "optimizer-renewed": "which variable is to hold the optimizer is not known",
     "setting-overwritten": "which of its reads are to see the new value is not known",

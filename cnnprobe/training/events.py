@@ -16,6 +16,8 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cnnprobe.training.boxes import is_overlap
+
 
 def _step_code() -> types.CodeType | None:
     """The function that torch puts around every optimizer's step."""
@@ -33,7 +35,7 @@ class LoopWatch:
 
     def __init__(self, on: Callable[[str, dict[str, Any], types.FrameType], None]) -> None:
         self._on = on
-        self._codes: dict[types.CodeType, str] = {}
+        self._codes: dict[types.CodeType, str | None] = {}
         self._previous: Any = None
         for kind, function in (
             ("backward", torch.autograd.backward),
@@ -76,7 +78,9 @@ class LoopWatch:
             getattr(self._previous, "enable", lambda: None)()
 
     def _profile(self, frame: types.FrameType, event: str, argument: object) -> None:  # noqa: ARG002
-        kind = self._codes.get(frame.f_code)
+        kind = self._codes.get(frame.f_code, "")
+        if kind == "":
+            kind = self._codes[frame.f_code] = "boxes" if is_overlap(frame.f_code) else None
         if kind is None or event not in ("call", "return"):
             return
         if (

@@ -19,6 +19,7 @@ from cnnprobe.recorder import Recording
 from cnnprobe.recorder.inventory import has_values
 from cnnprobe.recorder.values import read_dense
 from cnnprobe.records.trace import Trace
+from cnnprobe.training.boxes import find_inverted
 from cnnprobe.training.events import LoopWatch
 from cnnprobe.training.graph_walk import walk
 from cnnprobe.training.hidden import list_parameters
@@ -266,6 +267,9 @@ class _StepDraft:
         self.events.append(
             Event(kind=kind, subject=self._name(module), effective=module is self.stepper.model)
         )
+
+    def _boxes(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+        self.events.extend(find_inverted(frame))
 
     def _schedule(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:
         """The outermost call only: a scheduler's step may call another's."""

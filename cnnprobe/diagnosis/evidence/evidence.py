@@ -34,7 +34,7 @@ class Loss:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Something that the training loop did: "train", "eval", "zero_grad", "backward", "clip",
-    "step", "schedule", "scale", "unscale", "grad".
+    "step", "schedule", "scale", "unscale", "grad", "boxes" (that are none).
     """
 
     kind: str
@@ -47,6 +47,7 @@ class Event:
     fresh: bool = False  # a step that gave its optimizer the first state that it has
     # what a "schedule" that waits for a larger number was given
     metric: float | None = None
+    source: str = ""  # the line of the call, of "boxes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -149,3 +149,35 @@ def backbone_that_was_evaluated_before_the_step():
         optimizer.step()
 
     return looped(model, step)
+
+
+class Located(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(768, 4)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1)).sigmoid()
+
+
+def centered_iou(first, second):
+    """Of centers and sizes."""
+    start = torch.maximum(first[:, :2] - first[:, 2:] / 2, second[:, :2] - second[:, 2:] / 2)
+    end = torch.minimum(first[:, :2] + first[:, 2:] / 2, second[:, :2] + second[:, 2:] / 2)
+    shared = (end - start).clamp(min=0).prod(1)
+    return shared / (first[:, 2:].prod(1) + second[:, 2:].prod(1) - shared)
+
+
+@design
+def overlap_of_centers_and_sizes():
+    boxes = torch.rand(8, 4, generator=torch.Generator().manual_seed(3)) * 0.3
+    boxes[:, :2] += 0.35
+
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        found = model(inputs)
+        loss = 1 - centered_iou(found, targets) + (found - targets).abs().mean(1)
+        loss.mean().backward()
+        optimizer.step()
+
+    return looped(Located(), step, targets=boxes)
