@@ -1,11 +1,12 @@
 """Weights whose gradient is exactly zero."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import (
+    ARRANGING,
     LOSSES,
     SQUASHING,
     Evidence,
@@ -30,6 +31,8 @@ from cnnprobe.records.trace import ModuleCall, ModuleInfo
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
 
+DRAWN = select_groups(trait="random") - {"dropout"}
+SCALING = frozenset({"div", "mul", "lt", "le", "gt", "ge", "floor"})  # from a drawn mask to its use
 STEPWISE = select_groups(trait="flat")  # constant but for jumps: derivative 0
 
 
@@ -82,8 +85,8 @@ def zero_grad(evidence: Evidence) -> Iterator[Finding]:
     What to do: look behind it for dead ReLUs, sign, round, comparisons, a multiplication by zero, a
     softmax over one value; where no weight has a gradient, look in the loss.
     Known exceptions: heads and branches that start at zero, which let a gradient through after one
-    step; as info, parts of which a computed index chose nothing in this batch, as the boxes of a
-    detector.
+    step; what a mask drawn at random hides; as info, parts of which a computed index chose nothing
+    in this batch, as the boxes of a detector.
     Source: the gradients of the observed steps.
     """
     steps = [s for s in evidence.steps if s.gradients]
@@ -103,11 +106,14 @@ def zero_grad(evidence: Evidence) -> Iterator[Finding]:
         yield from _flat_loss(steps)
     if not alive or not any(change > 0 for s in evidence.steps for change in s.changes.values()):
         return
+    flow = Flow(steps[0].trace)
     for module in topmost({owner(n) for n in names}, evidence.trace)[:3]:
         if _starts_from_zero(evidence, module, {n for n in names if owner(n) == module}):
             yield _tell_single_step(evidence, module, len(steps))
             continue
-        unchosen = _is_unchosen(Flow(steps[0].trace), module, set(alive))
+        if _is_stopped(flow, module, set(alive), lambda i: _is_masked(flow, i)):
+            continue  # the steps are observed with one seed: each draws the same mask
+        unchosen = _is_stopped(flow, module, set(alive), lambda i: is_routed(flow.calls[i]))
         yield Finding(
             module=module,
             severity=Severity.INFO if unchosen else Severity.WARNING,
@@ -175,9 +181,19 @@ def _tell_single_step(evidence: Evidence, module: str, count: int) -> Finding:
     )
 
 
-def _is_unchosen(flow: Flow, module: str, alive: set[str]) -> bool:
+def _is_masked(flow: Flow, index: int) -> bool:
+    """Whether a row multiplies by a mask that is drawn at random, and that leaves something."""
+    call = flow.calls[index]
+    if operation(call) not in ("mul", "masked_fill") or not call.outputs:
+        return False
+    drawn = [flow.origin(info, ARRANGING | SCALING) for info in call.inputs]
+    is_drawn = any(i is not None and operation(flow.calls[i]) in DRAWN for i in drawn)
+    return is_drawn and stat(call.outputs[0], "zeros") < stat(call.outputs[0], "count")
+
+
+def _is_stopped(flow: Flow, module: str, alive: set[str], stops: Callable[[int], bool]) -> bool:
     """Whether everything that the module puts out, with no weight after it that learns, goes
-    through a choice of values by a computed index.
+    through a row that stops it: a choice of values by a computed index, or a mask.
     """
     inside = module + "."
     stack = [
@@ -196,8 +212,10 @@ def _is_unchosen(flow: Flow, module: str, alive: set[str]) -> bool:
     while stack:
         for reader in flow.readers.get(stack.pop(), ()):
             call = flow.calls[reader]
-            if is_routed(call) or reader in seen:
-                chosen |= is_routed(call)
+            if reader in seen:
+                continue
+            if stops(reader):
+                chosen = True
                 continue
             learns = any(name.rpartition(".")[0] == call.fqn for name in alive) or any(
                 t.source in alive for t in call.inputs

@@ -181,3 +181,24 @@ def overlap_of_centers_and_sizes():
         optimizer.step()
 
     return looped(Located(), step, targets=boxes)
+
+
+class Fields(nn.Module):
+    """Tables of which a mask drops some as a whole while it trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(6, 12) for _ in range(6))
+        self.head = nn.Sequential(nn.Linear(72, 16), nn.ReLU(), nn.Linear(16, 4))
+
+    def forward(self, x):
+        h = torch.stack([table(x[:, k]) for k, table in enumerate(self.tables)], 1)
+        if self.training:
+            h = torch.empty(6, 1).bernoulli_(0.5).expand_as(h) * h / 0.5
+        return self.head(h.flatten(1))
+
+
+@design
+def tables_dropped_as_a_whole():
+    words = torch.randint(6, (8, 6), generator=torch.Generator().manual_seed(2))
+    return classifier(Fields(), inputs=words)
