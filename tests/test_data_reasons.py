@@ -1,4 +1,6 @@
-"""What findings name as the reason, each beside data that looks alike and has none: flips, copies, palettes, padding."""
+"""What findings name as the reason, each beside data that looks alike and has none: flips, copies,
+palettes, padding.
+"""
 
 import numpy as np
 import pytest
@@ -207,9 +209,12 @@ def test_flipped_boxes_whose_corners_were_not_exchanged_are_named(axis):
 
     def tell(given):
         batches = [
-            (list(images[k : k + 8]), [{"boxes": b, "labels": torch.ones(1).long()} for b in given[k : k + 8]])
+            (
+                list(images[k : k + 8]),
+                [{"boxes": b, "labels": torch.ones(1).long()} for b in given[k : k + 8]],
+            )
             for k in range(0, 96, 8)
-        ]  # fmt: skip
+        ]
         return find("box-format", batches)
 
     (found,) = tell(flipped)
