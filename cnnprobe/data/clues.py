@@ -76,6 +76,17 @@ class Transposed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Turned:
+    """Images of the validation that a simple model of the training tells when they are turned."""
+
+    turn: str  # "flipped left to right"
+    images: int  # of the validation
+    known: float  # share of unseen images of the training that the model tells
+    own: float  # of those of the validation, as they are
+    best: float  # and when they are turned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Clues:
     """All of these, of one split."""
 

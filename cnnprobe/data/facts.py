@@ -5,7 +5,7 @@ of the data read.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cnnprobe.data.clues import Clues, Repeats
+from cnnprobe.data.clues import Clues, Repeats, Turned
 from cnnprobe.data.expectation import Expectation
 
 Shape = tuple[int, ...]
@@ -378,6 +378,7 @@ class Data:
     leaks: tuple[Leak, ...] = ()
     moved: tuple[tuple[int, str, str], ...] = ()  # label, its class in training and in validation
     exchange: Exchange | None = None  # of classes without names
+    turned: Turned | None = None  # images of the validation
 
     @property
     def splits(self) -> Iterator[Split]:

@@ -17,6 +17,9 @@ FEWEST = 400  # images, below which nothing is said
 PER_CLASS = 8  # images of a class, on average, below which nothing is said
 MOST = 512  # images that are compared
 FOLDS = 5
+TOLD = 0.6  # of a class: a class that the model tells well
+TAKEN = 0.7  # of the images of a label, that are taken for one such class
+CONFUSED = 0.2  # of the same label's in the training, that are too: classes that are alike
 RIDGE = 10.0  # of the regression, on standardised features
 NOISE = 0.5  # of the kernel regression, whose kernel is 1 on its diagonal
 SHUFFLES = 99  # of the labels; fewer where there are many classes
@@ -62,7 +65,7 @@ def measure_chance(samples: Sequence[Sample]) -> float | None:
     return float((hits >= hits[0]).sum() / len(hits))
 
 
-def find_exchange(training: Sequence[Sample], validation: Sequence[Sample]) -> Exchange | None:
+def find_exchange(training: Sequence[Sample], validation: Sequence[Sample] = ()) -> Exchange | None:
     """Classes of the validation that a model of the training's small copies tells by other numbers;
     None where there are none, or too few images to say so.
 
@@ -80,15 +83,89 @@ def find_exchange(training: Sequence[Sample], validation: Sequence[Sample]) -> E
     x = np.stack([f for f, _ in chosen]).astype(np.float64)
     mean, std = x.mean(0), np.maximum(x.std(0), 1e-9)
     x, z = (x - mean) / std, (np.stack([f for f, _ in unseen]) - mean) / std
-    hits = _count_hits([_predict_linear(x, np.arange(len(y)) % FOLDS)], y[:, None], len(classes))
-    if not _is_sure(int(hits[0]), y):
-        return None
     targets = np.eye(len(classes))[y] - np.bincount(y, minlength=len(classes)) / len(y)
+    crossed = _multiply(_predict_linear(x, np.arange(len(y)) % FOLDS), targets).argmax(1)
+    hits = int((crossed == y).sum())
+    if not _is_sure(hits, y):
+        return None
     gram = _multiply(x.T, x) + RIDGE * np.eye(x.shape[1])
-    guessed = _multiply(z, _solve(gram, _multiply(x.T, targets)))
-    met = np.zeros((len(classes), len(classes)), dtype=np.int64)  # by label, then by guess
-    np.add.at(met, (np.array([label for _, label in unseen]), guessed.argmax(1)), 1)
-    return _name_exchange(met, classes, int(hits[0]) / len(y))
+    guessed = _multiply(z, _solve(gram, _multiply(x.T, targets))).argmax(1)
+    met = _count_met(np.array([label for _, label in unseen]), guessed, len(classes))
+    whole = _name_exchange(met, classes, hits / len(y))
+    if whole is not None and whole.known >= TOLD:
+        return whole
+    return _name_trusted(met, _count_met(y, crossed, len(classes)), classes) or whole
+
+
+def measure_transfer(
+    images: NDArray[np.float64],
+    labels: Sequence[int],
+    others: Sequence[NDArray[np.float64]],
+    unseen: Sequence[int],
+) -> tuple[float, list[float]] | None:
+    """The share of unseen images that a linear regression of the training tells, and its share of
+    each of several versions of the validation; None where it cannot be believed.
+
+    Args:
+        images: of the training, a row of features each.
+        labels: their classes.
+        others: versions of the images of the validation, in the same features.
+        unseen: their classes.
+    """
+    classes, y = np.unique(labels, return_inverse=True)
+    if len(classes) < 2 or len(y) < PER_CLASS * len(classes):
+        return None
+    mean, std = images.mean(0), np.maximum(images.std(0), 1e-9)
+    x = (images - mean) / std
+    targets = np.eye(len(classes))[y] - np.bincount(y, minlength=len(classes)) / len(y)
+    crossed = _multiply(_predict_linear(x, np.arange(len(y)) % FOLDS), targets).argmax(1)
+    hits = int((crossed == y).sum())
+    if not _is_sure(hits, y):
+        return None
+    weights = _solve(_multiply(x.T, x) + RIDGE * np.eye(x.shape[1]), _multiply(x.T, targets))
+    guessed = (_multiply((each - mean) / std, weights).argmax(1) for each in others)
+    return hits / len(y), [float((classes[guess] == unseen).mean()) for guess in guessed]
+
+
+def _count_met(
+    labels: NDArray[np.int64], guessed: NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
+    """How often each label was guessed as each class."""
+    met = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(met, (labels, guessed), 1)
+    return met
+
+
+def _name_trusted(
+    met: NDArray[np.int64], known: NDArray[np.int64], classes: NDArray[np.int64]
+) -> Exchange | None:
+    """The exchange among the classes that the model tells well, where it knows too little of the
+    others: labels of which nearly all images are taken for such a class, for which the model
+    hardly takes that label's in the training. None where more of them stay than move.
+
+    Args:
+        met: of the validation, by label and by guess.
+        known: of unseen images of the training, the same.
+        classes: the label of each row.
+    """
+    own, rows = known.diagonal(), known.sum(1)
+    trusted = (own >= TOLD * rows) & (rows >= PER_CLASS)
+    best, counts = met.argmax(1), met.sum(1)
+    clear = (counts >= PER_CLASS) & (met.max(1) >= TAKEN * counts) & trusted[best]
+    pairs = [(int(v), int(best[v])) for v in np.flatnonzero(clear)]
+    moved = [(v, t) for v, t in pairs if v != t and known[v, t] <= CONFUSED * rows[v]]
+    firsts, seconds = [v for v, _ in moved], [t for _, t in moved]
+    total = int(counts[firsts].sum())
+    is_plain = len(moved) > 1 and len(set(seconds)) == len(moved) and total >= LEAST_MOVED
+    if not is_plain or 2 * len(moved) <= len(pairs):
+        return None
+    return Exchange(
+        labels=tuple((int(classes[v]), int(classes[t])) for v, t in moved),
+        images=total,
+        known=float(own[seconds].sum() / rows[seconds].sum()),
+        own=float(met[firsts, firsts].sum() / total),
+        exchanged=float(met[firsts, seconds].sum() / total),
+    )
 
 
 def _name_exchange(

@@ -53,6 +53,7 @@ from cnnprobe.data.source import (
 from cnnprobe.data.tallies import PartTally, number_of
 from cnnprobe.data.tokens import TokenTally, find_vocabulary, hash_texts, is_tokens
 from cnnprobe.data.trials import STREAMED, SampleStretch, confirm_pairs, try_again, try_blanks
+from cnnprobe.data.turns import find_turned
 
 KEPT = 4  # images of the first batch, for a forward pass
 RETRIED = 64  # samples that are read one by one where the loader raised
@@ -134,9 +135,8 @@ def read_data(
         expected=expected or Expectation(),
         leaks=find_leaks(*readings) if len(readings) > 1 else (),
         moved=find_moved(splits),
-        exchange=find_exchange(*(reading.images.features for reading in readings))
-        if len(readings) > 1
-        else None,
+        exchange=find_exchange(*(reading.images.features for reading in readings)),
+        turned=find_turned(*(reading.images.labelled for reading in readings)),
     )
     return data, readings
 
