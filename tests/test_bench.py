@@ -21,6 +21,7 @@ UNMENDED = {
     "copy_that_is_trained",
     "experts_without_the_weight_of_their_gate",
     "gradient_reversed_by_a_method_of_a_module",
+    "next_value_with_a_gradient",
 }
 
 

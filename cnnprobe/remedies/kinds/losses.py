@@ -22,8 +22,10 @@ from cnnprobe.rulebook.trained_target import list_weights
 def detach_target(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """A detach of the second argument, whose own weights the optimizer leaves out."""
     for flow, call in rows_at(finding, evidence)[:1]:
+        if len(call.inputs) < 2:
+            return  # a square by hand: which part of it is the target stands elsewhere
         first, second = (list_weights(evidence, flow, info) for info in call.inputs[:2])
-        left = second - first
+        left = set() if finding.kind else second - first
         without = f", and leave its {len(left)} weights out of the optimizer" if left else ""
         yield Remedy(
             title=f"detach() the second argument of {describe(call)}{without}",

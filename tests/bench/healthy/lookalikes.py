@@ -424,3 +424,19 @@ def samples_that_are_weighed_by_their_total():
         optimizer.step()
 
     return looped(Classifier(), step)
+
+
+@design
+def terms_with_gradients_on_both_sides_that_are_meant():
+    def step(model, inputs, targets, optimizer):
+        one, other = model(inputs), model(inputs.flip(-1))
+        entropy = F.cross_entropy(one, one.softmax(1))
+        both_ways = F.cross_entropy(one, other.softmax(1)) + F.cross_entropy(other, one.softmax(1))
+        smooth = (one[1:] - one[:-1]).square().mean()
+        alike = F.mse_loss(one, other)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(one, targets) + 0.1 * (entropy + both_ways + smooth + alike)
+        loss.backward()
+        optimizer.step()
+
+    return looped(Classifier(), step)
