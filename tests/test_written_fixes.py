@@ -240,3 +240,38 @@ def test_settings_are_written_to_the_optimizer_that_has_them(tmp_path, monkeypat
     assert "model[0].parameters(), lr=0.1)\nsecond" in after
     assert "model[3].parameters(), 0.1, momentum=0.9)" in after
     assert "optimizer-setting" not in run(tmp_path)[0]
+
+
+VALIDATING = """optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+class Trainer:
+    def __init__(self):
+        self.model, self.done = model, 0
+
+    def validate(self):
+        self.model.eval()
+        with torch.no_grad():
+            self.best = self.model(x).argmax(1)
+
+    def fit(self, inputs, labels):
+        if self.done % 3 == 0:
+            self.validate()
+        self.done += 1
+        optimizer.zero_grad()
+        F.cross_entropy(self.model(inputs), labels).backward()
+        optimizer.step()
+
+
+step = Trainer().fit
+"""
+
+
+def test_train_is_written_behind_the_evaluation_that_the_step_calls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "program.py").write_text(HEAD + VALIDATING + TAIL, encoding="utf-8")
+    rules, patch = run(tmp_path)
+    assert "eval-mode-in-train" in rules
+    after = apply(tmp_path, patch)
+    assert "argmax(1)\n        self.model.train()\n\n    def fit" in after
+    assert "eval-mode-in-train" not in run(tmp_path)[0]

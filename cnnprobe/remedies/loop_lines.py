@@ -103,13 +103,6 @@ def add_step(program: UserProgram) -> list[TextChange]:
     return [insert_after(file, found[-1][1], *(f"{name}.step()" for name in names))]
 
 
-def add_train(program: UserProgram) -> list[TextChange]:
-    """train() of the model at the beginning of the step; in the place of its only eval()."""
-    file, function = read_step(program)
-    name = name_in_step(program, program.request.model)
-    return [insert_first(file, function, f"{name}.train()")]
-
-
 def move_clip(program: UserProgram) -> list[TextChange]:
     """The clip to right before the optimizer's step, in the same block."""
     file, function = read_step(program)

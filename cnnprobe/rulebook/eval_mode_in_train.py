@@ -110,3 +110,11 @@ def _is_frozen(flow: Flow, learning: set[str], module: ModuleInfo) -> bool:
         and not any(o.requires_grad for i in rows for o in flow.calls[i].outputs)
         and not readers & learning
     )
+
+
+def find_eval(evidence: Evidence) -> str:
+    """The line of the last call in the steps that put the model into eval mode; "" where there is
+    none.
+    """
+    events = [e for step in evidence.steps for e in step.events if e.kind == "eval"]
+    return next((e.source for e in reversed(events) if e.effective), "")

@@ -28,6 +28,14 @@ def _step_code() -> types.CodeType | None:
     return None
 
 
+def find_caller(frame: types.FrameType) -> str:
+    """The line outside of torch that a call comes from; "" where there is none."""
+    caller = frame.f_back
+    while caller is not None and caller.f_globals.get("__name__", "").startswith("torch."):
+        caller = caller.f_back
+    return f"{caller.f_code.co_filename}:{caller.f_lineno}" if caller is not None else ""
+
+
 class LoopWatch:
     """Calls `on(kind, locals)` when a known function is entered, and `on(kind + " done", locals)`
     when it is left.

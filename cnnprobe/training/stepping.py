@@ -20,7 +20,7 @@ from cnnprobe.recorder.inventory import has_values
 from cnnprobe.recorder.values import read_dense
 from cnnprobe.records.trace import Trace
 from cnnprobe.training.boxes import find_inverted
-from cnnprobe.training.events import LoopWatch
+from cnnprobe.training.events import LoopWatch, find_caller
 from cnnprobe.training.graph_walk import walk
 from cnnprobe.training.hidden import list_parameters
 from cnnprobe.training.mixing import Mixing
@@ -261,11 +261,16 @@ class _StepDraft:
                 self.events[-1], rate=measure_total(self.stepper.parameters) / self.unclipped
             )
 
-    def _mode(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+    def _mode(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:
         module = scope.get("self")
         kind = "train" if scope.get("mode") else "eval"
         self.events.append(
-            Event(kind=kind, subject=self._name(module), effective=module is self.stepper.model)
+            Event(
+                kind=kind,
+                subject=self._name(module),
+                effective=module is self.stepper.model,
+                source=find_caller(frame),
+            )
         )
 
     def _boxes(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002

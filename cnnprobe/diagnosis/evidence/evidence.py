@@ -47,7 +47,7 @@ class Event:
     fresh: bool = False  # a step that gave its optimizer the first state that it has
     # what a "schedule" that waits for a larger number was given
     metric: float | None = None
-    source: str = ""  # the line of the call, of "boxes"
+    source: str = ""  # the line of the call, of "train", "eval" and "boxes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,6 @@ from cnnprobe.remedies.initialisation import initialise_every_layer
 from cnnprobe.remedies.loop_lines import (
     add_clip,
     add_step,
-    add_train,
     add_unscale,
     add_zero_grad,
     add_zero_grad_after_others,
@@ -28,9 +27,11 @@ from cnnprobe.remedies.loop_lines import (
     move_schedule,
     move_zero_grad,
 )
+from cnnprobe.remedies.mode_lines import add_train
 from cnnprobe.remedies.model_lines import set_keyword
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
+from cnnprobe.rulebook.eval_mode_in_train import find_eval
 from cnnprobe.training.probing import find_resting
 
 
@@ -98,7 +99,7 @@ def train_first(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
     yield Remedy(
         title=f"call {variable(evidence, 'model')}.train() before the training step",
         change=_train_at_forward,
-        edited=add_train,
+        edited=lambda program: add_train(program, find_eval(evidence)),
         shows="dropout and BatchNorm train in every step",
         is_comparable=False,
     )
@@ -352,8 +353,6 @@ def freeze_statistics(finding: Finding, evidence: Evidence, model: Any) -> Itera
 
 def _freeze_statistics(subject: Subject) -> None:
     frozen = list(_name_frozen(subject.model).values())
-    if not frozen:
-        raise CannotTryError("no BatchNorm is frozen")
 
     def freeze() -> None:
         for module in frozen:
@@ -365,9 +364,7 @@ def _freeze_statistics(subject: Subject) -> None:
 
 
 def _name_frozen(model: nn.Module) -> dict[str, nn.Module]:
-    """The BatchNorms without a trained weight, or that were put into eval mode by themselves, by
-    name.
-    """
+    """The BatchNorms without a trained weight, or that were put into eval mode, by name."""
     resting = find_resting(model)
     return {
         name: module
