@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, Flow
+from cnnprobe.diagnosis.evidence import Evidence, Flow, argument, describe, operation
 from cnnprobe.diagnosis.evidence.questions import loss_calls, variable
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, labels, layers
@@ -20,6 +20,10 @@ ELEMENTWISE = (
     "kl_div",
     "binary_cross_entropy_with_logits",
 )
+
+
+# What makes one value of each row.
+REDUCING = frozenset({"max", "amax", "min", "amin", "sum", "mean", "logsumexp", "norm", "std"})
 
 
 def _regression(targets: Any) -> Mapping[str, Any]:
@@ -54,7 +58,8 @@ def loss_broadcast(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: (N, 1) against (N,) is broadcast to (N, N); the best that the model can then do
     is to predict the mean of all targets.
-    What to do: give both the same shape: target.unsqueeze(1), or prediction.squeeze(1).
+    What to do: give both the same shape: target.unsqueeze(1), or prediction.squeeze(1);
+    keepdim=True for what each row of a square is reduced to.
     Known exceptions: pairwise losses that expand both sides on purpose are not reported.
     Source: torch.nn.functional.mse_loss warns "Using a target size that is different to the input
     size".
@@ -62,6 +67,45 @@ def loss_broadcast(evidence: Evidence) -> Iterator[Finding]:
     yield from _join(
         [*_by_function(evidence), *_by_hand(evidence), *_over_the_batch(evidence)],
     )
+    yield from _along_another_dim(evidence)
+
+
+def _along_another_dim(evidence: Evidence) -> Iterator[Finding]:
+    """From a square (N, N), or divided by, what was reduced over its last dim and has lost it:
+    (N, N) - (N,) goes along that dim again.
+    """
+    flow = Flow(evidence.trace)
+    for i in flow.primitives({"sub", "div"}):
+        call, made = flow.calls[i], _find_reduced(flow, i)
+        if made is None:
+            continue
+        shape, reduced = call.inputs[0].shape, describe(flow.calls[made])
+        yield Finding(
+            module=flow.owner(i),
+            severity=Severity.WARNING,
+            message=(
+                f"{reduced} reduces {shape} over dim 1 to {shape[:1]}, and {describe(call)} lines "
+                "that up with dim 1 again: each row gets the values of all rows, and not its own"
+            ),
+            fix=f"keepdim=True in {reduced}, or unsqueeze(1) of its result",
+            source=flow.line(i),
+            kind="lost-dim",
+            subject=describe(call),
+        )
+
+
+def _find_reduced(flow: Flow, index: int) -> int | None:
+    """The row that reduced the first operand over dim 1, and whose result is the second."""
+    given = flow.calls[index].inputs
+    if len(given) != 2 or not given[0].requires_grad or len(given[0].shape) != 2:
+        return None
+    made, size = flow.origin(given[1]), given[0].shape[0]
+    if made is None or size < 2 or given[0].shape != (size, size) or given[1].shape != (size,):
+        return None
+    reduced = flow.calls[made]
+    is_same = bool(reduced.inputs) and reduced.inputs[0].source == given[0].source
+    is_last = argument(reduced, "dim") in (1, -1, (1,), (-1,))
+    return made if is_same and is_last and operation(reduced) in REDUCING else None
 
 
 def _join(found: list[Finding]) -> Iterator[Finding]:

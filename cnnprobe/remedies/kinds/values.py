@@ -16,7 +16,7 @@ from cnnprobe.diagnosis.evidence.questions import loss_calls, spoken, stat, vari
 from cnnprobe.records.trace import ModuleCall, TensorInfo
 from cnnprobe.remedies.changes import exchange, find_module
 from cnnprobe.remedies.initialisation import initialise_every_layer, initialise_one
-from cnnprobe.remedies.kinds.calls import instead
+from cnnprobe.remedies.kinds.calls import instead, rows_at
 from cnnprobe.remedies.kinds.optimizers import lower_rate
 from cnnprobe.remedies.loop_lines import change_inputs_first, change_targets_first
 from cnnprobe.remedies.model_lines import clear_bias, prepare_model, view_as_first
@@ -220,6 +220,15 @@ def match_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
     the output.
     """
     targets = variable(evidence, "targets")
+    if finding.kind == "lost-dim":
+        for _, call in rows_at(finding, evidence)[:1]:
+            yield Remedy(
+                title=f"unsqueeze(1) of the second operand of {describe(call)}",
+                change=instead(call, _give_dim_back),
+                shows="each row gets its own value",
+                is_comparable=False,
+            )
+        return
     crossed = _find_crossed(Flow(evidence.trace))
     if crossed:
         yield Remedy(
@@ -246,6 +255,12 @@ def match_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
         shows=_OWN_TARGET,
         is_comparable=False,
     )
+
+
+def _give_dim_back(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if args[0].dim() == args[1].dim() + 1:
+        return func(args[0], args[1].unsqueeze(1), *args[2:], **kwargs)
+    return func(*args, **kwargs)
 
 
 def _find_crossed(flow: Flow) -> list[ModuleCall]:

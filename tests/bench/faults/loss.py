@@ -200,3 +200,19 @@ def uncertainty_that_trains_the_error(sick):
         optimizer.step()
 
     return looped(Classifier(), step, targets=torch.rand(8))
+
+
+@case("loss-broadcast", None)
+def greatest_of_each_row_taken_from_each_column(sick):
+    def step(model, inputs, targets, optimizer):
+        output = model(inputs)
+        codes = F.normalize(output, dim=1)
+        scores = codes @ codes.detach().T / 0.1
+        with torch.no_grad():
+            greatest, _ = scores.max(dim=1, keepdim=not sick)
+        apart = torch.logsumexp(scores - greatest, dim=1)
+        optimizer.zero_grad()
+        (apart.mean() + F.cross_entropy(output, targets)).backward()
+        optimizer.step()
+
+    return looped(Classifier(), step)

@@ -440,3 +440,18 @@ def terms_with_gradients_on_both_sides_that_are_meant():
         optimizer.step()
 
     return looped(Classifier(), step)
+
+
+@design
+def square_of_scores_by_its_columns_and_rows():
+    def step(model, inputs, targets, optimizer):
+        output = model(inputs)
+        scores = output @ output.detach().T
+        columns = scores - scores.max(0).values
+        rows = scores - scores.max(1).values[:, None]
+        optimizer.zero_grad()
+        loss = F.cross_entropy(output, targets) + 0.01 * (columns.exp().mean() + rows.exp().mean())
+        loss.backward()
+        optimizer.step()
+
+    return looped(Classifier(), step)
