@@ -17,6 +17,20 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    """Rows of tokens, their padding, and what stands beside them."""
+
+    path: str
+    pad: int | None = None  # the token that fills the ends of rows; None: not known
+    padded: float = 0.0  # share of the tokens
+    targets: str = ""  # path of other tokens of equal shape
+    fill: int | None = None  # of them at all places of the padding
+    equal: bool = False  # targets and tokens, in all batches
+    mask: str = ""  # path of the mask
+    unmasked: bool = False  # it is 1 at all of the padding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
     """An edge that nearly all images of one class have at one place, and hardly one of the
     others.
@@ -95,3 +109,5 @@ class Clues:
     beside: Beside = field(default_factory=Beside)
     joined: Joined | None = None
     transposed: Transposed | None = None
+    texts: Texts | None = None
+    features: tuple[str, tuple[int, ...]] = ("", ())  # path, and columns that are the target

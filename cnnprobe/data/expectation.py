@@ -31,6 +31,7 @@ class Expectation:
     detected: int | None = None  # classes of a detector of torchvision, 0 the background
     loss: str = ""  # "cross_entropy"
     ignored: int = -100  # label that the loss leaves out
+    unreduced: bool = False  # the loss gives one number a target, which may be masked by hand
     batch_norm: str = ""  # name of a BatchNorm that sees one value per channel of a batch of one
     seconds: float | None = None  # of a training step, at most
     accepted: bool | None = None  # whether the model took a batch; None: it was not tried

@@ -32,8 +32,13 @@ def read_expected(
     name = _NAMES.get(kind, getattr(loss_fn, "__name__", kind))
     ignored = getattr(loss_fn, "ignore_index", -100)
     weights = find_weights(model) if model is not None else None
-    detected = _count_detected(model) if model is not None else None
-    known = Expectation(loss=name, ignored=ignored, weights=weights, detected=detected)
+    known = Expectation(
+        loss=name,
+        ignored=ignored,
+        unreduced=getattr(loss_fn, "reduction", "") == "none",
+        weights=weights,
+        detected=_count_detected(model) if model is not None else None,
+    )
     if model is None or not isinstance(inputs, Tensor) or needs_all_ranks(model):
         return known  # a pass of one rank would wait for the others
     with torch.no_grad():

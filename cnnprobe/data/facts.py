@@ -352,7 +352,7 @@ class Leak:
     count: int = 0  # samples of the validation
     among: int = 0  # of how many that were compared
     # "index" of one data set, "file" by content, "content" of the image as read, "sequence": what
-    # stands beside it in the list
+    # stands beside it in the list, "row" of a table, "window" of a series
     by: str = "content"
     share: float = 0.0  # of the validation, estimated from the samples that were read
 

@@ -19,6 +19,7 @@ from cnnprobe.data.copies import SIDE, Copies, copy_images, shrink
 from cnnprobe.data.facts import Blanks, Images, SamePicture, Spotted
 from cnnprobe.data.marks import MOST
 from cnnprobe.data.pixels import PixelTally, open_picture
+from cnnprobe.data.tables import RowTally
 
 NAMED = 8  # samples of a kind that are named
 FINGERPRINTS = 20_000  # images that are remembered
@@ -99,6 +100,7 @@ class ImageTally:
         self.sketches: list[tuple[Spotted, NDArray[np.float32]]] = []
         self.seen: list[Seen] = []
         self.texts: dict[tuple[int, int], int] = {}  # by batch and position, as a hash
+        self.rows = RowTally()  # where there are no images
         self._equal: list[bytes] = []  # of each batch the print that all of it share, or none
         self.labelled: list[tuple[NDArray[np.float32], int]] = []  # small copies and their labels
 

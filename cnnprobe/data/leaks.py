@@ -15,6 +15,7 @@ from cnnprobe.data.facts import Leak, SamePicture, Split, Spotted
 from cnnprobe.data.images import NAMED, ImageTally
 from cnnprobe.data.sequences import find_by_sequence
 from cnnprobe.data.source import Source, choose_samples
+from cnnprobe.data.tables import find_by_row
 
 FILES = 20_000  # of a data set that are looked at
 
@@ -42,6 +43,7 @@ def find_leaks(training: Read, validation: Read) -> tuple[Leak, ...]:
             validation.source,
         )
     )
+    found.append(find_by_row(training.images.rows, validation.images.rows))
     return tuple(leak for leak in found if leak is not None and leak.count)
 
 

@@ -32,13 +32,14 @@ from cnnprobe.data.labels import describe_labels, find_moved
 from cnnprobe.data.leaks import find_leaks
 from cnnprobe.data.marks import find_marks
 from cnnprobe.data.objects import BoxTally, MaskTally, PointTally, take_objects
+from cnnprobe.data.padding import TextTally
 from cnnprobe.data.roles import (
     assign_roles,
     choose_main,
     choose_target,
     find_channels_last,
     find_episode,
-    share_image,
+    list_shared,
 )
 from cnnprobe.data.source import (
     Batch,
@@ -99,6 +100,7 @@ class _Tallies:
     episode: tuple[str, str] | None = None  # paths of support and query
     shared: list[bool] = field(default_factory=list)  # of each episode
     tokens: list[TokenTally] = field(default_factory=list)
+    texts: TextTally = field(default_factory=TextTally)
     joined: Joined | None = None
 
 
@@ -194,7 +196,8 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
     }
     tallies.twins = [pair for pair in tallies.twins if are_equal(*map(columns.get, pair))]
     if tallies.episode is not None:
-        _add_episodes(tallies, *(columns.get(path) for path in tallies.episode), source=source)
+        joined = getattr(source.given, "batch_size", 1) is not None
+        tallies.shared += list_shared(*map(columns.get, tallies.episode), joined=joined)
     images = columns.get(tallies.main) if tallies.main is not None else None
     finite = {p: tallies.parts[p].add(c) for p, c in columns.items() if p in tallies.parts}
     target = columns.get(tallies.target) if tallies.target is not None else None
@@ -210,6 +213,9 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
             tallies.inputs = given[:KEPT].detach().clone()
         if len(tallies.stream) < STREAMED and isinstance(source.dataset, IterableDataset):
             tallies.stream.append(SampleStretch(labels, tallies.images.latest))
+    else:
+        tallies.images.rows.add(columns, spots)
+        tallies.texts.add(columns)
     for tokens in tallies.tokens:
         tokens.add(columns)
     if not tallies.batches:
@@ -227,21 +233,6 @@ def _add(tallies: _Tallies, batch: Batch, source: Source) -> None:
     tallies.samples += size
     tallies.batches += 1
     tallies.waited.append(batch.seconds)
-
-
-def _add_episodes(
-    tallies: _Tallies, support: BatchColumn | None, query: BatchColumn | None, *, source: Source
-) -> None:
-    """Note of each episode, a batch or a sample of one, whether its query holds a support image."""
-    if support is None or query is None:
-        return
-    a, b = support.values, query.values
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-        return
-    if a.dim() == 4 and getattr(source.given, "batch_size", 1) is None:
-        tallies.shared.append(share_image(a, b))
-    elif a.dim() == 5:
-        tallies.shared += [share_image(x, y) for x, y in zip(a, b, strict=True)]
 
 
 def _attach_objects(
@@ -324,6 +315,7 @@ def _describe(source: Source, tallies: _Tallies, failed: Failed | None) -> Split
     parts = tuple(tally.describe() for tally in tallies.parts.values())
     placed = {p: role for p, role in tallies.roles.items() if role in ("mask", "boxes", "points")}
     placed |= {tallies.target: "class"} if tallies.target is not None else {}
+    main = tallies.main if tallies.main is not None else tuple(tallies.parts)
     pictures = [path for path, role in tallies.roles.items() if role == "image"]
     if len(pictures) == 2 and tallies.main == pictures[0]:
         placed[pictures[1]] = "image"
@@ -337,9 +329,7 @@ def _describe(source: Source, tallies: _Tallies, failed: Failed | None) -> Split
         images=_describe_images(source, tallies),
         labels=describe_labels(source, tallies) if tallies.target is not None else None,
         objects=tuple(each.describe() for each in tallies.objects.values()),
-        trials=try_again(source, tallies.main, placed, tallies.stream)
-        if tallies.main is not None and failed is None
-        else SampleTrials(),
+        trials=SampleTrials() if failed else try_again(source, main, placed, tallies.stream),
         failed=failed,
         unread=tallies.unread,
         overlap=(*tallies.episode, sum(tallies.shared), len(tallies.shared))
@@ -361,13 +351,19 @@ def _find_clues(source: Source, tallies: _Tallies) -> Clues:
 
 
 def _compare(source: Source, tallies: _Tallies) -> Clues:
+    rows = tallies.images.rows
+    found = Clues(
+        marks=find_marks(tallies.images.labelled),
+        texts=tallies.texts.describe(),
+        features=(rows.path, rows.find_given_away()),
+    )
     if source.dataset is None:
-        return Clues(marks=find_marks(tallies.images.labelled))
+        return found
     vocabulary = find_vocabulary(source.given) if tallies.tokens else None
     tokens = (each.describe(vocabulary) for each in tallies.tokens if vocabulary is not None)
-    return Clues(
+    return replace(
+        found,
         tokens=tuple(each for each in tokens if each is not None),
-        marks=find_marks(tallies.images.labelled),
         beside=compare_sources(tallies.images.seen, source),
         joined=tallies.joined,
     )

@@ -171,6 +171,22 @@ def share_image(support: Any, query: Any) -> bool:
     return any(np.asarray(image.detach().cpu()).tobytes() in known for image in query)
 
 
+def list_shared(
+    support: BatchColumn | None, query: BatchColumn | None, *, joined: bool
+) -> list[bool]:
+    """Of each episode, a batch or (joined to a batch) a sample of one, whether its query holds a
+    support image.
+    """
+    if support is None or query is None:
+        return []
+    a, b = support.values, query.values
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return []
+    if a.dim() == 4 and not joined:
+        return [share_image(a, b)]
+    return [share_image(x, y) for x, y in zip(a, b, strict=True)] if a.dim() == 5 else []
+
+
 def _is_length(column: BatchColumn, sequences: BatchColumn) -> bool:
     """Whether numbers say how long each of some padded sequences is: the rest of each is
     padding.

@@ -49,18 +49,23 @@ class SampleStretch:
 
 
 def try_again(
-    source: Source, path: str, objects: Mapping[str, str], stream: Sequence[SampleStretch] = ()
+    source: Source,
+    path: str | tuple[str, ...],
+    objects: Mapping[str, str],
+    stream: Sequence[SampleStretch] = (),
 ) -> SampleTrials:
     """What further readings of one or two samples show; nothing where samples cannot be had one by
     one.
 
     Args:
         source: where they come from.
-        path: of the images in a sample.
+        path: of the images in a sample; of all parts, where there are no images.
         objects: path to role of what has a place in the image: mask, boxes, points; an image is
             the target of another, and a class its label.
         stream: the first batches of a stream, as they were read.
     """
+    if isinstance(path, tuple):
+        return _try_draws(source, path)
     if isinstance(source.dataset, IterableDataset):
         return SampleTrials(unsharded=find_unsharded(source.given, stream))
     if not source.is_indexed or not len(source.dataset):
@@ -91,6 +96,22 @@ def try_again(
         frozen=frozen,
         fit=fit,
     )
+
+
+def _try_draws(source: Source, paths: Sequence[str]) -> SampleTrials:
+    """Whether workers, and epochs, draw the same random numbers, by the first of these parts of a
+    sample that comes out otherwise when it is read again; for data without images.
+    """
+    workers = getattr(source.given, "num_workers", 0)
+    if isinstance(source.dataset, IterableDataset) or not source.is_indexed or not workers:
+        return SampleTrials()
+    repeats: tuple[bool | None, bool | None] = None, None
+    with contextlib.suppress(Exception), kept_generators(source.given), _quiet():
+        read = _read_often(source, 0, READINGS)
+        varied = (path for path in paths if path in read and _varies(read[path]))
+        path = next(varied, None)
+        repeats = _try_workers(source, path) if path is not None else repeats
+    return SampleTrials(workers_repeat=repeats[0], epochs_repeat=repeats[1])
 
 
 def try_blanks(source: Source, path: str, spots: Sequence[Spotted]) -> tuple[int, int]:

@@ -88,6 +88,18 @@ def blobs(n: int = 8, classes: int = 3, size: int = 16) -> Any:
     return masks
 
 
+def sentences(batches: int = 4, rows: int = 8) -> list[Any]:
+    """Batches of rows of tokens from 1 to 98, (rows, 16), with zeros at the end of all but the
+    first.
+    """
+    import torch
+
+    lengths = torch.randint(4, 14, (batches, rows, 1), generator=seed(3))
+    lengths[:, 0] = 16
+    ids = torch.randint(1, 99, (batches, rows, 16), generator=seed(4))
+    return list(ids.masked_fill(torch.arange(16) >= lengths, 0))
+
+
 def classifier(outputs: int = CLASSES, channels: int = 3, size: int = 8) -> Any:
     """A linear model of so many classes."""
     import torch
