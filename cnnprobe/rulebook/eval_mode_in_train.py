@@ -88,12 +88,13 @@ def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:
                 f"{spoken(evidence, affected[0].fqn)}) "
                 f"{'does' if len(affected) == 1 else 'do'} not train"
             ),
-            fix=f"call {name}.train() before the training step"
+            fix=f"call {name}.train() before the training step, or after the eval() within it"
             if own
             else (
                 f"call {name}.train() before diagnose, and in the loop, unless it is trained so "
                 "on purpose"
             ),
+            source=find_eval(evidence),
         )
 
 
