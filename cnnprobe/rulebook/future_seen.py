@@ -54,13 +54,14 @@ def future_seen(evidence: Evidence) -> Iterator[Finding]:
     What to do: a causal mask, torch.ones(T, T, dtype=torch.bool).triu(1): True where torch's
     layers may not attend; is_causal=True in scaled_dot_product_attention; padding on the left alone
     of a convolution; no bidirectional recurrence.
-    Known exceptions: steps whose target is -100, as those of a prefix that is read as a whole;
-    targets that are the inputs of the same step (a masked language model).
+    Known exceptions: models that carry a state from call to call, which are not judged; steps whose
+    target is -100, as those of a prefix that is read as a whole; targets that are the inputs of the
+    same step (a masked language model).
     Source: two forward passes in eval mode, with other inputs in the second half of the sequence;
     Vaswani et al. 2017, arXiv:1706.03762, section 3.1.
     """
     seen = evidence.foresight
-    if seen is None or seen.future <= SEEN:
+    if seen is None or seen.future <= SEEN or evidence.probes.keeps_state:
         return
     blind = "; those of the first half change nothing after it" if seen.past <= SEEN else ""
     yield Finding(

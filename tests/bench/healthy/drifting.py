@@ -202,3 +202,25 @@ class Fields(nn.Module):
 def tables_dropped_as_a_whole():
     words = torch.randint(6, (8, 6), generator=torch.Generator().manual_seed(2))
     return classifier(Fields(), inputs=words)
+
+
+class Carried(nn.Module):
+    """Goes on from the state that the call before has left."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru, self.fc, self.state = nn.GRU(1, 16, batch_first=True), nn.Linear(16, 1), None
+
+    def forward(self, x):
+        out, state = self.gru(x, self.state)
+        self.state = state.detach()
+        return self.fc(out)
+
+
+@design
+def state_that_is_carried_from_call_to_call():
+    wave = torch.sin(0.3 * torch.arange(21) + torch.arange(8)[:, None])[..., None]
+    model = Carried()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    given = {"inputs": wave[:, :-1], "targets": wave[:, 1:], "loss_fn": nn.MSELoss()}
+    return classifier(model, optimizer=optimizer) | given
