@@ -45,9 +45,16 @@ def healthy() -> Mapping[str, Any]:
     return _net(False)
 
 
-@rule(code="CP424", name="mask-of-zeros", severity=Severity.ERROR, examples=(sick, healthy))
+@rule(
+    code="CP424",
+    name="mask-of-zeros",
+    severity=Severity.ERROR,
+    examples=(sick, healthy),
+    explains=("loss-at-init",),
+)
 def mask_of_zeros(evidence: Evidence) -> Iterator[Finding]:
-    """A softmax gets scores that a mask has made 0, and not minus infinity.
+    """A softmax gets scores that a mask has made 0, and not minus infinity; or the mask comes after
+    the softmax, and fills its weights with a value that is none.
 
     Why it matters: the softmax of a score of 0 is no 0: what is masked still counts, more than
     what has a negative score.
@@ -56,6 +63,7 @@ def mask_of_zeros(evidence: Evidence) -> Iterator[Finding]:
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3, "setting to minus infinity".
     """
     flow = Flow(evidence.trace)
+    yield from _find_late(evidence, flow)
     for i in flow.primitives({"softmax"}):
         given = flow.data(i)
         made = flow.origin(given) if given is not None else None
@@ -72,6 +80,27 @@ def mask_of_zeros(evidence: Evidence) -> Iterator[Finding]:
                 ),
                 source=flow.line(made),
                 subject=describe(flow.calls[made]),
+            )
+
+
+def _find_late(evidence: Evidence, flow: Flow) -> Iterator[Finding]:
+    """Masks that fill the weights of a softmax with a value below 0."""
+    for i in flow.primitives({"masked_fill"}):
+        call, given = flow.calls[i], flow.data(i)
+        value = argument(call, "value")
+        made = flow.origin(given) if given is not None else None
+        is_weight = made is not None and operation(flow.calls[made]) == "softmax"
+        if is_weight and isinstance(value, int | float) and value < 0:
+            yield Finding(
+                module=flow.owner(i),
+                message=(
+                    f"{describe(call)} fills weights with {value:g} after the softmax: a weight is "
+                    "between 0 and 1, and those of a row add up to 1"
+                ),
+                fix=f"move the mask before the softmax in {spoken(evidence, flow.owner(i))}",
+                source=flow.line(i),
+                kind="after-softmax",
+                subject=describe(call),
             )
 
 

@@ -21,12 +21,26 @@ from cnnprobe.remedies.subject import Subject
 def fill_with_infinity(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """Minus infinity in the place of what is masked."""
     for _, call in rows_at(finding, evidence)[:1]:
+        if finding.kind == "after-softmax":
+            yield Remedy(
+                title="move the mask before the softmax",
+                change=instead(call, _share_out),
+                shows="what is masked gets a weight of 0, and the others add up to 1",
+                is_comparable=False,
+            )
+            return
         yield Remedy(
             title=f'scores.masked_fill(mask == 0, float("-inf")) in place of {describe(call)}',
             change=instead(call, _fill),
             shows="what is masked gets a weight of 0",
             is_comparable=False,
         )
+
+
+def _share_out(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a softmax of masked scores gives: the weights of the others over their sum."""
+    weights = args[0].masked_fill(args[1], 0.0)
+    return weights / weights.sum(-1, keepdim=True).clamp(min=1e-12)
 
 
 def _fill(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -216,3 +216,17 @@ def greatest_of_each_row_taken_from_each_column(sick):
         optimizer.step()
 
     return looped(Classifier(), step)
+
+
+@case("mask-of-zeros", "")
+def weights_that_are_masked_after_their_softmax(sick):
+    def forward(self, x):
+        h = self.body(x.flatten(2).transpose(1, 2))
+        scores = h @ h.transpose(1, 2)
+        hidden = torch.ones_like(scores).triu(1).bool()
+        if not sick:
+            scores = scores.masked_fill(hidden, float("-1e4"))
+        weights = scores.softmax(-1).masked_fill(hidden, float("-1e4") if sick else 0.0)
+        return self.head((weights @ h).mean(1))
+
+    return classifier(net(forward, body=nn.Linear(3, 8), head=nn.Linear(8, 4)))
