@@ -101,6 +101,20 @@ class Turned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Strangers:
+    """How much of the variance of the pixels lies between the classes of masks, where images and
+    masks come out otherwise from reading to reading; the means of samples.
+    """
+
+    samples: int
+    own: float  # of the mask that was read with the image
+    other: float  # of those of other readings of the sample
+    strange: float  # of those of other samples
+    together: float  # by how many standard errors own is above other
+    belong: float  # and other above strange
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Clues:
     """All of these, of one split."""
 

@@ -5,7 +5,7 @@ of the data read.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cnnprobe.data.clues import Clues, Repeats, Turned
+from cnnprobe.data.clues import Clues, Repeats, Strangers, Turned
 from cnnprobe.data.expectation import Expectation
 
 Shape = tuple[int, ...]
@@ -302,6 +302,7 @@ class SampleTrials:
     frozen: str = ""  # a transform that draws, and that never changed what came out
     unsharded: bool | None = None  # two workers of a stream give the same samples
     fit: Fit | None = None  # of masks to the images of their neighbours in the data set
+    strangers: Strangers | None = None  # masks to the images of other readings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

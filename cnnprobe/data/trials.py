@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from cnnprobe.data.apart import SAMPLES, compare_readings
+from cnnprobe.data.clues import Strangers
 from cnnprobe.data.columns import join_samples, read_columns
 from cnnprobe.data.datasets import list_transforms
 from cnnprobe.data.facts import SamePicture, SampleTrials, Spotted
 from cnnprobe.data.fitting import compare_pictures, find_fit, match_pictures
 from cnnprobe.data.images import is_single
 from cnnprobe.data.keeping import copy_dataset, copy_loader, kept_generators
-from cnnprobe.data.source import Source
+from cnnprobe.data.source import Source, spread
 from cnnprobe.data.tallies import number_of
 
 READINGS = 4  # of one sample in the same process
@@ -78,6 +80,9 @@ def try_again(
             mask = next((p for p, role in objects.items() if role == "mask"), "")
             twin = next((p for p, role in objects.items() if role == "image"), "")
             fit = find_fit(*_read_neighbours(source, path, mask)) if mask else None
+            strangers = (
+                _read_strangers(source, path, mask) if random and mask and not apart else None
+            )
             alike = None
             if twin and not mask:
                 pictures = _read_neighbours(source, path, twin)
@@ -95,6 +100,7 @@ def try_again(
         alike=alike,
         frozen=frozen,
         fit=fit,
+        strangers=strangers,
     )
 
 
@@ -223,6 +229,13 @@ def _are_drawn(images: Sequence[Any]) -> bool:
 def _read_often(source: Source, index: int, times: int) -> dict[str, Any]:
     dataset = copy_dataset(source.dataset)
     return {c.path: c.values for c in join_samples([dataset[index] for _ in range(times)])}
+
+
+def _read_strangers(source: Source, path: str, mask: str) -> Strangers | None:
+    """Readings of samples all over the data set, compared."""
+    length = len(source.dataset)
+    read = [_read_often(source, i, READINGS) for i in sorted(spread(length, SAMPLES))]
+    return compare_readings(*([each.get(part, []) for each in read] for part in (path, mask)))
 
 
 def _find_frozen(source: Source, path: str) -> str:

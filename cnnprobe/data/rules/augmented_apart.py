@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data
+from cnnprobe.data.clues import Strangers
+from cnnprobe.data.facts import Data, Masks
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import blobs, images, made
 from cnnprobe.diagnosis import Finding, Severity
 
+TOGETHER, BELONG = 1.5, 4.0  # standard errors: masks that move with their images have 5 and more
 _WRAPPED = {
     "mask": "tv_tensors.Mask(mask)",
     "boxes": "tv_tensors.BoundingBoxes(boxes, ...)",
@@ -46,12 +48,15 @@ def healthy() -> Mapping[str, Any]:
     examples=(sick, healthy),
 )
 def augmented_apart(data: Data) -> Iterator[Finding]:
-    """An image is flipped at random, and its mask, boxes or key points are not.
+    """An image is flipped or moved at random, and its mask, boxes or key points are not, or in
+    another way.
 
     Why it matters: in half of the samples the targets lie on the opposite side.
     What to do: one transform of torchvision.transforms.v2 for both: transform(image,
     tv_tensors.Mask(mask)), or tv_tensors.BoundingBoxes(...) and KeyPoints.
-    Known exceptions: flips and half turns are tried for; crops and rotations are not.
+    Known exceptions: of boxes and key points, flips and half turns are tried for. Masks that move
+    otherwise than their images are found where they explain the colours: those of another reading
+    of the sample must do so no worse than the mask that was read with the image.
     Source: torchvision.transforms.v2, "transforms for bounding boxes, masks".
     """
     for split in data.splits:
@@ -64,3 +69,26 @@ def augmented_apart(data: Data) -> Iterator[Finding]:
                 ),
                 fix=f"flip both in one call: v2.RandomHorizontalFlip()(image, {_WRAPPED[unmoved]})",
             )
+        elif (found := split.trials.strangers) is not None and _are_apart(found, data):
+            yield Finding(
+                severity=Severity.WARNING,
+                message=(
+                    f"the masks of the {split.name} data fit their images no better than those of "
+                    f"another reading of the sample: they explain {found.own:.1%} and "
+                    f"{found.other:.1%} of the variance of the pixels, in {found.samples} samples "
+                    "whose image and mask both move"
+                ),
+                fix="draw the random numbers once for both: one call of a v2 transform with "
+                "(image, tv_tensors.Mask(mask))",
+            )
+
+
+def _are_apart(found: Strangers, data: Data) -> bool:
+    """Whether masks that move do not move with their images, though they belong to them: masks of
+    the sample explain more than those of others, or those of the validation fit their images.
+    """
+    if found.together > TOGETHER:
+        return False
+    still = data.validation.objects if data.validation is not None else ()
+    fits = [each.own for each in still if isinstance(each, Masks) and each.own is not None]
+    return found.belong > BELONG or any(own > BELONG for own in fits)
