@@ -1,4 +1,4 @@
-"""Masks that move at random, with their images and apart from them."""
+"""Masks and key points that move at random, with their images and apart from them."""
 
 import numpy as np
 import pytest
@@ -120,3 +120,54 @@ def test_the_share_of_the_variance_is_that_of_numpy():
 def test_samples_that_hardly_move_are_too_few():
     image, mask = draw_scene(0)
     assert compare_readings([[image] * 4] * 16, [[mask] * 4] * 16) is None
+
+
+# ---------------------------------------------------------------- key points
+
+
+class Faces(Dataset):
+    """Two eyes and a mouth in noise, and what a function makes of them."""
+
+    def __init__(self, change, start=0):
+        self.change, self.start = change, start
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        random = torch.Generator().manual_seed(self.start + index)
+        points = torch.tensor([[20.0, 20], [44, 20], [32, 44]])
+        points += torch.randint(-6, 7, (3, 2), generator=random)
+        image, points = self.change(torch.rand(3, 64, 64, generator=random), points)
+        return image, {"keypoints": points}
+
+
+def mirror(image, points):
+    if torch.rand(()) < 0.5:
+        return image, points
+    return image.flip(-1), torch.stack([63 - points[:, 0], points[:, 1]], 1)
+
+
+def mirror_and_exchange(image, points):
+    flipped, moved = mirror(image, points)
+    return flipped, moved if flipped is image else moved[[1, 0, 2]]
+
+
+def turn(image, points):
+    times = int(torch.randint(4, ()))
+    for _ in range(times):
+        points = torch.stack([points[:, 1], 63 - points[:, 0]], 1)
+    return image.rot90(times, (-2, -1)), points
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [(mirror, True), (mirror_and_exchange, False), (turn, False), (keep, False)],
+)
+def test_left_and_right_points_of_a_mirrored_image_change_places(change, found):
+    torch.manual_seed(0)
+    loaders = DataLoader(Faces(change), 8), DataLoader(Faces(keep, 100), 8)
+    report = cnnprobe.inspect_data(*loaders, pictures=False)
+    said = [f.message for f in report.findings if f.rule == "augmented-apart"]
+    assert found == bool(said)
+    assert all("key point 0 is left of key point 1" in message for message in said)

@@ -254,6 +254,10 @@ class Points:
     count: int = 0
     outside: int = 0  # of their image
     turned: int = 0  # outside of their image, and inside of it as (y, x)
+    samples: int = 0  # that have all points
+    # of the places of two points in the list: the share of samples where the first is further left,
+    # and that where it is further up
+    orders: tuple[tuple[int, int, float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@ size.
 """
 
 from collections import Counter
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ LEAST_BETWEEN = 2  # such values: a single one may be a class of its own, the ri
 MOST_VALUES = 256  # of a mask
 LEAST_SIDE = 15  # pixels of a mask in which values between two others are looked for
 ON_RAMP = 0.8  # of the pixels of a value
+MOST_ORDERED = 64  # key points of a sample whose places are compared
 SLACK = 1.0  # pixel: the last coordinate is written as W or as W - 1
 
 
@@ -123,6 +125,10 @@ class PointTally:
     def __init__(self, path: str) -> None:
         self.path = path
         self._counts: Counter[str] = Counter()
+        self._orders: Tensor | None = (
+            None  # (2, K, K): samples where x, y of one is below another's
+        )
+        self._ordered = 0
 
     def add(self, column: BatchColumn, images: BatchColumn | None, spots: list[Spotted]) -> None:
         """Take in the points of a batch; those in parts of the image are passed over."""
@@ -131,6 +137,7 @@ class PointTally:
             if not isinstance(points, Tensor) or not isinstance(image, Tensor) or points.dim() < 2:
                 continue
             xy = points.detach().reshape(-1, points.shape[-1])[:, :2].double()
+            self._add_order(xy)
             if not len(xy) or bool((xy <= 1).all()):
                 continue
             limit = torch.tensor([image.shape[-1], image.shape[-2]], dtype=torch.float64) + SLACK
@@ -142,8 +149,28 @@ class PointTally:
     def describe(self) -> Points:
         """What was met, as plain data."""
         return Points(
-            path=self.path, **{k: self._counts[k] for k in ("count", "outside", "turned")}
+            path=self.path,
+            samples=self._ordered,
+            orders=self._list_orders(),
+            **{k: self._counts[k] for k in ("count", "outside", "turned")},
         )
+
+    def _add_order(self, xy: Tensor) -> None:
+        """Which of two points stands further left, and which further up."""
+        if not 2 <= len(xy) <= MOST_ORDERED or not bool(xy.isfinite().all()):
+            return
+        if self._orders is None:
+            self._orders = torch.zeros(2, len(xy), len(xy))
+        if self._orders.shape[1] == len(xy):
+            self._orders += xy.T[:, :, None] < xy.T[:, None, :]
+            self._ordered += 1
+
+    def _list_orders(self) -> tuple[tuple[int, int, float, float], ...]:
+        if self._orders is None:
+            return ()
+        left, up = (self._orders / self._ordered).tolist()
+        pairs = combinations(range(len(left)), 2)
+        return tuple((i, j, left[i][j], up[i][j]) for i, j in pairs)
 
 
 class MaskTally:
