@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from bench.faults import CASES
 from torch import nn
+from torchvision.ops import sigmoid_focal_loss
 
 import cnnprobe
 from cnnprobe.diagnosis import Finding, Tried, Verdict
@@ -363,3 +364,29 @@ def test_fix_under_which_the_loss_rises_is_not_called_proven(monkeypatch):
     tried = find(cnnprobe.diagnose(net, *given, **options), "unused-module").tried
     assert Verdict.USELESS is tried.verdict
     assert tried.said.startswith("the loss still rises; after 6 steps")
+
+
+class FocalOfProbabilities(nn.Module):
+    def forward(self, logits, targets):
+        p = torch.sigmoid(logits)
+        cross = F.binary_cross_entropy_with_logits(p, targets, reduction="none")
+        sure = p * targets + (1 - p) * (1 - targets)
+        return ((1 - sure) ** 2 * cross).mean()
+
+
+def test_a_sigmoid_that_others_read_stays_and_the_loss_gets_what_goes_into_it():
+    x, y = make_batch()
+    targets = F.one_hot(y, 3).float()
+    report = cnnprobe.diagnose(make_net(), x, targets, loss_fn=FocalOfProbabilities())
+    (finding,) = [f for f in report.findings if "sigmoid-before-bcewl" == f.rule]
+    assert Verdict.PROVEN == finding.tried.verdict
+    changed = [line for line in str(report.patch).splitlines() if line[:2] in ("- ", "+ ")]
+    was, now = (line[1:].strip() for line in changed)
+    assert was.replace("(p, ", "(logits, ") == now
+    # the line as it is written now makes it torchvision's loss
+    logits = make_net()(x)
+    sure = torch.sigmoid(logits) * targets + (1 - torch.sigmoid(logits)) * (1 - targets)
+    scope = {"F": F, "logits": logits, "targets": targets}
+    exec(now, scope)
+    expected = sigmoid_focal_loss(logits, targets, alpha=-1, reduction="mean")
+    torch.testing.assert_close(((1 - sure) ** 2 * scope["cross"]).mean(), expected)

@@ -116,6 +116,30 @@ def assign(source: str, kind: str) -> list[TextChange]:
     return [TextChange(file.path, start, start, f"{file.source(given)} = ")]
 
 
+def pass_by(source: str, kind: str, loss_source: str, loss_kind: str) -> list[TextChange]:
+    """What goes into a call, as the first argument of a loss that gets the call's result by name:
+    `p = torch.sigmoid(x)`, then `loss(p, y)`.
+    """
+    file, call = find_called(source, _last(kind))
+    given = call.args[0] if call.args else None
+    if isinstance(call.func, ast.Attribute) and not is_function(file, call):
+        given = call.func.value
+    names = {
+        node.targets[0].id
+        for node in ast.walk(file.tree)
+        if isinstance(node, ast.Assign)
+        and node.value is call
+        and isinstance(node.targets[0], ast.Name)
+    }
+    _, loss = find_called(loss_source, _last(loss_kind))
+    first = loss.args[0] if loss.args else None
+    if not (isinstance(given, ast.Name) and isinstance(first, ast.Name) and first.id in names):
+        raise UnknownPlaceError
+    if given.id in names:
+        raise UnknownPlaceError
+    return [file.replace(first, given.id)]
+
+
 def drop_sum(source: str) -> list[TextChange]:
     """What the only sum on a line adds up, in its place: sum(x), torch.sum(x), x.sum()."""
     file, call = find_called(source, "sum")

@@ -66,6 +66,15 @@ class LossCall:
         """The operation of the origin; "" where there is none."""
         return "" if self.origin is None else operation(self.flow.calls[self.origin])
 
+    @property
+    def has_other_readers(self) -> bool:
+        """Whether the function beside the loss that made the prediction serves others too."""
+        made = self.flow.producer(self.prediction)
+        if made is None or self.flow.calls[made].fqn is not None:
+            return False
+        beside = self.flow.calls[made].parent == self.call.parent
+        return beside and len(self.flow.readers[made]) > 1
+
 
 def loss_calls(evidence: Evidence) -> Iterator[LossCall]:
     """The calls of the standard losses in the first step."""

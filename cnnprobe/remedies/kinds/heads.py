@@ -10,7 +10,7 @@ from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.questions import LossCall, loss_calls, spoken, variable
 from cnnprobe.records.trace import ModuleCall
-from cnnprobe.remedies.call_lines import append_argument
+from cnnprobe.remedies.call_lines import append_argument, pass_by
 from cnnprobe.remedies.changes import find_module
 from cnnprobe.remedies.kinds.calls import instead, pass_on, rows_at
 from cnnprobe.remedies.loop_lines import drop_call
@@ -31,6 +31,27 @@ def _drop(call: ModuleCall) -> Callable[[Subject], None]:
             subject.set_module(call.fqn, nn.Identity())
         else:
             subject.rewrite(call.kind, call.source, pass_on)
+
+    return change
+
+
+def _pass_by(call: ModuleCall, loss: ModuleCall) -> Callable[[Subject], None]:
+    """The loss gets what goes into a function whose result others read too."""
+    known: list[tuple[Any, Any]] = []
+
+    def remember(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        known.append((result, args[0] if args else kwargs["input"]))
+        return result
+
+    def exchange(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = next((before for result, before in known if args and result is args[0]), None)
+        known.clear()
+        return func(*args, **kwargs) if given is None else func(given, *args[1:], **kwargs)
+
+    def change(subject: Subject) -> None:
+        subject.rewrite(call.kind, call.source, remember)
+        subject.rewrite(loss.kind, loss.source, exchange)
 
     return change
 
@@ -93,6 +114,17 @@ def drop_activation(finding: Finding, evidence: Evidence, model: Any) -> Iterato
         yield Remedy(
             title=f"give {loss_fn} the logits: leave the softmax by hand out",
             change=instead(call, _logarithm),
+            shows=f"{loss_fn} gets logits",
+            is_comparable=False,
+        )
+        return
+    if found is not None and found[0].has_other_readers:
+        loss = found[0].call
+        title = f"give {describe(loss)} the input of {describe(call)}"
+        yield Remedy(
+            title=f"{title}, and its output to its other readers alone",
+            change=_pass_by(call, loss),
+            written=lambda: pass_by(call.source, call.kind, loss.source, loss.kind),
             shows=f"{loss_fn} gets logits",
             is_comparable=False,
         )
