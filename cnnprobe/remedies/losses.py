@@ -41,6 +41,16 @@ def rises(losses: Sequence[float]) -> bool:
     return len(losses) > 1 and losses[-1] > losses[0] + BETTER * abs(losses[0])
 
 
+def doubles(losses: Sequence[float]) -> bool:
+    """Whether the loss ends at twice what it began with: a fix that gives another loss, which
+    cannot be compared with the one before, does not train either.
+
+    >>> doubles((71.33, 270.0)), doubles((0.22, 0.3)), doubles((-1.0, -0.5))
+    (True, False, False)
+    """
+    return len(losses) > 1 and losses[-1] > losses[0] + abs(losses[0])
+
+
 def ends_as(wanted: str, before: Sequence[float], after: Sequence[float]) -> bool:
     """Whether the loss ends "lower" with a remedy, or as another ("other"), by more than a
     thousandth of the first one.

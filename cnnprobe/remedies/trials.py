@@ -17,7 +17,15 @@ import torch
 from cnnprobe.crash.edits.files import TextChange, list_changes, overlap, write_changes
 from cnnprobe.diagnosis import Finding, Rule, Severity, Tried, Verdict, run_rules
 from cnnprobe.diagnosis.evidence import Evidence
-from cnnprobe.remedies.losses import compare_losses, ends_as, is_near, rises, say_falls, say_losses
+from cnnprobe.remedies.losses import (
+    compare_losses,
+    doubles,
+    ends_as,
+    is_near,
+    rises,
+    say_falls,
+    say_losses,
+)
 from cnnprobe.remedies.program import UserProgram
 from cnnprobe.remedies.progress import TrialLine
 from cnnprobe.remedies.remedy import Remedy, list_remedies
@@ -254,8 +262,11 @@ class Bench:
         if verdict is Verdict.PROVEN and len(after) > 1 < len(before):
             if remedy.is_comparable and compare_losses(before, after) is Verdict.WORSE:
                 verdict, said = Verdict.WORSE, "the loss falls less"
-            elif remedy.is_comparable and rises(after):
-                verdict, said = Verdict.USELESS, "the loss still rises"
+            elif rises(after) if remedy.is_comparable else doubles(after):
+                verdict, said = (
+                    Verdict.USELESS,
+                    "the loss still rises" if remedy.is_comparable else "the loss rises then",
+                )
             elif not ends_as(remedy.loss_ends, before, after):
                 verdict, said = Verdict.USELESS, f"{said}, but the loss ends no lower"
             said += f"; {(say_losses if remedy.is_comparable else say_falls)(before, after)}"

@@ -173,7 +173,9 @@ def match_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
     elif loss.operation in ("nll_loss", "kl_div") and finding.kind != "state-as-output":
         softmax = operation(call) == "softmax"
         yield Remedy(
-            title="log_softmax(x, dim=1) before the loss",
+            title=f"log_softmax in place of {describe(call)}"
+            if softmax
+            else "log_softmax(x, dim=1) before the loss",
             change=instead(call, _as_logarithm if softmax else _log_softmax),
             written=_write_logarithm(call, evidence, model),
             shows="the loss gets log-probabilities",
