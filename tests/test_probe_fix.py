@@ -124,12 +124,8 @@ net = nn.Sequential(
 
 
 def make_net(width=16):
-    body = nn.Sequential(nn.Conv2d(3, 27, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+    body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(width), nn.CELU())
     return body
-
-
-def make_block(given, width):
-    return nn.Sequential(nn.Conv2d(given, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
 
 
 def make_classifier():
@@ -148,7 +144,7 @@ def file_without_a_class(broken_file):
     ("name", "before", "after"),
     [
         ("net", "    nn.Linear(8 * 8", "    nn.Flatten(),\n    nn.Linear(8 * 8"),
-        ("make_net", "nn.BatchNorm2d(width)", "nn.BatchNorm2d(27)"),
+        ("make_net", "nn.BatchNorm2d(width)", "nn.BatchNorm2d(8)"),
     ],
 )
 def test_repair_is_written_where_the_model_is_made_without_a_class(

@@ -52,14 +52,17 @@ def doubles(losses: Sequence[float]) -> bool:
 
 
 def ends_as(wanted: str, before: Sequence[float], after: Sequence[float]) -> bool:
-    """Whether the loss ends "lower" with a remedy, or as another ("other"), by more than a
-    thousandth of the first one.
+    """Whether the loss gets "lower" with a remedy, or ends as another ("other"), by more than a
+    thousandth of the first one. The lowest of each run counts: one step too far may be the last.
 
     >>> ends_as("other", (0.76, 0.7557), (0.76, 0.7557)), ends_as("lower", (2.3, 2.2), (2.4, 2.1))
     (False, True)
     """
-    change = (after[-1] - before[-1]) / max(abs(before[0]), 1e-30)
-    return not wanted or change < -LEAST or (wanted == "other" and change > LEAST)
+    scale = max(abs(before[0]), 1e-30)
+    is_lower = (min(after) - min(before)) / scale < -LEAST
+    if wanted == "other":
+        return abs(after[-1] - before[-1]) / scale > LEAST
+    return not wanted or is_lower
 
 
 def say_losses(before: Sequence[float], after: Sequence[float]) -> str:

@@ -268,7 +268,7 @@ class Bench:
                     "the loss still rises" if remedy.is_comparable else "the loss rises then",
                 )
             elif not ends_as(remedy.loss_ends, before, after):
-                verdict, said = Verdict.USELESS, f"{said}, but the loss ends no lower"
+                verdict, said = Verdict.USELESS, f"{said}, but the loss gets no lower"
             said += f"; {(say_losses if remedy.is_comparable else say_falls)(before, after)}"
         return Tried(
             title=remedy.title,

@@ -9,7 +9,7 @@ from cnnprobe.operations import select_groups
 from cnnprobe.rulebook.material import classifying
 
 DIFFERENT = 1e-4  # greatest difference of two runs over the output's magnitude
-PRODUCTS = frozenset({"matmul", "mm", "bmm", "einsum", "addmm", "baddbmm"})
+PRODUCTS = frozenset({"matmul", "einsum", "addmm", "baddbmm"})
 RANDOM = select_groups(trait="random") - {"dropout"}
 # Those that draw by probabilities that they are given.
 SAMPLING = frozenset(

@@ -21,8 +21,7 @@ _OURS = str(Path(__file__).parents[2])
 
 def find_made(model: nn.Module) -> tuple[File, ast.Call]:
     """The only call that makes a model of these layers: where a name of the file is the model, in
-    that file; else in any file of the user's. Of several the one that writes out more of their
-    numbers: a helper for any width could make them all.
+    that file; else in any file of the user's.
     """
     for are_held in (True, False):
         found = [
@@ -32,9 +31,8 @@ def find_made(model: nn.Module) -> tuple[File, ast.Call]:
             for node in list_nodes(file.tree)
             if isinstance(node, ast.Call) and _makes(node, model)
         ]
-        numbers = [_count_numbers(node) for _, node in found]
-        if found and numbers.count(max(numbers)) == 1:
-            return found[numbers.index(max(numbers))]
+        if len(found) == 1:
+            return found[0]
         if found:
             break
     raise UnknownPlaceError
@@ -70,10 +68,6 @@ def _makes(node: ast.Call, module: nn.Module) -> bool:
         _makes(member, child) if isinstance(member, ast.Call) else isinstance(member, ast.Name)
         for member, child in zip(members, children, strict=True)
     )
-
-
-def _count_numbers(node: ast.Call) -> int:
-    return sum(isinstance(part, ast.Constant) for part in ast.walk(node))
 
 
 def _list_numbers(node: ast.Call, module: nn.Module) -> Iterator[tuple[str, object]]:
