@@ -160,7 +160,7 @@ def faults(folder):
 
 
 class SlowBackward(nn.Module):
-    """Its backward takes half a second, where it is asked to be slow."""
+    """Its backward takes a second, where it is asked to be slow."""
 
     def __init__(self, is_slow):
         super().__init__()
@@ -168,7 +168,7 @@ class SlowBackward(nn.Module):
 
     def forward(self, x):
         if self.is_slow():
-            x.register_hook(lambda _: time.sleep(0.5))
+            x.register_hook(lambda _: time.sleep(1.0))
         return x
 
 
