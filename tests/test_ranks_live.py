@@ -64,7 +64,8 @@ def test_what_differs_is_said_within_one_step_and_once(told, name, steps, messag
 def test_the_rank_whose_backward_is_slow_is_told_from_those_that_wait_for_it(told):
     said, folder = told
     (text,) = [text for text in said["slow"][-1] if "straggles" in text]
-    assert re.search(r" (0\.9|1\.)\d* s (in step \d, with|longer than the others for) backward", text)
+    where = r"(in step \d, with|longer than the others for) backward"
+    assert re.search(rf" (0\.9|1\.)\d* s {where}", text)
     report = cnnprobe.load(folder / "slow")
     assert ["rank-straggles"] == [finding.rule for finding in report.findings]
     seconds = [rank.seconds for rank in report.history.ranks]
