@@ -192,3 +192,16 @@ def test_layer_that_is_missing_gets_a_line_of_its_own_in_a_sequential(
     result = CliRunner().invoke(main, ["diagnose", f"{path.name}:net", *training])
     assert "fixed missing-nonlinearity in" in result.stderr
     assert linear.replace("8),\n", "8),\n    nn.ReLU(),\n") == path.read_text()
+
+
+def test_fix_is_not_written_into_a_sequential_of_names_that_is_another(file_without_a_class):
+    path = file_without_a_class
+    text = WITHOUT_A_CLASS + (
+        "\n\ndef join(body):\n    return nn.Sequential(body, nn.Linear(512, 4))\n"
+        "\n\ndef make_listed():\n    layers = [nn.Conv2d(3, 8, 3, padding=1)]\n"
+        "    return nn.Sequential(*layers, nn.Linear(512, 4))\n"
+    )
+    path.write_text(text)
+    os.utime(path, (1.0, 1.0))
+    command = ["probe", f"{path.name}:make_listed", *COMMAND, "--fix"]
+    assert (3, text) == (CliRunner().invoke(main, command).exit_code, path.read_text())

@@ -154,10 +154,10 @@ def _of_optimizer(name: str, optimizer: Optimizer) -> Iterator[IdleAttribute]:
                 yield _option(("group", name), key, meant, value, actual=group.get(meant))
 
 
-def _switch(
-    place: tuple[str, str], attribute: str, meant: str, value: Any, *, wanted: bool
+def _set(
+    place: tuple[str, str], attribute: str, meant: str, value: Any, *, wanted: Any, actual: Any
 ) -> IdleAttribute:
-    """A switch that nothing reads; `place` is the kind of the object and its name."""
+    """What was set and is not read; `place` is the kind of the object and its name."""
     return IdleAttribute(
         holder=place[0],
         owners=(place[1],),
@@ -165,22 +165,20 @@ def _switch(
         meant=meant,
         value=repr(value),
         wanted=repr(wanted),
-        actual=repr(not wanted),
+        actual=repr(actual),
     )
+
+
+def _switch(
+    place: tuple[str, str], attribute: str, meant: str, value: Any, *, wanted: bool
+) -> IdleAttribute:
+    return _set(place, attribute, meant, value, wanted=wanted, actual=not wanted)
 
 
 def _option(
     place: tuple[str, str], attribute: str, meant: str, value: Any, *, actual: Any
 ) -> IdleAttribute:
-    return IdleAttribute(
-        holder=place[0],
-        owners=(place[1],),
-        attribute=attribute,
-        meant=meant,
-        value=repr(value),
-        wanted=repr(value),
-        actual=repr(actual),
-    )
+    return _set(place, attribute, meant, value, wanted=value, actual=actual)
 
 
 def _read_switch(

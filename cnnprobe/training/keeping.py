@@ -24,7 +24,6 @@ from cnnprobe.recorder.preservation import (
 from cnnprobe.training.surroundings import Surroundings
 
 MOST = 4096  # tensors in a container that are kept
-_PLAIN = (bool, int, float, str, bytes, type(None))
 
 
 class TensorState:

@@ -21,7 +21,8 @@ _OURS = str(Path(__file__).parents[2])
 
 def find_made(model: nn.Module) -> tuple[File, ast.Call]:
     """The only call that makes a model of these layers: where a name of the file is the model, in
-    that file; else in any file of the user's.
+    that file; else in any file of the user's, with all layers written out in the call, since a
+    Sequential of names may be any other.
     """
     for are_held in (True, False):
         found = [
@@ -29,7 +30,7 @@ def find_made(model: nn.Module) -> tuple[File, ast.Call]:
             for path in _list_paths(model, are_held=are_held)
             for file in [open_file(path)]
             for node in list_nodes(file.tree)
-            if isinstance(node, ast.Call) and _makes(node, model)
+            if isinstance(node, ast.Call) and _makes(node, model, by_name=are_held)
         ]
         if len(found) == 1:
             return found[0]
@@ -55,8 +56,10 @@ def _list_paths(model: nn.Module, *, are_held: bool) -> Iterator[str]:
                 yield path
 
 
-def _makes(node: ast.Call, module: nn.Module) -> bool:
-    """Whether a call makes a module: its class, its numbers, and the layers written out in it."""
+def _makes(node: ast.Call, module: nn.Module, *, by_name: bool) -> bool:
+    """Whether a call makes a module: its class, its numbers, and the layers written out in it, or
+    given by a name.
+    """
     if _name(node) != class_of(module).__name__:
         return False
     if not isinstance(module, nn.Sequential | nn.ModuleList):
@@ -65,7 +68,9 @@ def _makes(node: ast.Call, module: nn.Module) -> bool:
     members = node.args[0].elts if is_list else node.args  # type: ignore[attr-defined]
     children = list(module.children())
     return len(members) == len(children) and all(
-        _makes(member, child) if isinstance(member, ast.Call) else isinstance(member, ast.Name)
+        _makes(member, child, by_name=by_name)
+        if isinstance(member, ast.Call)
+        else by_name and isinstance(member, ast.Name)
         for member, child in zip(members, children, strict=True)
     )
 

@@ -2,9 +2,7 @@
 forward pass, without recursion.
 """
 
-import contextlib
 import dataclasses
-import gc
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +12,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from cnnprobe.graph import Edge
 from cnnprobe.graph.order import sort_by_dependence
+from cnnprobe.recorder.assembly import no_collection
 from cnnprobe.recorder.autograd.release import secure
 from cnnprobe.recorder.values import read_items
 
@@ -135,20 +134,6 @@ def nodes_behind(output: Any) -> list[Any]:
     """
     with no_collection():
         return find(list(nodes_in(output))).functions
-
-
-@contextlib.contextmanager
-def no_collection() -> Iterator[None]:
-    """A hundred thousand new objects make the collector look at all that there are, again and
-    again: half of the time of a walk.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def gradient_node(tensor: Tensor) -> Any:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.graph import CHECKPOINT, CUSTOM, INPUT, OPERATION, PARAMETER, Call, Edge, Graph, Node
+from cnnprobe.recorder.assembly import no_collection
 from cnnprobe.recorder.autograd.finding import (
     UNNUMBERED,
     find,
-    no_collection,
     nodes_in,
     numbers_of,
     tensors_in,
