@@ -91,7 +91,6 @@ def elsewhere():
     return torch.optim.Adam(nn.Linear(2, 2).parameters())
 
 
-# A model like no other in the tests: a fix is written only where one call can have made it.
 def linear():
     return nn.Sequential(nn.Linear(4, 17), nn.Linear(17, 3))
 
