@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from cnnprobe.data.clues import Beside, Repeats
 from cnnprobe.data.copies import SIDE
 from cnnprobe.data.datasets import find_root
-from cnnprobe.data.facts import SamePicture
 from cnnprobe.data.pixels import open_picture
 from cnnprobe.data.source import Source
+from cnnprobe.data.spots import SamePicture
 
 OPENED = 32  # files whose headers are read
 READ = 8  # pictures that are read of each kind

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, interpolate
 
-from cnnprobe.data.facts import Fit
+from cnnprobe.data.object_facts import Fit
 
 SIDE = 64  # pixels of the copies that are compared
 SKETCH = 16  # pixels of the copies of two images that are compared

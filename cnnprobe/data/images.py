@@ -16,9 +16,10 @@ from cnnprobe.data.beside import Seen
 from cnnprobe.data.clues import Repeats
 from cnnprobe.data.columns import BatchColumn
 from cnnprobe.data.copies import SIDE, Copies, copy_images, shrink
-from cnnprobe.data.facts import Blanks, Images, SamePicture, Spotted
+from cnnprobe.data.image_facts import Blanks, Images
 from cnnprobe.data.marks import MOST
 from cnnprobe.data.pixels import PixelTally, open_picture
+from cnnprobe.data.spots import SamePicture, Spotted
 from cnnprobe.data.tables import RowTally
 
 NAMED = 8  # samples of a kind that are named

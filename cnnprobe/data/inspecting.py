@@ -1,6 +1,7 @@
 """From a loader to its report: read, judge, draw."""
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +12,10 @@ from cnnprobe.data.reading import LoaderReading, read_data
 from cnnprobe.data.report import DataReport
 from cnnprobe.data.rule import DataRule
 from cnnprobe.data.source import Limits
-from cnnprobe.diagnosis import run_rules
+from cnnprobe.diagnosis import Finding, run_rules
 from cnnprobe.errors import UsageError
+
+_NAMING = re.compile(r"sample \d|'[^']*[./][^']*'")  # a sample, by its place or its file
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ def judge(
             )
     data = _forget_classes(replace(inspection.data, expected=expected))
     outcome = run_rules(data, rules, ignore=ignore)
+    findings = _join_splits(outcome.findings)
     unread = (
         f"a batch of the {s.name} data could not be measured: {s.unread}"
         for s in data.splits
@@ -84,10 +88,30 @@ def judge(
     ignored = (f"{f.rule} is ignored: {reason}" for f, reason in outcome.suppressed)
     return DataReport(
         data=data,
-        findings=outcome.findings,
+        findings=findings,
         notes=(*outcome.notes, *unread, *ignored),
         sheets=draw_sheets(data, inspection.readings) if pictures else (),
     )
+
+
+def _join_splits(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The findings, where one of both splits is one; those that name samples are two."""
+    kept: dict[tuple[Any, ...], Finding] = {}
+    for finding in findings:
+        general = re.sub(r"-?\d[\d.,]*(e[-+]\d+)?|training|validation", "#", finding.message)
+        key = (finding.rule, finding.module, finding.severity, general)
+        twin = kept.get(key)
+        if twin is None or _NAMING.search(finding.message) or not _is_of_other(finding, twin):
+            kept[(*key, finding.message) if twin is not None else key] = finding
+        else:
+            kept[key] = replace(twin, message=f"{twin.message}; so it is in the validation data")
+    return tuple(kept.values())
+
+
+def _is_of_other(finding: Finding, twin: Finding) -> bool:
+    """Whether a finding is of the validation, and its twin of the training."""
+    ours = "validation" in finding.message and "training" not in finding.message
+    return ours and "training" in twin.message and "validation" not in twin.message
 
 
 def _forget_classes(data: Data) -> Data:

@@ -11,10 +11,11 @@ from torch.utils.data import Subset
 
 from cnnprobe.data.copies import SIDE, list_keys
 from cnnprobe.data.datasets import find_file, find_root
-from cnnprobe.data.facts import Leak, SamePicture, Split, Spotted
+from cnnprobe.data.facts import Leak, Split
 from cnnprobe.data.images import NAMED, ImageTally
 from cnnprobe.data.sequences import find_by_sequence
 from cnnprobe.data.source import Source, choose_samples
+from cnnprobe.data.spots import SamePicture, Spotted
 from cnnprobe.data.tables import find_by_row
 
 FILES = 20_000  # of a data set that are looked at

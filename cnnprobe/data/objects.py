@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
 from cnnprobe.data.columns import BatchColumn
-from cnnprobe.data.facts import Boxes, Masks, Points, Spotted
 from cnnprobe.data.fitting import Outline, find_turn, measure_own, outline
 from cnnprobe.data.images import NAMED
+from cnnprobe.data.object_facts import Boxes, BoxParts, Masks, Pile, Points
+from cnnprobe.data.object_rows import BOXES
 from cnnprobe.data.pixels import FILES, open_picture
+from cnnprobe.data.spots import Spotted
 
 MASKS = 64  # in which values between two others are looked for
 LEAST_BETWEEN = 2  # such values: a single one may be a class of its own, the rim of a cell
@@ -22,7 +24,30 @@ MOST_VALUES = 256  # of a mask
 LEAST_SIDE = 15  # pixels of a mask in which values between two others are looked for
 ON_RAMP = 0.8  # of the pixels of a value
 MOST_ORDERED = 64  # key points of a sample whose places are compared
+MOST_POINTS = 20_000  # key points whose coordinates are kept
+FEWEST_PILED = 10  # coordinates that are one extreme value
+NEAR_PILE = 0.1  # of the range of all: next to an extreme value there are others, and
+TIMES_NEAR = 3.0  # so many times as many coordinates are no chance
+ROUNDED = 0.01  # of the image: boxes in parts of it are written with few digits
+# [x1, y1, x2, y2], [center x, center y, width, height], [x1, y1, width, height]
+FORMS = ("corners", "centers", "sized")
 SLACK = 1.0  # pixel: the last coordinate is written as W or as W - 1
+
+
+def find_forms(boxes: Tensor) -> dict[str, Tensor]:
+    """Which boxes in parts of their image, (N, 4), lie inside of it in each of FORMS, and have an
+    area.
+
+    >>> boxes = torch.tensor([[0.1, 0.1, 0.4, 0.4]])
+    >>> [form for form, inside in find_forms(boxes).items() if inside.all()]
+    ['corners', 'sized']
+    """
+    first, second = boxes[:, :2], boxes[:, 2:]
+    ends = (first, second), (first - second / 2, first + second / 2), (first, first + second)
+    return {
+        form: ((low >= -ROUNDED) & (high <= 1 + ROUNDED) & (high > low)).all(1)
+        for form, (low, high) in zip(FORMS, ends, strict=True)
+    }
 
 
 class BoxTally:
@@ -34,6 +59,7 @@ class BoxTally:
         self._counts: Counter[str] = Counter()
         self._spotted: list[Spotted] = []
         self._form = "xywh" if "bbox" in path.lower() else ""
+        self._centerd = path.endswith(BOXES)
         self._reach: Tensor | None = None
         self._scales: list[float] = []
 
@@ -54,6 +80,8 @@ class BoxTally:
         self._counts["count"] += len(boxes)
         relative = ((boxes >= 0) & (boxes <= 1)).all(1)
         self._counts["relative"] += int(relative.sum())
+        for form, fits in find_forms(boxes[relative]).items():
+            self._counts[form] += int(fits.sum())
         absolute = boxes[~relative]
         if self._form == "cxcywh":
             absolute = torch.cat([absolute[:, :2] - absolute[:, 2:] / 2, absolute[:, 2:]], dim=1)
@@ -101,6 +129,7 @@ class BoxTally:
             swapped=counts["swapped"],
             turned=counts["turned"],
             relative=counts["relative"],
+            parts=BoxParts(**{form: counts[form] for form in FORMS}, centerd=self._centerd),
             crossed=(counts["x"], counts["y"], counts["both"]),
             sized=counts["sized"],
             spotted=tuple(self._spotted),
@@ -129,6 +158,8 @@ class PointTally:
             None  # (2, K, K): samples where x, y of one is below another's
         )
         self._ordered = 0
+        self._kept: list[Tensor] = []
+        self._sizes: set[float] = set()  # of the images
 
     def add(self, column: BatchColumn, images: BatchColumn | None, spots: list[Spotted]) -> None:
         """Take in the points of a batch; those in parts of the image are passed over."""
@@ -138,6 +169,9 @@ class PointTally:
                 continue
             xy = points.detach().reshape(-1, points.shape[-1])[:, :2].double()
             self._add_order(xy)
+            if sum(map(len, self._kept)) < MOST_POINTS:
+                self._kept.append(xy)
+                self._sizes.update(float(n) for n in image.shape[-2:])
             if not len(xy) or bool((xy <= 1).all()):
                 continue
             limit = torch.tensor([image.shape[-1], image.shape[-2]], dtype=torch.float64) + SLACK
@@ -152,8 +186,27 @@ class PointTally:
             path=self.path,
             samples=self._ordered,
             orders=self._list_orders(),
+            pile=self._find_pile(),
             **{k: self._counts[k] for k in ("count", "outside", "turned")},
         )
+
+    def _find_pile(self) -> Pile | None:
+        """An extreme value that many points have in one of their coordinates alone."""
+        kept = torch.cat(self._kept) if self._kept else torch.empty(0, 2)
+        points = kept[kept.isfinite().all(1) & (kept[:, 0] != kept[:, 1])]
+        for values in (points, -points) if len(points) else ():
+            least, most = (float(each) for each in values.aminmax())
+            piled = int((values == least).any(1).sum())
+            near = int(((values > least) & (values <= least + NEAR_PILE * (most - least))).sum())
+            if piled >= FEWEST_PILED and piled > TIMES_NEAR * near:
+                value = float(points[values == least][0])
+                return Pile(value=value, points=piled, among=len(kept), near=near,
+                            at_border=value in self._list_borders())  # fmt: skip
+        return None
+
+    def _list_borders(self) -> set[float]:
+        """Where points are put that were cut off at the border of their image."""
+        return {0.0, 1.0, *self._sizes, *(size - 1 for size in self._sizes)}
 
     def _add_order(self, xy: Tensor) -> None:
         """Which of two points stands further left, and which further up."""
@@ -291,10 +344,14 @@ def take_objects(
     if isinstance(given, Tensor) and given.numel() and isinstance(image, Tensor):
         corners = given.detach().reshape(-1, 4).float()
         form = getattr(getattr(given, "format", None), "value", "").lower()
-        if form in ("xywh", "cxcywh") or "bbox" in (boxes.path.lower() if boxes else ""):
+        path = boxes.path if boxes is not None else ""
+        within = bool(((corners >= 0) & (corners <= 1)).all())
+        if path.endswith(BOXES) or (within and not find_forms(corners)["corners"].all()):
+            form = "cxcywh"
+        if form in ("xywh", "cxcywh") or "bbox" in path.lower():
             first = corners[:, :2] - (corners[:, 2:] / 2 if form == "cxcywh" else 0)
             corners = torch.cat([first, first + corners[:, 2:]], dim=1)
-        if not bool(((corners >= 0) & (corners <= 1)).all()):
+        if not within:
             high, wide = image.shape[-2:]
             corners = corners / torch.tensor([wide, high, wide, high])
     mask = masks.values[i] if masks is not None else None

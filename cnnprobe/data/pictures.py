@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from cnnprobe.data.facts import Data, Spotted
+from cnnprobe.data.facts import Data
 from cnnprobe.data.images import Thumbnail
 from cnnprobe.data.reading import LoaderReading
 from cnnprobe.data.sheets import ContactSheet
+from cnnprobe.data.spots import Spotted
 from cnnprobe.records.words import format_counted
 
 COLUMNS = 8

@@ -4,7 +4,8 @@ at the end of a byte, with the channels in the order blue, green, red.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cnnprobe.data.facts import Colours, Pixels, Range, Spotted
+from cnnprobe.data.image_facts import Colours, Pixels, Range
+from cnnprobe.data.spots import Spotted
 
 LOOKED_AT = 16  # images whose pixels are compared with their neighbours
 PER_BATCH = 2  # of them
@@ -185,19 +187,29 @@ def compare_orders(images: Tensor) -> Mapping[str, list[float]]:
 
 
 def compare_frames(frames: Tensor) -> float:
-    """By what factor the frames, shape (T, F), change less from one to the next when they are put
-    from the order of their numbers as strings into that of the numbers; from 0 or from 1.
+    """By what factor the frames, shape (T, F), change more at the jumps that the order of their
+    numbers as strings makes (1, 10, 11, 2) than between the numbers that it takes apart; from 0 or
+    from 1.
 
     >>> compare_frames(torch.tensor([[0.0], [1], [10], [11], [2], [3], [4], [5], [6], [7], [8], [9]])) > 2
     True
     """  # noqa: E501
-    given = float(frames.diff(dim=0).abs().mean())
+    given = set(pairwise(range(len(frames))))
     found = []
     for first in (0, 1):
-        names = sorted(range(first, first + len(frames)), key=str)
-        order = torch.tensor(np.argsort(names))
-        found.append(given / max(float(frames[order].diff(dim=0).abs().mean()), 1e-12))
+        order = np.argsort(sorted(range(first, first + len(frames)), key=str)).tolist()
+        numbered = {(min(pair), max(pair)) for pair in pairwise(order)}
+        jumps, kept = (
+            _measure_change(frames, each) for each in (given - numbered, numbered - given)
+        )
+        found.append(jumps / max(kept, 1e-12))
     return max(found)
+
+
+def _measure_change(frames: Tensor, pairs: Collection[tuple[int, int]]) -> float:
+    """The mean difference of pairs of frames; 0 where there is none."""
+    first, second = (list(each) for each in zip(*pairs, strict=True)) if pairs else ([], [])
+    return float((frames[first] - frames[second]).abs().mean()) if pairs else 0.0
 
 
 def measure_roughness(images: Tensor) -> Tensor:

@@ -47,7 +47,21 @@ def assign_roles(columns: Sequence[BatchColumn]) -> dict[str, str]:
             roles[column.path] = "other" if _is_padding(column) else "mask"
         elif roles[column.path] in _TARGET_ROLES and _is_no_target(column, main, columns):
             roles[column.path] = "other"
+    rows = [c.path for c in columns if roles[c.path] == "other" and _is_row_of_one(c, main)]
+    if len(rows) == 1 and not set(roles.values()) & set(_TARGET_ROLES):
+        roles[rows[0]] = "class"
     return roles
+
+
+def _is_row_of_one(column: BatchColumn, main: BatchColumn) -> bool:
+    """Whether a column has a single whole number in a dim of its own for each image, as labels of
+    shape (N, 1) have.
+    """
+    values, name = column.values, _last_name(column.path)
+    if not isinstance(values, Tensor) or values.dim() != 2 or len(values) != len(main):
+        return False
+    whole = not values.dtype.is_floating_point
+    return whole and values.shape[1] == 1 and _role_of_number(values[0, 0], name) == "class"
 
 
 def find_channels_last(columns: Sequence[BatchColumn]) -> list[str]:
@@ -65,6 +79,14 @@ def _is_channels_last(column: BatchColumn) -> bool:
         return False
     sides = value.shape[-3:-1]
     return min(sides) >= LEAST_LAST and max(sides) <= MOST_ASPECT * min(sides)
+
+
+def count_images(columns: Sequence[BatchColumn]) -> int:
+    """The images of a batch: the length of the first part with height and width; 0: there are
+    none.
+    """
+    pictures = (c for c in columns if isinstance(c.first, Tensor) and c.first.dim() >= 2)
+    return next((len(c) for c in pictures if min(c.first.shape[-2:]) >= LEAST_SIDE), 0)
 
 
 def choose_main(columns: Sequence[BatchColumn], roles: Mapping[str, str]) -> BatchColumn | None:
@@ -213,7 +235,8 @@ def _is_no_target(column: BatchColumn, main: BatchColumn, columns: Sequence[Batc
 
 
 def _has_equal(column: BatchColumn) -> bool:
-    values = column.values.tolist() if isinstance(column.values, Tensor) else column.values
+    is_tensor = isinstance(column.values, Tensor)
+    values = column.values.reshape(-1).tolist() if is_tensor else column.values
     return len(set(values)) < len(values)
 
 

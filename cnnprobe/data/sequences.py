@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from cnnprobe.data.datasets import find_root
-from cnnprobe.data.facts import Leak, SamePicture, Spotted
+from cnnprobe.data.facts import Leak
 from cnnprobe.data.source import Source
+from cnnprobe.data.spots import SamePicture, Spotted
 
 REACH = 3  # places in the list
 APART = 20  # places: what is farther is another scene, or a later part of this one

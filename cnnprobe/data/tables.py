@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from cnnprobe.data.columns import BatchColumn
-from cnnprobe.data.facts import Leak, SamePicture, Spotted
+from cnnprobe.data.facts import Leak
+from cnnprobe.data.spots import SamePicture, Spotted
 
 ROWS = 4096  # that are kept
 WINDOWS = 1024  # that are compared

@@ -17,11 +17,12 @@ from cnnprobe.data.apart import SAMPLES, compare_readings
 from cnnprobe.data.clues import Strangers
 from cnnprobe.data.columns import join_samples, read_columns
 from cnnprobe.data.datasets import list_transforms
-from cnnprobe.data.facts import SamePicture, SampleTrials, Spotted
+from cnnprobe.data.facts import SampleTrials
 from cnnprobe.data.fitting import compare_pictures, find_fit, match_pictures
 from cnnprobe.data.images import is_single
 from cnnprobe.data.keeping import copy_dataset, copy_loader, kept_generators
 from cnnprobe.data.source import Source, spread
+from cnnprobe.data.spots import SamePicture, Spotted
 from cnnprobe.data.tallies import number_of
 
 READINGS = 4  # of one sample in the same process

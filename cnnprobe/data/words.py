@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from cnnprobe.data.facts import Data, Split, Spotted
+from cnnprobe.data.facts import Data, Split
+from cnnprobe.data.spots import Spotted
 
 NAMED = 3  # samples in a message
 

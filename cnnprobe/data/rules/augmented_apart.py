@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.data.clues import Strangers
-from cnnprobe.data.facts import Data, Masks, Points
+from cnnprobe.data.facts import Data
+from cnnprobe.data.object_facts import Masks, Points
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import blobs, images, made
 from cnnprobe.diagnosis import Finding, Severity

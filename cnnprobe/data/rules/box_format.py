@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Boxes, Data, Points, Split
+from cnnprobe.data.facts import Data, Split
+from cnnprobe.data.object_facts import Boxes, Points
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import detections
 from cnnprobe.diagnosis import Finding, Severity
@@ -12,6 +13,10 @@ from cnnprobe.records.words import format_counted
 TURNED = 0.2  # of the boxes are outside, and
 ALL = 0.95  # of these would be inside with x and y exchanged
 FEWEST = 5  # boxes of which one pair of numbers is the wrong way round
+INSIDE = 0.99  # of the boxes lie in their image: the form in which they are written
+_WRITTEN = {"corners": "[x1, y1, x2, y2]", "centers": "[center x, center y, width, height]",
+            "sized": "[x, y, width, height] from the top left"}  # fmt: skip
+_NAMES = {"corners": "xyxy", "centers": "cxcywh", "sized": "xywh"}
 LEAST = 0.05  # of the boxes: a single swapped one may be a slip of the pen
 
 
@@ -30,7 +35,7 @@ def healthy() -> Mapping[str, Any]:
     name="box-format",
     severity=Severity.ERROR,
     examples=(sick, healthy),
-    explains=("impossible-boxes",),
+    explains=("impossible-boxes", "unscaled-boxes"),
 )
 def box_format(data: Data) -> Iterator[Finding]:
     """Boxes are written in another form than their name says, or in two forms; key points as (y,
@@ -41,7 +46,11 @@ def box_format(data: Data) -> Iterator[Finding]:
     Why it matters: [x, y, width, height] taken for corners are other boxes, most of them empty.
     What to do: torchvision.ops.box_convert(boxes, "xywh", "xyxy"); or tv_tensors.BoundingBoxes,
     which know their format.
-    Known exceptions: what is called "bbox" is taken for COCO's [x, y, width, height].
+    Rows of all objects of a batch, (image, class, x, y, width, height) in parts of the image, are
+    taken for those of YOLO, whose x and y are the center.
+    Known exceptions: what is called "bbox" is taken for COCO's [x, y, width, height]. Boxes in
+    parts of their image that lie inside of it in the form that is meant are not told, whatever
+    they were.
     Source: cocodataset.org, "format-data": bbox [x, y, width, height];
     torchvision.models.detection: boxes [x1, y1, x2, y2].
     """
@@ -72,6 +81,8 @@ def box_format(data: Data) -> Iterator[Finding]:
                     ),
                     fix="boxes[:, [1, 0, 3, 2]]",
                 )
+            elif boxes.form == "relative":
+                yield from _judge_parts(boxes, split)
             elif LEAST * boxes.count < boxes.relative < boxes.count:
                 yield Finding(
                     severity=Severity.WARNING,
@@ -84,6 +95,24 @@ def box_format(data: Data) -> Iterator[Finding]:
                 )
 
 
+def _judge_parts(boxes: Boxes, split: Split) -> Iterator[Finding]:
+    """Boxes in parts of their image that lie inside of it in another form alone."""
+    parts, count = boxes.parts, boxes.count
+    fits = {form: getattr(parts, form) >= INSIDE * count for form in _WRITTEN}
+    meant = ("centers",) if parts.centerd else ("corners", "centers")
+    other = next((form for form in ("sized", "corners") if fits[form] and form not in meant), "")
+    wrong = count - max(getattr(parts, form) for form in meant)
+    if other and wrong > max(FEWEST, LEAST * count):
+        yield Finding(
+            message=(
+                f"{wrong:,} of {format_counted(count, 'box', 'boxes')} {boxes.path} of the "
+                f"{split.name} data reach beyond their image as {_WRITTEN[meant[-1]]}, and lie "
+                f"inside of it as {_WRITTEN[other]}"
+            ),
+            fix=f'torchvision.ops.box_convert(boxes, "{_NAMES[other]}", "{_NAMES[meant[-1]]}")',
+        )
+
+
 def _tell_flip(boxes: Boxes, split: Split) -> Finding | None:
     """Boxes that were flipped, and whose corners were not exchanged: one pair of their numbers is
     the wrong way round, and the rest lie in their images as corners alone.
@@ -94,12 +123,14 @@ def _tell_flip(boxes: Boxes, split: Split) -> Finding | None:
         return None
     if boxes.sized >= ALL * among:
         return None  # all of them are [x, y, width, height]
+    other = "yx"[k]
     name, way, size = (("x", "left to right", "width"), ("y", "top to bottom", "height"))[k]
     return Finding(
         message=(
             f"{crossed[k]:,} of {format_counted(boxes.count, 'box', 'boxes')} {boxes.path} of the "
-            f"{split.name} data have {name}2 < {name}1, and {sum(crossed) - crossed[k]} the other "
-            f"pair so: boxes were flipped from {way}, and {name}1 and {name}2 not exchanged"
+            f"{split.name} data have {name}2 < {name}1, and {sum(crossed) - crossed[k] or 'none'} "
+            f"have {other}2 < {other}1: boxes were flipped from {way}, and {name}1 and {name}2 not "
+            "exchanged"
         ),
         fix=f"boxes[:, [{k}, {k + 2}]] = {size} - boxes[:, [{k + 2}, {k}]]",
     )

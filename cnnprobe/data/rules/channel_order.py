@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.data.expectation import Weights
-from cnnprobe.data.facts import Colours, Data
+from cnnprobe.data.facts import Data
+from cnnprobe.data.image_facts import Colours
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, loader
 from cnnprobe.diagnosis import Finding, Severity

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from cnnprobe.data.facts import Data, Labels, Range
+from cnnprobe.data.facts import Data, Labels
+from cnnprobe.data.image_facts import Range
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import labels, loader, seed
 from cnnprobe.diagnosis import Finding, Severity

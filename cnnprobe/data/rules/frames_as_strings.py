@@ -9,7 +9,7 @@ from cnnprobe.data.rules.material import labels, loader, seed
 from cnnprobe.diagnosis import Finding, Severity
 
 FEWEST = 4  # clips
-EACH = 1.1  # times: so much less each clip changes in the order of the numbers
+EACH = 1.1  # times: so much more each clip changes where strings jump
 SMOOTHER = 1.25  # times: the median
 
 
@@ -50,8 +50,9 @@ def frames_as_strings(data: Data) -> Iterator[Finding]:
         if pixels.clips >= FEWEST and least > EACH and median > SMOOTHER:
             yield Finding(
                 message=(
-                    f"the frames of {pixels.clips} {split.name} clips change {median:.2g} times as "
-                    "much as in the order 0, 1, 2, ..., 10: they stand as 0, 1, 10, 11, ..., 2"
+                    f"{pixels.clips} {split.name} clips change {median:.2g} times as much where "
+                    "the order of strings (1, 10, 11, ..., 2) jumps as between the numbers that it "
+                    "takes apart"
                 ),
                 fix="sort the files by the number in their names",
             )

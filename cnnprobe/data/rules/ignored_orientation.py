@@ -1,11 +1,11 @@
 """Photos that lie on their side."""
 
-import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Boxes, Data, Split
+from cnnprobe.data.facts import Data, Split
+from cnnprobe.data.object_facts import Boxes
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import made
 from cnnprobe.diagnosis import Finding, Severity
@@ -19,8 +19,8 @@ def _taken(upright: bool) -> Mapping[str, Any]:
     import torch
     from PIL import Image, ImageOps
 
-    folder = pathlib.Path(tempfile.mkdtemp())
-    files = [str(folder / f"{i}.jpg") for i in range(16)]
+    folder = tempfile.mkdtemp()
+    files = [f"{folder}/{i}.jpg" for i in range(16)]
     random = np.random.default_rng(0)
     for i, file in enumerate(files):
         small = Image.fromarray(random.integers(0, 255, (4, 6, 3), dtype=np.uint8))
@@ -34,7 +34,7 @@ def _taken(upright: bool) -> Mapping[str, Any]:
         pixels = np.asarray(picture.convert("RGB").resize((32, 32)), dtype=np.float32) / 255
         return torch.from_numpy(pixels).permute(2, 0, 1), index // 4
 
-    return {"loader": made(16, make, files=files)}
+    return {"loader": made(16, make, folder=folder, files=files)}
 
 
 def sick() -> Mapping[str, Any]:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Boxes, Data
+from cnnprobe.data.facts import Data
+from cnnprobe.data.object_facts import Boxes
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import detections
 from cnnprobe.data.words import name_samples

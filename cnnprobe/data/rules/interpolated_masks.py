@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data, Masks, Split
+from cnnprobe.data.facts import Data, Split
+from cnnprobe.data.object_facts import Masks
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import blobs, masked
 from cnnprobe.diagnosis import Finding, Severity

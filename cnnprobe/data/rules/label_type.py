@@ -43,7 +43,8 @@ def label_type(data: Data) -> Iterator[Finding]:
     What to do: labels.long() for a loss over classes, labels.float() for one over probabilities; a
     label that is a list as a tensor, since torch's collate makes of N lists of K numbers a list of
     K tensors of N.
-    Known exceptions: nothing is said without a loss.
+    Known exceptions: nothing is said without a loss. Whole numbers of shape (N, 1) are a warning:
+    the training loop may squeeze them.
     Source: torch.nn.CrossEntropyLoss, "target containing class indices";
     torch.nn.BCEWithLogitsLoss.
     """
@@ -74,7 +75,8 @@ def _judge_indices(part: Part, split: Split, loss: str) -> Finding | None:
     """One number of a sample, where a loss over classes takes an int64."""
     floating = part.dtype.startswith("float")
     sizes = {sizes for sizes, _ in part.shapes}
-    rows = floating and part.whole and sizes == {(1,)}  # the loss takes them for probabilities
+    # The loss takes them for probabilities, or raises.
+    rows = part.whole and sizes == {(1,)}
     single = (floating or part.dtype in _REFUSED) and sizes == {()}
     if not (rows or single) or _has_indices(split):
         return None
@@ -83,8 +85,11 @@ def _judge_indices(part: Part, split: Split, loss: str) -> Finding | None:
     if part.whole:
         shorter = "squeeze(1)." if rows else ""
         fix = f"labels.{shorter}long(), or int(label) where the data set gives it"
+    if not floating and rows:
+        fix = "labels.squeeze(1), or int(label) where the data set gives it"
     takes = "int64 of shape (N,)" if rows else "int64"
     return Finding(
+        severity=None if floating or single else Severity.WARNING,
         message=f"{part.path} of the {split.name} data is {part.dtype}{form}; {loss} takes class "
         f"indices as {takes}",
         fix=fix,
@@ -93,7 +98,8 @@ def _judge_indices(part: Part, split: Split, loss: str) -> Finding | None:
 
 def _has_indices(split: Split) -> bool:
     """Whether labels of int64 stand beside other numbers, such as the weights of samples."""
-    return any(part.dtype == "int64" for part in split.of("class", "mask"))
+    known = (part for part in split.of("class", "mask") if part.dtype == "int64")
+    return any({sizes for sizes, _ in part.shapes} != {(1,)} for part in known)
 
 
 def _list_transposed(split: Split, expected: Expectation) -> Iterator[Finding]:

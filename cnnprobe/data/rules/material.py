@@ -2,6 +2,8 @@
 torch only when called.
 """
 
+import shutil
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -44,8 +46,10 @@ def loader(*tensors: Any, **settings: Any) -> Any:
     return DataLoader(dataset(*tensors), **options)
 
 
-def made(n: int, make: Callable[[int], Any], **attributes: Any) -> Any:
-    """A data set of `n` samples that `make(index)` makes, with further attributes."""
+def made(n: int, make: Callable[[int], Any], *, folder: str = "", **attributes: Any) -> Any:
+    """A data set of `n` samples that `make(index)` makes, with further attributes; a folder of
+    its own files goes with it.
+    """
     from torch.utils.data import Dataset
 
     class Made(Dataset[Any]):
@@ -58,7 +62,10 @@ def made(n: int, make: Callable[[int], Any], **attributes: Any) -> Any:
         def __getitem__(self, index: int) -> Any:
             return make(index)
 
-    return Made()
+    dataset = Made()
+    if folder:
+        weakref.finalize(dataset, shutil.rmtree, folder, ignore_errors=True)
+    return dataset
 
 
 def detections(boxes: Sequence[Any], size: int = 32) -> list[Any]:

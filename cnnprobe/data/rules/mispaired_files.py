@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data, Fit, Mispaired
+from cnnprobe.data.facts import Data, Mispaired
+from cnnprobe.data.object_facts import Fit
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, made, seed
 from cnnprobe.diagnosis import Finding, Severity

@@ -1,6 +1,5 @@
 """Pictures with a palette, read as numbers of their colours."""
 
-import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,8 +18,8 @@ def _opened(mode: str) -> Mapping[str, Any]:
     import torch
     from PIL import Image
 
-    folder = pathlib.Path(tempfile.mkdtemp())
-    files = [str(folder / f"{i}.png") for i in range(8)]
+    folder = tempfile.mkdtemp()
+    files = [f"{folder}/{i}.png" for i in range(8)]
     random = np.random.default_rng(0)
     for file in files:
         small = Image.fromarray(random.integers(0, 255, (4, 4, 3), dtype=np.uint8))
@@ -32,7 +31,7 @@ def _opened(mode: str) -> Mapping[str, Any]:
         pixels = np.asarray(picture.convert(mode) if mode else picture, dtype=np.float32) / 255
         return torch.from_numpy(pixels)[None], index // 2
 
-    return {"loader": made(8, make, files=files)}
+    return {"loader": made(8, make, folder=folder, files=files)}
 
 
 def sick() -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data
+from cnnprobe.data.facts import Data, Leak
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import dataset, images, labels, seed
 from cnnprobe.diagnosis import Finding, Severity
@@ -32,7 +32,7 @@ _HOW = {
         "are windows of a series that overlap with those of the training",
     ),
 }
-_VERBS = {"window": "overlaps with"}
+_VERBS = {"window": "overlaps with", "sequence": "stands beside"}
 _BY_INDEX = "split the data once, by index, and give each part to one loader"
 _FIXES = {
     "sequence": "split by video, scan or place: all frames of one go to one side",
@@ -86,26 +86,33 @@ def train_validation_leak(data: Data) -> Iterator[Finding]:
     Source: Barz and Denzler 2020, arXiv:1902.00423; Kapoor and Narayanan 2023, "Leakage and the
     reproducibility crisis", section 3.
     """
-    for leak in data.leaks[:1]:
+    grave = [leak for leak in data.leaks if not _is_slight(leak, data)]
+    for leak in (*grave, *data.leaks)[:1]:
         pair, verb = leak.pairs[0], _VERBS.get(leak.by, "is")
         estimate = (
             f", about {leak.share:.0%} of all"
             if leak.by == "content"
             else f" ({leak.count / leak.among:.1%})"
         )
-        few = leak.share <= SHARE[leak.by] or (leak.by != "index" and leak.count < 2)
-        # Of images that are drawn anew in each reading, some are alike by chance.
-        drawn = data.training.trials.anew and not any(each.exact for each in leak.pairs)
         first = (
             ""
             if leak.by == "index"
             else f": {pair.second.place} {verb} {pair.first.place} of the training"
         )
         yield Finding(
-            severity=Severity.INFO if few or drawn else None,
+            severity=None if grave else Severity.INFO,
             message=(
                 f"{leak.count:,} of {format_counted(leak.among, 'validation sample')} "
                 f"{_HOW[leak.by][leak.count > 1]}{estimate}{first}"
             ),
             fix=_FIXES.get(leak.by, _BY_INDEX),
         )
+
+
+def _is_slight(leak: Leak, data: Data) -> bool:
+    """Whether so few samples are in both as public data sets have, or images that are drawn anew
+    in each reading are alike by chance.
+    """
+    few = leak.share <= SHARE[leak.by] or (leak.by != "index" and leak.count < 2)
+    drawn = data.training.trials.anew and not any(each.exact for each in leak.pairs)
+    return few or drawn
