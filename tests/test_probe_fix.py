@@ -2,14 +2,19 @@
 other.
 """
 
+import ast
+import importlib
 import os
 import sys
+from pathlib import Path
+from unittest import mock
 
 import pytest
 from click.testing import CliRunner
 
 from cnnprobe.cli import main
 from cnnprobe.crash.edits import files
+from cnnprobe.crash.edits.made import find_made
 from cnnprobe.crash.facts import trees
 
 BROKEN = """from torch import nn
@@ -205,3 +210,38 @@ def test_fix_is_not_written_into_a_sequential_of_names_that_is_another(file_with
     os.utime(path, (1.0, 1.0))
     command = ["probe", f"{path.name}:make_listed", *COMMAND, "--fix"]
     assert (3, text) == (CliRunner().invoke(main, command).exit_code, path.read_text())
+
+
+def import_file(path, monkeypatch):
+    monkeypatch.syspath_prepend(path.parent)
+    return importlib.import_module(path.stem)
+
+
+def test_files_of_a_project_are_parsed_once_for_all_fixes(file_without_a_class, monkeypatch):
+    model = import_file(file_without_a_class, monkeypatch).make_classifier()
+    for number in range(40):
+        part = file_without_a_class.with_name(f"part{number}_{file_without_a_class.name}")
+        part.write_text(f"LAYERS = {number}  # of a Sequential\n")
+        import_file(part, monkeypatch)
+    _, call = find_made(model)
+    with monkeypatch.context() as patched:
+        parse = mock.Mock(wraps=ast.parse)
+        patched.setattr(ast, "parse", parse)
+        again = find_made(model)
+    assert (call, 0) == (again[1], parse.call_count)
+    file_without_a_class.write_text("# one line more\n" + WITHOUT_A_CLASS)
+    file, moved = find_made(model)
+    assert call.lineno + 1 == moved.lineno
+    assert file.text.splitlines()[call.lineno].startswith("    return nn.Sequential(nn.Flatten")
+
+
+def test_file_that_is_no_utf8_does_not_hide_where_a_model_is_made(
+    file_without_a_class, monkeypatch
+):
+    model = import_file(file_without_a_class, monkeypatch).make_classifier()
+    other = file_without_a_class.with_name(f"other_{file_without_a_class.name}")
+    other.write_bytes("# -*- coding: latin-1 -*-\nsize = 'größe'\n".encode("latin-1"))
+    import_file(other, monkeypatch)
+    file, call = find_made(model)
+    assert file_without_a_class == Path(file.path)
+    assert "Sequential" in file.source(call)

@@ -3,9 +3,11 @@ or in a function that returns it.
 """
 
 import ast
+import functools
 import inspect
 import sys
 import sysconfig
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from cnnprobe.crash.edits.files import File, UnknownPlaceError, open_file
-from cnnprobe.crash.facts.trees import list_nodes
 from cnnprobe.recorder.inventory import class_of
 
 _OURS = str(Path(__file__).parents[2])
@@ -26,17 +27,38 @@ def find_made(model: nn.Module) -> tuple[File, ast.Call]:
     """
     for are_held in (True, False):
         found = [
-            (file, node)
+            (path, node)
             for path in _list_paths(model, are_held=are_held)
-            for file in [open_file(path)]
-            for node in list_nodes(file.tree)
-            if isinstance(node, ast.Call) and _makes(node, model, by_name=are_held)
+            for node in _list_calls_of(class_of(model).__name__, path)
+            if _makes(node, model, by_name=are_held)
         ]
         if len(found) == 1:
-            return found[0]
+            path, node = found[0]
+            return open_file(path), node
         if found:
             break
     raise UnknownPlaceError
+
+
+def _list_calls_of(name: str, path: str) -> tuple[ast.Call, ...]:
+    """The calls of a name in a file; none where the file cannot be read."""
+    try:
+        stat = Path(path).stat()
+        return _read_calls(name, path, (stat.st_mtime_ns, stat.st_size))
+    except (OSError, SyntaxError, ValueError):
+        return ()
+
+
+# Every fix of a model asks all files of the process. Their calls are kept, and not their trees:
+# those of a large project are millions of objects, which each garbage collection would visit.
+@functools.lru_cache(maxsize=4096)
+def _read_calls(name: str, path: str, _changed: tuple[int, int]) -> tuple[ast.Call, ...]:
+    with tokenize.open(path) as file:
+        text = file.read()
+    if name not in text:
+        return ()
+    nodes = ast.walk(ast.parse(text))
+    return tuple(node for node in nodes if isinstance(node, ast.Call) and _name(node) == name)
 
 
 def _list_paths(model: nn.Module, *, are_held: bool) -> Iterator[str]:
@@ -52,8 +74,7 @@ def _list_paths(model: nn.Module, *, are_held: bool) -> Iterator[str]:
             continue
         if not are_held or any(value is model for value in list(names.values())):
             seen.add(path)
-            if Path(path).is_file():
-                yield path
+            yield path
 
 
 def _makes(node: ast.Call, module: nn.Module, *, by_name: bool) -> bool:
