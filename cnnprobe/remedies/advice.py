@@ -15,7 +15,9 @@ ADVICE: Mapping[str, str] = {
     "doubled-channels": "which tensor was meant is not known",
     "inverted-boxes": "which form the boxes have is not known",
     "loss-taken-twice": "which targets or output were meant is not known",
+    "minimum-elsewhere": "which of output and targets is out of place is not known",
     "optimizer-renewed": "which variable is to hold the optimizer is not known",
+    "samples-left-out": "what the other samples were meant for is not known",
     "setting-overwritten": "which of its reads are to see the new value is not known",
     "update-undone": "what writes the old weights back is the loop's own code",
 }

@@ -69,6 +69,7 @@ def constant_targets(evidence: Evidence) -> Iterator[Finding]:
             and shape[1] >= CLASSES
             and evidence.targets
             and evidence.targets[0].shape[:1] >= (FEWEST,)
+            and stat(target, "count") >= FEWEST
             and low == high
         ):
             yield Finding(

@@ -2,11 +2,12 @@
 which state.
 """
 
+import functools
 import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,6 @@ from cnnprobe.diagnosis.evidence import (
     Average,
     BackwardFault,
     Evidence,
-    Foresight,
     Replay,
     Step,
     Values,
@@ -36,6 +36,7 @@ from cnnprobe.training.derivatives import find_wrong_derivatives, watch_function
 from cnnprobe.training.dropped import find_dropped
 from cnnprobe.training.hidden import describe_hidden, find_hidden, names_of, values_of
 from cnnprobe.training.keeping import restore
+from cnnprobe.training.loss_minimum import judge_loss
 from cnnprobe.training.passes import call, fit_output, forward, fresh
 from cnnprobe.training.probing import run_late_probes, run_probes
 from cnnprobe.training.rates import (
@@ -56,6 +57,7 @@ SLOWER = 0.001  # factor of the learning rate when the loss rose
 # update norm over weight norm that a replay aims at where it did not; 1e-3 is usual (Karpathy,
 # CS231n)
 BRISK = 1e-2
+T = TypeVar("T")
 UNMOVED = 1e-4  # relative change of the loss that counts as none
 
 
@@ -83,9 +85,13 @@ def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
             raise
 
 
-def make_step(request: Request, around: Surroundings) -> Callable[[], Any]:
-    """One step of the user's loop, or the standard one, with the same seed each time."""
-    return _Observation(request, around, []).one_step()
+def make_step(request: Request, around: Surroundings, *, seed: int = 0) -> Callable[[], Any]:
+    """One step of the user's loop, or the standard one, with the same seed each time; `seed` is
+    added to it.
+    """
+    observation = _Observation(request, around, [])
+    observation.seed += seed
+    return observation.one_step()
 
 
 class _Observation:
@@ -132,7 +138,11 @@ class _Observation:
         replays = self.replays(steps, values)
         restore(self.states)
         averages = self.averages(steps)
-        foresight = self.foresight(steps)
+        foresight = self.ask(
+            steps, lambda put_back: observe_foresight(request, self.one_step(), put_back)
+        )
+        make = functools.partial(make_step, around=self.around)
+        free = self.ask(steps, lambda put_back: judge_loss(request, make, put_back))
         if (
             not any(step.training for step in steps)
             and not getattr(self.model, "training", False)
@@ -164,6 +174,7 @@ class _Observation:
             averages=averages,
             overwritten=tuple(overwritten),
             foresight=foresight,
+            free=free,
             dropped=find_dropped(trace),
             own_loop=request.train_step is not None,
         )
@@ -352,12 +363,12 @@ class _Observation:
         finally:
             restore(self.states)
 
-    def foresight(self, steps: tuple[Step, ...]) -> Foresight | None:
-        """Whether a model that predicts the next step sees it, where the steps went well."""
+    def ask(self, steps: tuple[Step, ...], question: Callable[[Callable[[], None]], T]) -> T | None:
+        """What further passes say, where the steps went well; `question` gets what restores."""
         if not steps or self.error is not None:
             return None
         try:
-            return observe_foresight(self.request, self.one_step(), lambda: restore(self.states))
+            return question(lambda: restore(self.states))
         finally:
             restore(self.states)
 

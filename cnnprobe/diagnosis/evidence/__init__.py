@@ -1,5 +1,6 @@
 """The data that rules read, and the questions they ask of it: frozen, plain, without torch."""
 
+from cnnprobe.diagnosis.evidence.asked import FreeLoss, FreeOutput
 from cnnprobe.diagnosis.evidence.evidence import (
     Average,
     BackwardFault,
@@ -44,8 +45,8 @@ from cnnprobe.diagnosis.evidence.groups import (
 __all__ = [
     "ARRANGING", "CREATING", "FORWARDING", "LOSSES", "NONLINEAR", "NORMALISING", "PROJECTIONS",
     "RECTIFIERS", "SQUASHING", "Average", "BackwardFault", "Compounding", "Dropped", "Event",
-    "Evidence",
-    "Flow", "Foresight", "Gradient", "Hidden", "IdleAttribute", "Loss", "OptimizerInfo",
+    "Evidence", "Flow", "Foresight", "FreeLoss", "FreeOutput", "Gradient", "Hidden",
+    "IdleAttribute", "Loss", "OptimizerInfo",
     "Overwritten", "Probes", "Replay", "Schedule", "Step", "Unread", "Uses", "Values",
     "WrongDerivative", "argument", "describe", "is_inplace", "operation",
     "operation_of_module", "option", "sources_read",

@@ -5,6 +5,7 @@ read.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cnnprobe.diagnosis.evidence.asked import FreeLoss
 from cnnprobe.records.trace import TensorInfo, Trace
 
 NOTHING: Mapping[str, float] = {}
@@ -353,6 +354,7 @@ class Evidence:
     # what was set on torch's objects without an effect
     idle: tuple[IdleAttribute, ...] = ()
     foresight: Foresight | None = None
+    free: FreeLoss | None = None  # None: the loss cannot be asked without the model
     dropped: tuple[Dropped, ...] = ()  # rows of `trace`
     derivatives: tuple[WrongDerivative, ...] = ()
     averages: tuple[Average, ...] = ()

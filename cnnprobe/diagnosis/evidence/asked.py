@@ -1,0 +1,33 @@
+"""What questions to the user's own loss showed: the loss without its model."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreeOutput:
+    """What the loss asks of the output, by one target: seen with a tensor in the place of the model
+    that is free to be anything.
+    """
+
+    target: str  # its path: "targets", "targets[1]", "inputs"
+    classes: int  # of which the target holds labels; 0: it holds values
+    # elements of the target that were changed, one at a time, and changed the gradient of the
+    # output; and how many of these changed it at other places only, or in the wrong direction
+    tried: int
+    misplaced: int
+    reversed: int
+    places: tuple[tuple[int, ...], tuple[int, ...]]  # one element, and where it acts
+    # of the output that makes the loss small: the share of the labels that it gives the greatest
+    # value, and the least; its rank correlation with values, and minus that; None: not asked
+    agreement: float | None = None
+    opposite: float | None = None
+    steps: int = 0  # that made it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreeLoss:
+    """What the loss reads of the output and of the batch, whatever the output is."""
+
+    outputs: tuple[FreeOutput, ...] = ()
+    samples: int = 0
+    unread: tuple[int, ...] = ()  # samples of the output that the loss has no gradient for
