@@ -32,19 +32,19 @@ def load(*tensors, **settings):
 # ---------------------------------------------------------------- boxes in rows of all images
 
 
-def draw_rows(*, centerd, batches=4):
+def draw_rows(*, centered, batches=4):
     """Batches of eight images with two boxes each, (image, class, x, y, width, height)."""
     torch.manual_seed(0)
     for _ in range(batches):
         size = 0.1 + 0.3 * torch.rand(16, 2)
         first = torch.rand(16, 2) * (1 - size)
-        place = first + size / 2 if centerd else first
+        place = first + size / 2 if centered else first
         image = torch.arange(8.0).repeat_interleave(2)[:, None]
         yield torch.rand(8, 3, 16, 16), torch.cat([image, image % 3, place, size], dim=1)
 
 
 def test_rows_from_the_top_left_are_told_where_centers_are_meant():
-    found = find(list(draw_rows(centerd=False)))["box-format"]
+    found = find(list(draw_rows(centered=False)))["box-format"]
     assert found.message.endswith(
         "boxes [1][:, 2:] of the training data reach beyond their image as [center x, center y, "
         "width, height], and lie inside of it as [x, y, width, height] from the top left"
@@ -53,11 +53,11 @@ def test_rows_from_the_top_left_are_told_where_centers_are_meant():
 
 
 def test_rows_with_their_centers_are_healthy():
-    assert {} == find(list(draw_rows(centerd=True)))
+    assert {} == find(list(draw_rows(centered=True)))
 
 
 def test_rows_are_read_as_boxes_and_classes_of_each_image():
-    data = cnnprobe.inspect_data(list(draw_rows(centerd=True)), pictures=False).data.training
+    data = cnnprobe.inspect_data(list(draw_rows(centered=True)), pictures=False).data.training
     assert {"[0]": "image", "[1][:, 2:]": "boxes", "[1][:, 1]": "classes"} == {
         part.path: part.role for part in data.parts
     }

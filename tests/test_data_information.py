@@ -4,7 +4,9 @@ relations are found.
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
+import cnnprobe
 from cnnprobe.data.copies import copy_images
 from cnnprobe.data.information import FEWEST, measure_chance
 
@@ -48,3 +50,35 @@ def test_nothing_is_said_of_a_few_images_or_of_a_single_class():
     assert measure_chance(few) is None
     assert measure_chance([(RANDOM.normal(size=4), 0) for _ in range(FEWEST)]) is None
     assert measure_chance([(RANDOM.normal(size=4), k) for k in range(FEWEST)]) is None
+
+
+class Files(Dataset):
+    """Images and labels whose files stand in two lists of names."""
+
+    def __init__(self, order):
+        self.f = [f"{i}.npy" for i in range(300)]
+        self.l = [f"{i}.npy" for i in order]
+        pattern = torch.eye(5)[torch.arange(300) % 5][:, None, :, None]
+        self._images = pattern + 0.3 * torch.randn(300, 1, 5, 5, generator=torch.manual_seed(0))
+
+    def __len__(self):
+        return 300
+
+    def __getitem__(self, i):
+        return self._images[i], int(self.l[i][:-4]) % 5
+
+
+def test_lists_of_files_in_two_orders_are_told_where_labels_say_nothing():
+    order = torch.randperm(300, generator=torch.manual_seed(2)).tolist()
+    report = cnnprobe.inspect_data(DataLoader(Files(order), 16, shuffle=True), pictures=False)
+    found = {finding.rule: finding for finding in report.findings}
+    assert found["mispaired-files"].message.endswith(
+        "places; and the labels say nothing about the images"
+    )
+    assert ("mispaired-files",) == found["uninformative-labels"].follows_from
+
+
+def test_lists_of_files_in_two_orders_are_healthy_where_labels_do_say_something():
+    order = [k + 5 if k % 10 < 5 else k - 5 for k in range(300)]  # another file of the same class
+    report = cnnprobe.inspect_data(DataLoader(Files(order), 16, shuffle=True), pictures=False)
+    assert [] == [f.rule for f in report.findings if f.severity != "info"]

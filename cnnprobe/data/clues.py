@@ -4,6 +4,8 @@ the data set that a collate joined them from. Frozen plain data.
 
 from dataclasses import dataclass, field
 
+from cnnprobe.data.spots import Spotted
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
@@ -64,6 +66,7 @@ class Joined:
 
     samples: int
     wrong: int = 0  # that stand beside the label of another
+    mixed: bool = False  # each is a mix of two, and so is its label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +118,17 @@ class Strangers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """The share of unseen images whose label a simple model tells, though some labels are wrong."""
+
+    images: int
+    surest: float  # of the tenth, or the quarter, where it is surest
+    half: float  # of the half
+    whole: float
+    examples: tuple[tuple[Spotted, int], ...] = ()  # and the class that the model takes each for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Clues:
     """All of these, of one split."""
 
@@ -124,4 +138,5 @@ class Clues:
     joined: Joined | None = None
     transposed: Transposed | None = None
     texts: Texts | None = None
+    noise: Noise | None = None
     features: tuple[str, tuple[int, ...]] = ("", ())  # path, and columns that are the target

@@ -4,6 +4,7 @@ transforms.
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
@@ -128,17 +129,21 @@ def find_file(dataset: Any, index: int) -> str:
 
 def find_mispaired(dataset: Any) -> Mispaired | None:
     """Two lists of files that a data set keeps, one of masks or labels, whose names belong to other
-    samples at the same place; None where there are none.
+    samples at the same place; else two lists of which nothing says what they are; None where there
+    are none.
     """
+    unnamed = None
     for each in unwrap(dataset):
-        lists = list(_list_paths(each))
-        for pair in combinations(lists, 2):
+        for pair in combinations(_list_paths(each), 2):
             images, targets = sorted(pair, key=lambda one: bool(_TARGETS.search(_words(one))))
-            if _TARGETS.search(_words(targets)) and not _TARGETS.search(_words(images)):
-                found = _compare_names(images[1], targets[1])
-                if found is not None:
-                    return found
-    return None
+            if _TARGETS.search(_words(images)):
+                continue
+            found = _compare_names(images[1], targets[1])
+            if found is not None and _TARGETS.search(_words(targets)):
+                return found
+            same = set(images[1]) & set(targets[1]) and Path(images[1][0]).parent != Path()
+            unnamed = unnamed or (None if same else found)  # pairs of the same files are meant so
+    return replace(unnamed, is_target=False) if unnamed is not None else None
 
 
 def _words(listed: tuple[str, list[str]]) -> str:

@@ -16,6 +16,7 @@ from cnnprobe.data.image_facts import Images
 from cnnprobe.data.joining import find_transposed
 from cnnprobe.data.labels import describe_labels
 from cnnprobe.data.marks import find_marks
+from cnnprobe.data.noise import find_noise
 from cnnprobe.data.source import Source, describe_loading
 from cnnprobe.data.tokens import find_vocabulary
 from cnnprobe.data.trials import confirm_pairs, try_again, try_blanks
@@ -71,6 +72,7 @@ def _compare(source: Source, tallies: SplitTallies) -> Clues:
     rows = tallies.images.rows
     found = Clues(
         marks=find_marks(tallies.images.labelled),
+        noise=find_noise(tallies.images.features, tallies.images.places),
         texts=tallies.texts.describe(),
         features=(rows.path, rows.find_given_away()),
     )

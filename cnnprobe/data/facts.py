@@ -116,6 +116,9 @@ class Mispaired:
     second: str  # and the one at its place in the other
     count: int  # places where the numbers in the names differ
     places: int
+    is_target: bool = (
+        True  # the second are masks or labels by name; else nothing says what they are
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

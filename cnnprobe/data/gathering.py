@@ -13,6 +13,7 @@ from cnnprobe.data.columns import BatchColumn, are_equal, move_channels
 from cnnprobe.data.datasets import find_file
 from cnnprobe.data.images import ImageTally
 from cnnprobe.data.joining import compare_joined
+from cnnprobe.data.mixing import compare_mixed
 from cnnprobe.data.object_rows import BOXES, LABELS, find_object_rows, split_rows
 from cnnprobe.data.objects import BoxTally, MaskTally, PointTally, take_objects
 from cnnprobe.data.padding import TextTally
@@ -140,6 +141,7 @@ def _add(tallies: SplitTallies, batch: Batch, source: Source) -> None:
         tokens.add(columns)
     if not tallies.batches:
         tallies.joined = compare_joined(source, batch, tallies.main, tallies.target)
+        tallies.joined = tallies.joined or compare_mixed(source, batch, tallies.main)
     for path, each in tallies.objects.items():
         if path in columns:
             least = min(len(columns[path]), size if images is None else len(images))

@@ -90,6 +90,7 @@ class ImageTally:
         self.thumbnails: list[Thumbnail] = []
         self.suspects: list[Thumbnail] = []
         self.features: list[tuple[NDArray[np.float32], int]] = []  # with their labels
+        self.places: list[Spotted] = []  # of these
         self.pixels = PixelTally()
         self.latest: NDArray[np.float32] | None = None  # the sketches of the last batch
         self._per_class: Counter[int | None] = Counter()
@@ -142,6 +143,7 @@ class ImageTally:
                 self.pixels.add_peak(copies.low[i], copies.high[i])
                 if spot.label is not None and len(self.features) < FEATURES:
                     self.features.append((copies.features[i], spot.label))
+                    self.places.append(spot)
             self._keep(batch[i], spot)
         return copies.prints
 

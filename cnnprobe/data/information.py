@@ -13,7 +13,7 @@ from cnnprobe.data.facts import Exchange
 Sample = tuple[NDArray[np.float32], int]  # the features of an image, and its class
 FEWEST_LABELLED, FEWEST_UNSEEN = 100, 40  # images of the training and of the validation
 LEAST_MOVED = 16  # images of the validation in classes whose numbers are exchanged
-FEWEST = 400  # images, below which nothing is said
+FEWEST = 256  # images, below which nothing is said
 PER_CLASS = 8  # images of a class, on average, below which nothing is said
 MOST = 512  # images that are compared
 FOLDS = 5
@@ -56,12 +56,12 @@ def measure_chance(samples: Sequence[Sample]) -> float | None:
     x = np.stack([samples[i][0] for i in chosen]).astype(np.float64)
     x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-9)
     folds = np.arange(len(y)) % FOLDS
-    linear = _predict_linear(x, folds)
-    if _is_sure(_count_hits([linear], y[:, None], len(classes))[0], y):
+    linear = predict_linear(x, folds)
+    if is_sure(_count_hits([linear], y[:, None], len(classes))[0], y):
         return 1 / (SHUFFLES + 1)
     count = max(LEAST_SHUFFLES, min(SHUFFLES, COLUMNS // len(classes)))
     shuffled = np.stack([y, *(random.permutation(y) for _ in range(count))], axis=1)
-    hits = _count_hits([linear, _predict_kernel(x, folds)], shuffled, len(classes))
+    hits = _count_hits([linear, predict_kernel(x, folds)], shuffled, len(classes))
     return float((hits >= hits[0]).sum() / len(hits))
 
 
@@ -84,12 +84,12 @@ def find_exchange(training: Sequence[Sample], validation: Sequence[Sample] = ())
     mean, std = x.mean(0), np.maximum(x.std(0), 1e-9)
     x, z = (x - mean) / std, (np.stack([f for f, _ in unseen]) - mean) / std
     targets = np.eye(len(classes))[y] - np.bincount(y, minlength=len(classes)) / len(y)
-    crossed = _multiply(_predict_linear(x, np.arange(len(y)) % FOLDS), targets).argmax(1)
+    crossed = multiply(predict_linear(x, np.arange(len(y)) % FOLDS), targets).argmax(1)
     hits = int((crossed == y).sum())
-    if not _is_sure(hits, y):
+    if not is_sure(hits, y):
         return None
-    gram = _multiply(x.T, x) + RIDGE * np.eye(x.shape[1])
-    guessed = _multiply(z, _solve(gram, _multiply(x.T, targets))).argmax(1)
+    gram = multiply(x.T, x) + RIDGE * np.eye(x.shape[1])
+    guessed = multiply(z, solve(gram, multiply(x.T, targets))).argmax(1)
     met = _count_met(np.array([label for _, label in unseen]), guessed, len(classes))
     whole = _name_exchange(met, classes, hits / len(y))
     if whole is not None and whole.known >= TOLD:
@@ -118,12 +118,12 @@ def measure_transfer(
     mean, std = images.mean(0), np.maximum(images.std(0), 1e-9)
     x = (images - mean) / std
     targets = np.eye(len(classes))[y] - np.bincount(y, minlength=len(classes)) / len(y)
-    crossed = _multiply(_predict_linear(x, np.arange(len(y)) % FOLDS), targets).argmax(1)
+    crossed = multiply(predict_linear(x, np.arange(len(y)) % FOLDS), targets).argmax(1)
     hits = int((crossed == y).sum())
-    if not _is_sure(hits, y):
+    if not is_sure(hits, y):
         return None
-    weights = _solve(_multiply(x.T, x) + RIDGE * np.eye(x.shape[1]), _multiply(x.T, targets))
-    guessed = (_multiply((each - mean) / std, weights).argmax(1) for each in others)
+    weights = solve(multiply(x.T, x) + RIDGE * np.eye(x.shape[1]), multiply(x.T, targets))
+    guessed = (multiply((each - mean) / std, weights).argmax(1) for each in others)
     return hits / len(y), [float((classes[guess] == unseen).mean()) for guess in guessed]
 
 
@@ -190,12 +190,13 @@ def _name_exchange(
     )
 
 
-def _is_sure(hits: int, y: NDArray[np.int64]) -> bool:
+def is_sure(hits: int, y: NDArray[np.int64]) -> bool:
+    """Whether so many labels are told right that chance does not do so."""
     share = np.bincount(y).max() / len(y)
     return bool(hits - share * len(y) > SURE * np.sqrt(len(y) * share * (1 - share)))
 
 
-def _predict_linear(x: NDArray[np.float64], folds: NDArray[np.int64]) -> NDArray[np.float64]:
+def predict_linear(x: NDArray[np.float64], folds: NDArray[np.int64]) -> NDArray[np.float64]:
     """The matrix that makes predictions of labels: each row from the samples of the other folds.
 
     One factorisation serves all folds: with H = X (X'X + RIDGE)^-1 X', the fold f is predicted from
@@ -203,34 +204,36 @@ def _predict_linear(x: NDArray[np.float64], folds: NDArray[np.int64]) -> NDArray
 
     Source: Hastie, Tibshirani, Friedman 2009, "The Elements of Statistical Learning", section 7.10.
     """
-    gram = _multiply(x.T, x) + RIDGE * np.eye(x.shape[1])
-    hat = _multiply(x, _solve(gram, np.ascontiguousarray(x.T)))
+    gram = multiply(x.T, x) + RIDGE * np.eye(x.shape[1])
+    hat = multiply(x, solve(gram, np.ascontiguousarray(x.T)))
     found = np.zeros((len(x), len(x)))
     for fold in range(FOLDS):
         seen, unseen = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         own = np.eye(len(unseen)) - hat[np.ix_(unseen, unseen)]
-        found[np.ix_(unseen, seen)] = _solve(own, hat[np.ix_(unseen, seen)])
+        found[np.ix_(unseen, seen)] = solve(own, hat[np.ix_(unseen, seen)])
     return found
 
 
-def _predict_kernel(x: NDArray[np.float64], folds: NDArray[np.int64]) -> NDArray[np.float64]:
+def predict_kernel(x: NDArray[np.float64], folds: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The same by a regression with a Gaussian kernel as wide as the median distance."""
     squares = (x**2).sum(1)
-    apart = np.maximum(squares[:, None] + squares - 2 * _multiply(x, x.T), 0)
+    apart = np.maximum(squares[:, None] + squares - 2 * multiply(x, x.T), 0)
     kernel: NDArray[np.float64] = np.exp(-apart / max(float(np.median(apart)), 1e-9))
     found = np.zeros_like(kernel)
     for fold in range(FOLDS):
         seen, unseen = folds != fold, folds == fold
         gram = kernel[np.ix_(seen, seen)] + NOISE * np.eye(int(seen.sum()))
-        found[np.ix_(unseen, seen)] = _solve(gram, kernel[np.ix_(seen, unseen)]).T
+        found[np.ix_(unseen, seen)] = solve(gram, kernel[np.ix_(seen, unseen)]).T
     return found
 
 
-def _solve(matrix: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+def solve(matrix: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
     """By torch, which keeps to its number of threads, as NumPy does not."""
     return np.asarray(torch.linalg.solve(*map(torch.from_numpy, (matrix, right))).numpy())
 
 
-def _multiply(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+def multiply(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The product of two matrices, by torch."""
     a, b = (np.ascontiguousarray(each) for each in (a, b))
     return np.asarray((torch.from_numpy(a) @ torch.from_numpy(b)).numpy())
 
@@ -245,6 +248,6 @@ def _count_hits(
     flat = indicators.reshape(len(labels), -1)
     hits = np.zeros(labels.shape[1], dtype=np.int64)
     for predict in predictions:
-        guessed = _multiply(predict, flat).reshape(len(labels), -1, classes)
+        guessed = multiply(predict, flat).reshape(len(labels), -1, classes)
         hits += (guessed.argmax(2) == labels).sum(0)
     return hits

@@ -12,7 +12,7 @@ class BoxParts:
     corners: int = 0  # [x1, y1, x2, y2]
     centers: int = 0  # [center x, center y, width, height]
     sized: int = 0  # [x1, y1, width, height]
-    centerd: bool = False  # they stand where centers are expected
+    centered: bool = False  # they stand where centers are expected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,7 @@ class BoxTally:
         self._counts: Counter[str] = Counter()
         self._spotted: list[Spotted] = []
         self._form = "xywh" if "bbox" in path.lower() else ""
-        self._centerd = path.endswith(BOXES)
+        self._centered = path.endswith(BOXES)
         self._reach: Tensor | None = None
         self._scales: list[float] = []
 
@@ -129,7 +129,7 @@ class BoxTally:
             swapped=counts["swapped"],
             turned=counts["turned"],
             relative=counts["relative"],
-            parts=BoxParts(**{form: counts[form] for form in FORMS}, centerd=self._centerd),
+            parts=BoxParts(**{form: counts[form] for form in FORMS}, centered=self._centered),
             crossed=(counts["x"], counts["y"], counts["both"]),
             sized=counts["sized"],
             spotted=tuple(self._spotted),

@@ -99,7 +99,7 @@ def _judge_parts(boxes: Boxes, split: Split) -> Iterator[Finding]:
     """Boxes in parts of their image that lie inside of it in another form alone."""
     parts, count = boxes.parts, boxes.count
     fits = {form: getattr(parts, form) >= INSIDE * count for form in _WRITTEN}
-    meant = ("centers",) if parts.centerd else ("corners", "centers")
+    meant = ("centers",) if parts.centered else ("corners", "centers")
     other = next((form for form in ("sized", "corners") if fits[form] and form not in meant), "")
     wrong = count - max(getattr(parts, form) for form in meant)
     if other and wrong > max(FEWEST, LEAST * count):

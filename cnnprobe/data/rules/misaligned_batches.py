@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cnnprobe.data.clues import Joined
 from cnnprobe.data.facts import Data
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, labels, loader
@@ -36,18 +37,23 @@ def healthy() -> Mapping[str, Any]:
     explains=("uninformative-labels", "loss-not-decreasing"),
 )  # fmt: skip
 def misaligned_batches(data: Data) -> Iterator[Finding]:
-    """The collate puts images beside the labels of other samples.
+    """The collate puts images beside the labels of other samples, or mixes images and labels in two
+    orders.
 
     Why it matters: the labels are those of other images, and nothing can be learned from them.
     What to do: sort or shuffle the samples, (image, label), and take them apart afterwards.
     Known exceptions: told where each image of the first batch is found again in the data set;
-    samples that are augmented by chance, and images that the collate mixes, tell nothing. Nor does
-    torch's own collate, which keeps the order.
-    Source: torch.utils.data, "Working with collate_fn".
+    samples that are augmented by chance tell nothing. Of images that are mixed (mixup, cutmix) both
+    samples are found again, and the weights of their labels compared. Nor does torch's own collate
+    tell anything, which keeps the order.
+    Source: torch.utils.data, "Working with collate_fn"; Zhang et al. 2018, "mixup",
+    arXiv:1710.09412, equation 1.
     """
     for split in data.splits:
         joined = split.clues.joined
-        if joined is not None and joined.wrong:
+        if joined is not None and joined.wrong and joined.mixed:
+            yield _judge_mixed(joined, split.name)
+        elif joined is not None and joined.wrong:
             verb = "stands" if joined.wrong == 1 else "stand"
             yield Finding(
                 message=(
@@ -56,3 +62,15 @@ def misaligned_batches(data: Data) -> Iterator[Finding]:
                 ),
                 fix="collate_fn: sort the samples, then take images and labels apart",
             )
+
+
+def _judge_mixed(joined: Joined, name: str) -> Finding:
+    verb = "does" if joined.wrong == 1 else "do"
+    return Finding(
+        message=(
+            f"{format_counted(joined.wrong, 'image')} of the {joined.samples} mixes of two classes "
+            f"in the first batch of the {name} data {verb} not have the label of that mix: images "
+            "and labels were mixed in two orders, or with two weights"
+        ),
+        fix="draw the order once: p = torch.randperm(len(x)); mix x with x[p], and y with y[p]",
+    )

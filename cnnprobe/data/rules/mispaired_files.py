@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cnnprobe.data.facts import Data, Mispaired
+from cnnprobe.data.facts import Data, Mispaired, Split
 from cnnprobe.data.object_facts import Fit
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, made, seed
@@ -13,6 +13,7 @@ SURE = 5.0  # standard errors: six places are tried, and chance gives that once 
 # Correlation of a picture with a smaller one of it, and of one with another crop of its scene.
 SURELY, LOOSE = 0.93, 0.8
 SAME, OTHER = 0.8, 0.5  # correlations of pictures of one scene, and of two
+LEVEL = 0.05  # of shuffled labels that are told as well: lists of files that may be any are judged
 BETTER = 1.2  # times as strong edges as those of the own image
 
 
@@ -52,14 +53,16 @@ def mispaired_files(data: Data) -> Iterator[Finding]:
     What to do: sort both lists of files, and compare their names; os.listdir and glob have no
     order.
     Known exceptions: told by names where two lists of the data set have the same numbers or stems
-    in other places; else by the edges of 32 samples in a row, where a neighbour's image fits
+    in other places, and one is of masks or labels by its name or folder, or the labels say nothing
+    about the images; else by the edges of 32 samples in a row, where a neighbour's image fits
     better. Lists mixed up without such names are not told.
     Source: os.listdir, "The list is in arbitrary order".
     """
     yield from _compare(data)
     for split in data.splits:
-        if split.mispaired is not None:
-            yield _by_name(split.name, split.mispaired)
+        found = split.mispaired
+        if found is not None and (found.is_target or _is_untold(split)):
+            yield _by_name(split.name, found)
         elif (fit := split.trials.fit) is not None and fit.pictures:
             if fit.z > SURE and fit.best > SAME and fit.own < OTHER:
                 yield _by_picture(split.name, fit)
@@ -105,11 +108,18 @@ def _by_picture(name: str, fit: Fit) -> Finding:
     )
 
 
+def _is_untold(split: Split) -> bool:
+    """Whether labels say nothing about the images."""
+    chance = split.labels.chance if split.labels is not None else None
+    return chance is not None and chance > LEVEL
+
+
 def _by_name(name: str, found: Mispaired) -> Finding:
+    beside = "" if found.is_target else "; and the labels say nothing about the images"
     return Finding(
         message=(
-            f"the {name} data has {found.second!r} at the place of {found.first!r}, and so at "
-            f"{found.count:,} of {found.places:,} places"
+            f"the {name} data has {found.second!r} at the place of {found.first!r}, and so "
+            f"at {found.count:,} of {found.places:,} places{beside}"
         ),
         fix="sort both lists of files, or pair them by their names",
     )

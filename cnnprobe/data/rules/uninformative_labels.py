@@ -44,7 +44,7 @@ def uninformative_labels(data: Data) -> Iterator[Finding]:
     order, a shuffle of one of two lists. Where those of the validation do say something, and those
     of the training do not, the task is not the reason: that is a warning.
     What to do: look at the contact sheet: do the labels fit?
-    Known exceptions: classes that differ in fine detail alone; of fewer than 400 images, or 8 a
+    Known exceptions: classes that differ in fine detail alone; of fewer than 256 images, or 8 a
     class, nothing is said. Labels without information pass once in 20 times. Masks are judged by
     edges and brightness, 24 or more of them: objects that have neither tell nothing.
     Source: Ojala and Garriga 2010, "Permutation Tests for Studying Classifier Performance", JMLR
