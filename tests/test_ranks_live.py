@@ -7,6 +7,7 @@ import random
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from torch.distributed import FileStore, HashStore, PrefixStore
 
 import cnnprobe
 from cnnprobe.monitoring import comparing, differing
-from cnnprobe.monitoring.differing import Differences
+from cnnprobe.monitoring.differing import Differences, Judged
 from cnnprobe.monitoring.exchange import share
 from cnnprobe.monitoring.leading import Lead
 from cnnprobe.monitoring.post import Post, Telling
@@ -136,6 +137,15 @@ def test_every_rank_says_that_the_store_went_with_rank_0(tmp_path):
         assert any(re.match(said, note) for note in notes)
 
 
+def test_another_rank_compares_after_rank_0_has_left_its_loop(tmp_path):
+    ended = run_ranks("left", str(tmp_path), ranks=3)
+    assert [0, 0, 0] == [each.returncode for each in ended], [each.stderr for each in ended]
+    said = "ranks-diverged: parameter '0.weight' differs between rank 1 and rank 2 before step "
+    assert [0, 1] == sorted(each.stderr.count(said) for each in ended[1:])
+    assert said not in ended[0].stderr
+    assert not any("no word" in each.stderr for each in ended)
+
+
 # -- by hand, in one process -----------------------------------------------------------------------
 
 
@@ -146,7 +156,7 @@ class Together:
         self.store = CountingStore()
         infos = [RankInfo(rank=rank, of=of, **INFO) for rank in range(of)]
         self.posts = [Post(self.store, "run0", info) for info in infos]
-        self.differences = Differences(infos[0], "Net")
+        self.differences = Differences(infos[0], "Net", Judged())
 
     def tell(self, rank, number, parameters=SAME, **more):
         step = RankStep(step=number, seconds=SECONDS, parameters=parameters)
@@ -210,6 +220,46 @@ def test_a_rank_that_is_slow_holds_up_nobody_and_is_left_out_in_the_end(monkeypa
     assert "'0.bias' differs between rank 0 and rank 1 before step 1; before step 0" in said[1]
 
 
+def test_steps_that_are_told_together_are_compared_one_by_one():
+    together = Together(2)
+    steps = [
+        RankStep(step=number, seconds=SECONDS, parameters=OTHER if number == 5 else SAME)
+        for number in range(20)
+    ]
+    together.posts[1].put(Telling(steps=tuple(steps), total=20))
+    steps = [replace(step, parameters=SAME) for step in steps]
+    (text,) = together.follow(Telling(steps=tuple(steps), total=20))
+    assert text.startswith("step 5: ranks-diverged: parameter '0.bias' differs between rank 0 and ")
+    assert "before step 5; before step 4 it was equal" in text
+
+
+def test_of_many_tensors_the_hashes_of_few_steps_are_kept_and_the_rest_found_later():
+    infos = [RankInfo(rank=rank, of=2, parameters=("a",) * 4096) for rank in range(2)]
+    store = HashStore()
+    post, other = [Post(store, "run0", info) for info in infos]
+    steps = [RankStep(step=number, parameters=f"{number:08x}" * 4096) for number in range(20)]
+    other.put(Telling(steps=tuple(steps), total=20))
+    assert [] == [
+        post.read_hashes([1], number) for number in range(12) if {} != post.read_hashes([1], number)
+    ]
+    for number in range(12, 20):
+        assert {1: (f"{number:08x}" * 4096, "")} == post.read_hashes([1], number)
+
+
+def test_a_rank_that_has_left_its_block_is_not_waited_for():
+    together = Together(3)
+    for rank in (1, 2):
+        together.tell(rank, 0)
+    together.follow(together.tell(0, 0))
+    together.posts[2].put(Telling(steps=(RankStep(step=1, parameters=SAME),), total=1, done=True))
+    together.tell(1, 1)
+    assert [] == together.follow(together.tell(0, 1))
+    together.tell(1, 2, OTHER)
+    (text,) = together.follow(together.tell(0, 2))
+    assert "'0.bias' differs between rank 0 and rank 1 before step 2; before step 1" in text
+    assert not together.differences.is_waiting
+
+
 def make_leads(store, of):
     infos = [RankInfo(rank=rank, of=of, **INFO) for rank in range(of)]
     return [Lead(store, "run0", info, "Net") for info in infos]
@@ -228,7 +278,7 @@ def test_rank_0_leads_and_goes_on_as_long_as_it_is_heard_of():
     time.sleep(0.15)
     for _ in range(2):
         second.hold(0.1, every=0.0)
-    assert second.is_done
+    assert second.is_left_to_others
     assert second.differences is None
 
 
@@ -245,6 +295,42 @@ def test_one_of_the_others_takes_over_and_the_first_one_gives_way():
     for lead in leads:
         lead.hold(0.1, every=0.0)
     assert 1 == sum(lead.differences is not None for lead in leads)
+
+
+def test_where_the_first_has_left_before_the_others_one_of_them_goes_on_from_what_it_had_judged():
+    together = Together(3)
+    first, *others = make_leads(together.store, 3)
+    for rank, parameters in ((1, SAME), (2, OTHER)):
+        together.tell(rank, 0, parameters)
+    first.hold(20.0, every=0.0)
+    mine = together.tell(0, 0, done=True)
+    (text,) = first.differences.follow(together.posts[0], mine)
+    assert "ranks-diverged" in text
+    first.hold(20.0, every=0.0, leaving=True)
+    for lead in others:
+        lead.hold(20.0, every=0.0)
+    assert [None, None] == [lead.differences for lead in others], "it looks at the last steps"
+    first.hand_on()
+    for lead in (*others, *others):
+        lead.hold(20.0, every=0.0)
+    second, third = (lead.differences for lead in others)
+    assert third is None
+    assert Judged(step=0, rules=("ranks-diverged",)) == second.judged
+    together.tell(2, 1, OTHER)
+    assert [] == list(second.follow(together.posts[1], together.tell(1, 1))), "it was said already"
+    assert Judged(step=1, rules=("ranks-diverged",)) == second.judged
+
+
+def test_the_last_that_leads_says_that_all_have_left():
+    together = Together(2)
+    first, second = make_leads(together.store, 2)
+    together.tell(1, 0, done=True)
+    list(first.differences.follow(together.posts[0], together.tell(0, 0, done=True)))
+    first.hold(20.0, every=0.0, leaving=True)
+    first.hand_on()
+    for _ in range(2):
+        second.hold(0.0, every=0.0)
+    assert second.is_left_to_others
 
 
 def test_a_lead_asks_the_store_no_more_often_than_it_has_to():

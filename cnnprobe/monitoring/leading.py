@@ -1,16 +1,18 @@
-"""Which rank compares the others: rank 0, and another where it is not heard of any more.
+"""Which rank compares the others: rank 0, and another where it has left or is not heard of.
 
-The rank that leads renews a key of the store. Where it does not, the first of the others to see it
-takes over: the store lets one of them alone change the key.
+The rank that leads renews a key of the store. Where it does not, or says that it has left before
+the others, the first of them to see it takes over: the store lets one of them alone change the key.
 """
 
 import time
 from typing import Any
 
-from cnnprobe.monitoring.differing import Differences
+from cnnprobe.monitoring.differing import Differences, Judged
 from cnnprobe.records.ranks import RankInfo
 
-_DONE = "done"
+_LEAVING = "leaving"  # the rank that leads has left its block, and looks at the last steps
+_LEFT = "left"  # it has gone, and others have not: followed by what it has judged
+_DONE = "done"  # all ranks have left
 
 
 class Lead:
@@ -27,12 +29,17 @@ class Lead:
         self._asked = -1.0
         self._beat = 0
         if info.rank == 0:
-            self._begin()
+            self._begin(Judged())
 
     @property
-    def is_done(self) -> bool:
-        """Whether the rank that leads has left its block."""
-        return self._value.endswith(_DONE)
+    def is_left_to_others(self) -> bool:
+        """Whether another rank looks at the last steps, or has."""
+        return self.differences is None and self._state in (_LEAVING, _DONE)
+
+    @property
+    def _state(self) -> str:
+        """What the rank that leads has said last: a number as long as it trains."""
+        return (self._value.split() or ["", ""])[1]
 
     def hold(self, patience: float, *, every: float, leaving: bool = False) -> None:
         """Say that this rank leads, or look at whether another does.
@@ -43,7 +50,7 @@ class Lead:
             leaving: this rank has left its block.
         """
         now = time.monotonic()
-        if self.is_done or (now - self._asked < every and not leaving):
+        if self._state == _DONE or (now - self._asked < every and not leaving):
             return
         self._asked = now
         if self.differences is not None:
@@ -51,13 +58,25 @@ class Lead:
         else:
             self._look(now, patience)
 
-    def _begin(self) -> None:
-        self.differences = Differences(self._info, self._model)
+    def hand_on(self) -> None:
+        """This rank has done what it could: where others still train, one of them goes on."""
+        if self.differences is not None:
+            judged = self.differences.judged
+            self._write(
+                _DONE
+                if self.differences.is_over
+                else " ".join([_LEFT, str(judged.step), *judged.rules])
+            )
+
+    def _begin(self, before: Judged) -> None:
+        self.differences = Differences(self._info, self._model, before)
         self.differences.prepare()
 
     def _renew(self, *, leaving: bool) -> None:
+        if self._state == _LEAVING:
+            return
         self._beat += 1
-        if not self._write(_DONE if leaving else str(self._beat)):
+        if not self._write(_LEAVING if leaving else str(self._beat)):
             self.differences = None  # this rank stood still, and another has taken over
 
     def _look(self, now: float, patience: float) -> None:
@@ -65,10 +84,14 @@ class Lead:
         value = bytes(self._store.get(self._key)).decode() if is_there else ""
         if value != self._value:
             self._value, self._changed = value, now
-        elif not self.is_done and now - self._changed >= patience and self._write("0"):
-            self._begin()
+        rank, _, *judged = value.split() or ["0", ""]
+        if self._state == _LEFT:
+            if self._write("0"):
+                self._begin(Judged(step=int(judged[0]), rules=tuple(judged[1:])))
+        elif self._state != _DONE and now - self._changed >= patience and self._write("0"):
+            self._begin(Judged())
             if self.differences is not None:
-                self.differences.lose(int(value.split()[0]) if value else 0, patience)
+                self.differences.lose(int(rank), patience)
 
     def _write(self, what: str) -> bool:
         """Whether the key was as this rank had seen it, and says now that it leads."""

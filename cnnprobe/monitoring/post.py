@@ -1,11 +1,15 @@
 """What each rank tells of its latest steps, and how it goes through the store of the process group.
 
-No call waits for another rank: a key is overwritten by who owns it, and read where it is there.
+A rank has one key with a line for each of its latest steps, which it overwrites, and a ring of keys
+with a hash of each tensor, which are read only where a hash of all of them differs. No call waits
+for another rank: every key is read where it is there.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,21 +17,24 @@ from cnnprobe.records import reading, schema
 from cnnprobe.records.history import NonFinite
 from cnnprobe.records.ranks import RankInfo, RankStep
 
-Hashes = Mapping[int, tuple[str, str]]  # by step, those of parameters and of buffers
+LATEST = 32  # steps that a rank tells again, as the others may not have read them yet
+_RING = (8, 4096)  # steps whose hashes of each tensor are kept, or as many hashes where more fit
+_EAGER = 20.0  # seconds in which a rank that has told nothing is looked for each time
+_SELDOM = 5.0  # seconds between two such looks later: on some ranks there may be no monitor
+_COMPARED = ("samples", "seconds", "queued", "parameters", "buffers", "without_gradient")
+"""Of a step, what the rules need that judge it while the ranks train."""
+
+Hashes = tuple[str, str]  # of the parameters and of the buffers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Telling:
-    """What one rank tells: the latest of its observed steps."""
+    """What one rank tells: those of its observed steps that are new."""
 
     steps: tuple[RankStep, ...] = ()
     total: int = 0  # steps that it made
     nonfinite: NonFinite | None = None
     done: bool = False  # its block is left
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest() if text else ""
 
 
 class Post:
@@ -38,71 +45,120 @@ class Post:
         self._name = name
         self._info = info
         self._beat = 0
-        self._short: dict[int, tuple[RankStep, str]] = {}  # this rank's latest steps, and as JSON
-        self._known: set[int] = set()  # ranks that have told something
+        self._short: dict[int, RankStep] = {}  # this rank's latest steps
+        self._lines: deque[str] = deque(maxlen=LATEST)  # those that it has told
+        self._unknown = set(range(info.of)) - {info.rank}  # ranks that have told nothing yet
+        self._begun = self._sought = time.monotonic()
+        self._infos: dict[int, RankInfo] = {}
         self._read: dict[int, tuple[bytes, int]] = {}  # of each what was last read, and its step
 
     def shorten(self, step: RankStep) -> RankStep:
         """One hash of all parameters and one of all buffers, in the place of one for each."""
         if step.step not in self._short:
-            short = replace(
+            self._short[step.step] = replace(
                 step, parameters=_digest(step.parameters), buffers=_digest(step.buffers)
             )
-            self._short[step.step] = short, _write(short)
-        return self._short[step.step][0]
+            if len(self._short) > LATEST:
+                del self._short[next(iter(self._short))]
+        return self._short[step.step]
 
     def put(self, telling: Telling) -> None:
         """Tell the others; a second time it says that this rank still runs."""
         key = self._key(self._info.rank)
         if not self._beat:
-            self._store.set(f"{key}/info", _write(self._info))
+            self._store.set(f"{key}/info", json.dumps(schema.to_plain(self._info)))
         self._beat += 1
+        head = [self._beat, telling.total, telling.done, schema.to_plain(telling.nonfinite)]
+        hashes = {}
         for step in telling.steps:
-            self.shorten(step)
-        numbers = [step.step for step in telling.steps]
-        self._short = {number: self._short[number] for number in numbers}
-        steps = [[number, text] for number, (_, text) in self._short.items()]
-        hashes = [[step.step, [step.parameters, step.buffers]] for step in telling.steps]
-        short = _write([self._beat, steps, replace(telling, steps=())])
+            hashes[_name_hashes(key, self._info, step.step)] = _write_hashes(step)
+            self._lines.append(_write_line(self.shorten(step)))
+        text = "\n".join([json.dumps(head), *self._lines])
         # The hashes first: who finds a step finds its hashes.
-        self._store.multi_set([f"{key}/hashes", key], [json.dumps(hashes), short])
+        self._store.multi_set([*hashes, key], [*hashes.values(), text])
 
     def look(self) -> Iterator[tuple[int, Telling]]:
         """What is new from the other ranks: the steps that were not read before."""
-        for rank in set(range(self._info.of)) - self._known - {self._info.rank}:
-            if self._store.check([self._key(rank)]):
-                self._known.add(rank)
-        ranks = sorted(self._known)
-        found = self._store.multi_get(list(map(self._key, ranks))) if ranks else []
-        for rank, data in zip(ranks, map(bytes, found), strict=True):
-            before, latest = self._read.get(rank, (b"", -1))
-            if data == before:
-                continue
-            _, told, rest = json.loads(data)
-            new = [json.loads(text) for number, text in told if number > latest]
-            self._read[rank] = data, max([latest, *(number for number, _ in told)])
-            telling = reading.read_plain(Telling, rest)
-            yield rank, replace(telling, steps=reading.read_plain(tuple[RankStep, ...], new))
+        self._seek()
+        keys = [self._key(rank) for rank in self._read]
+        found = self._store.multi_get(keys) if keys else []
+        for rank, data in zip(list(self._read), map(bytes, found), strict=True):
+            before, latest = self._read[rank]
+            if data != before:
+                telling = _read_telling(data.decode(), latest)
+                self._read[rank] = data, max([latest, *(step.step for step in telling.steps)])
+                yield rank, telling
 
     def read_info(self, rank: int) -> RankInfo:
         """How the model of a rank that has told something is distributed."""
-        data = self._store.get(f"{self._key(rank)}/info")
-        info: RankInfo = reading.read_plain(RankInfo, json.loads(data))
-        return info
+        if rank not in self._infos:
+            data = self._store.get(f"{self._key(rank)}/info")
+            self._infos[rank] = reading.read_plain(RankInfo, json.loads(data))
+        return self._infos[rank]
 
-    def read_hashes(self, ranks: Iterable[int]) -> dict[int, Hashes]:
-        """A hash of each tensor, of ranks that have told something, for their latest steps."""
+    def read_hashes(self, ranks: Iterable[int], number: int) -> dict[int, Hashes]:
+        """A hash of each tensor in a step that these ranks have told lately."""
         asked = list(ranks)
-        keys = [f"{self._key(rank)}/hashes" for rank in asked]
+        keys = [_name_hashes(self._key(rank), self.read_info(rank), number) for rank in asked]
         found: Sequence[Any] = self._store.multi_get(keys) if keys else []
-        return {
-            rank: {step: (parameters, buffers) for step, (parameters, buffers) in json.loads(data)}
-            for rank, data in zip(asked, map(bytes, found), strict=True)
-        }
+        told = {}
+        for rank, data in zip(asked, map(bytes, found), strict=True):
+            step, parameters, buffers = data.decode().split(" ")
+            if int(step) == number:  # else a later step has its place in the ring
+                told[rank] = parameters, buffers
+        return told
 
     def _key(self, rank: int) -> str:
         return f"cnnprobe/{self._name}/{rank}"
 
+    def _seek(self) -> None:
+        """Look for ranks that have told nothing yet."""
+        now = time.monotonic()
+        if self._unknown and (now - self._begun < _EAGER or now - self._sought >= _SELDOM):
+            self._sought = now
+            there = {rank for rank in self._unknown if self._store.check([self._key(rank)])}
+            self._unknown -= there
+            self._read |= dict.fromkeys(sorted(there), (b"", -1))
 
-def _write(value: object) -> str:
-    return json.dumps(schema.to_plain(value))
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest() if text else ""
+
+
+def _name_hashes(key: str, info: RankInfo, number: int) -> str:
+    tensors = 1 + len(info.parameters) + len(info.buffers)
+    fewest, hashes = _RING
+    return f"{key}/hashes/{number % max(fewest, min(LATEST, hashes // tensors))}"
+
+
+def _write_hashes(step: RankStep) -> str:
+    return f"{step.step} {step.parameters} {step.buffers}"
+
+
+def _write_line(step: RankStep) -> str:
+    """In a third of the time that `schema.to_plain` takes."""
+    return f"{step.step} {json.dumps([getattr(step, name) for name in _COMPARED])}"
+
+
+def _read_telling(text: str, latest: int) -> Telling:
+    """The telling of a rank, with those of its steps that come after `latest`."""
+    head, *lines = text.split("\n")
+    _, total, done, event = json.loads(head)
+    new = []
+    for line in reversed(lines):
+        number, _, values = line.partition(" ")
+        if int(number) <= latest:
+            break
+        new.append(_read_step(int(number), values))
+    return Telling(
+        steps=tuple(reversed(new)),
+        total=total,
+        nonfinite=reading.read_plain(NonFinite | None, event),
+        done=done,
+    )
+
+
+def _read_step(number: int, line: str) -> RankStep:
+    values = dict(zip(_COMPARED, json.loads(line), strict=True))
+    values["without_gradient"] = tuple(values["without_gradient"])
+    return RankStep(step=number, **values)

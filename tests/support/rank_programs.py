@@ -278,6 +278,22 @@ def killed(folder, victim):
     os._exit(0)  # as gloo waits for the dead rank while it is taken down
 
 
+def left(folder):
+    """Without a wrapper: rank 0 leaves its loop after two steps, and rank 2 parts from rank 1."""
+    rank = begin()
+    comparing._BEAT, comparing._GRACE = 0.3, 0.5
+
+    def part(model, step):
+        time.sleep(0.2)
+        if rank == 2 and step == 20:
+            with torch.no_grad():
+                model[0].weight.add_(1.0)
+
+    model = net()
+    train(model, 0, steps=2 if rank == 0 else 24, before=lambda step: part(model, step))
+    end()
+
+
 def measure(folder, samples):
     """The statistics of a data set, each rank its part; rank 1 of a broken one raises."""
     from tests.support.measured import Images, make_net
