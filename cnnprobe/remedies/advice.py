@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 ADVICE: Mapping[str, str] = {
     "blank-input": "what the input is to hold is not known",
+    "checkpoint-unused": "what the checkpoint's names are to become is not known",
     "constant-output": "where the model loses its input is shown, not known",
     "constant-targets": "only other labels mend it",
     "divergence-sign": "which part of the loss is the divergence is not known",
@@ -14,11 +15,14 @@ ADVICE: Mapping[str, str] = {
     "ignored-input": "what the input was for is not known",
     "doubled-channels": "which tensor was meant is not known",
     "inverted-boxes": "which form the boxes have is not known",
+    "loop-cut-short": "where the loop was to end is not known",
     "loss-taken-twice": "which targets or output were meant is not known",
     "minimum-elsewhere": "which of output and targets is out of place is not known",
     "optimizer-renewed": "which variable is to hold the optimizer is not known",
     "samples-left-out": "what the other samples were meant for is not known",
     "setting-overwritten": "which of its reads are to see the new value is not known",
+    "sibling-differs": "whether it differs on purpose is not known",
+    "unread-name": "where it was meant to be read is not known",
     "update-undone": "what writes the old weights back is the loop's own code",
 }
 

@@ -17,6 +17,7 @@ from cnnprobe.diagnosis.evidence import (
     operation,
 )
 from cnnprobe.diagnosis.evidence.questions import complete
+from cnnprobe.diagnosis.evidence.texts import UnreadName
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import classifying
 
@@ -92,6 +93,7 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
     yield from _list_dropped(evidence, flow)
     if not complete(evidence):
         return
+    named = {found.row: found for found in evidence.texts.unread if found.kind == "variable"}
     told = {flow.line(dropped.call) for dropped in evidence.dropped}
     returned = _returned(flow) | _list_handed(flow) | _list_weights(flow)
     losses = evidence.steps[0].losses if evidence.steps else ()
@@ -118,7 +120,46 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
             continue
         if (call.kind, call.source) in evidence.probes.held:
             continue
-        yield _to_finding(call, flow.owner(i))
+        lines = {found.source: found for found in named.values()}
+        yield (
+            _to_variable(call, flow.owner(i), lines[call.source])
+            if call.source in lines
+            else _to_finding(call, flow.owner(i))
+        )
+    yield from _list_variables(evidence, flow, named)
+
+
+def _list_variables(
+    evidence: Evidence, flow: Flow, named: Mapping[int | None, UnreadName]
+) -> Iterator[Finding]:
+    """The variables that hold what is made of the batch, and that the text never reads."""
+    for row, found in named.items():
+        call = flow.calls[row or 0]
+        if operation(call) in KINDS and flow.owner(row) is not None:
+            continue  # told as a row
+        if is_inplace(evidence.trace, call) or row in _list_weights(flow):
+            continue
+        before = flow.before(row or 0)
+        made = any(flow.calls[i].fqn is not None or flow.owner(i) for i in before)
+        learnt = any(info.requires_grad for info in call.outputs)
+        if flow.owner(row) is None and (made or learnt):
+            continue  # a number to look at, or a loss
+        yield _to_variable(call, flow.owner(row), found)
+
+
+def _to_variable(call: ModuleCall, place: str | None, found: UnreadName) -> Finding:
+    return Finding(
+        module=place,
+        severity=Severity.WARNING if place is None else None,
+        message=(
+            f"{found.function} computes {found.name} = {found.value}, of shape "
+            f"{call.outputs[0].shape}, and nothing reads {found.name} afterwards"
+        ),
+        fix=f"use {found.name} where it was meant, in place of what is read there, or remove it",
+        source=found.source,
+        kind="variable",
+        subject=found.name,
+    )
 
 
 def _to_finding(call: ModuleCall, place: str | None) -> Finding:
@@ -130,7 +171,11 @@ def _to_finding(call: ModuleCall, place: str | None) -> Finding:
             f"the result of {describe(call)}, of shape {call.outputs[0].shape}, is read 0 "
             "times and not returned"
         ),
-        fix=f"assign it: x = {spelled}(x), or remove the call",
+        fix=(
+            f"assign it: x = {spelled}(x), or remove the call"
+            if not spelled.rpartition(".")[2].isdigit()
+            else "use the result where it was meant, or remove the call"
+        ),
         source=call.source,
         subject=describe(call),
     )

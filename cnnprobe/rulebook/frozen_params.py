@@ -1,11 +1,11 @@
 """Parameters that are frozen where something before or after them is trained."""
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow, operation
+from cnnprobe.diagnosis.evidence.initial import is_fresh
 from cnnprobe.diagnosis.evidence.questions import loss_calls, owner, spoken, variable
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, perceptron
@@ -75,7 +75,7 @@ def frozen_params(evidence: Evidence) -> Iterator[Finding]:
     yield from _find_late_layers(evidence, flow, frozen, trained)
     for i in flow.primitives(PROJECTIONS):
         module = flow.calls[i].fqn
-        if module is None or module not in frozen or not _is_fresh(evidence, module):
+        if module is None or module not in frozen or not is_fresh(evidence, module):
             continue
         if mostly and module not in heads:
             continue
@@ -136,7 +136,7 @@ def _find_late_layers(
         module = flow.calls[i].fqn
         if module is None or module not in frozen or module in seen:
             continue
-        if not _is_fresh(evidence, module) or _is_copy(evidence, module):
+        if not is_fresh(evidence, module) or _is_copy(evidence, module):
             continue
         before = {n for j in flow.before(i) if (n := flow.calls[j].fqn) is not None}
         kept = [n for n in before & frozen if _is_pretrained(evidence, n)]
@@ -159,7 +159,7 @@ def _find_late_layers(
 
 def _is_pretrained(evidence: Evidence, module: str) -> bool:
     weight = evidence.values.get(f"{module}.weight")
-    return weight is not None and len(weight.shape) > 1 and not _is_fresh(evidence, module)
+    return weight is not None and len(weight.shape) > 1 and not is_fresh(evidence, module)
 
 
 def _is_copy(evidence: Evidence, module: str) -> bool:
@@ -178,16 +178,3 @@ def _is_beside(flow: Flow, index: int) -> bool:
     source = flow.producer(given)
     readers = [] if source is None else flow.readers.get(source, [])
     return any(r != index and operation(flow.calls[r]) in PROJECTIONS for r in readers)
-
-
-def _is_fresh(evidence: Evidence, module: str) -> bool:
-    """Whether the weight looks as torch initialises it: uniform within 1 / sqrt(fan_in)."""
-    weight = evidence.values.get(f"{module}.weight")
-    if weight is None or len(weight.shape) < 2 or math.prod(weight.shape) < 16:
-        return False
-    bound = 1 / math.sqrt(math.prod(weight.shape[1:]))
-    highest = max(-weight.low, weight.high)
-    return (
-        0.8 * bound < highest <= 1.0001 * bound
-        and abs(weight.std - bound / math.sqrt(3)) < 0.15 * bound
-    )

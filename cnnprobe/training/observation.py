@@ -50,6 +50,7 @@ from cnnprobe.training.request import Raised, Request, check_values, keep_reques
 from cnnprobe.training.settings import watch_settings
 from cnnprobe.training.stepping import Stepper, finite, seeded
 from cnnprobe.training.surroundings import Surroundings, arguments_of
+from cnnprobe.training.texts import read_texts
 from cnnprobe.training.wrapping import TrainingStep, summary, unwrapped
 
 REPLAYED = 3  # steps of a replay
@@ -176,6 +177,7 @@ class _Observation:
             foresight=foresight,
             free=free,
             dropped=find_dropped(trace),
+            texts=read_texts(request, self.around, trace),
             own_loop=request.train_step is not None,
         )
         return evidence, self.error

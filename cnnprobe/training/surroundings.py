@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 _GLOBALS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "LOAD_NAME", "STORE_NAME"})
 _REGISTRIES = frozenset(nn.Module().__dict__)
+_EXAMPLES = "cnnprobe.rulebook."  # steps of the rules' own examples
 _DEEPEST = 4  # functions calling functions, trainers holding trainers
 Place = tuple[
     str, Callable[[], Any], Callable[[Any], None]
@@ -74,7 +75,9 @@ def _follow(found: Surroundings, stack: list[tuple[Any, int]], seen: set[int]) -
         if subject is None or id(subject) in seen or depth > _DEEPEST:
             continue
         seen.add(id(subject))
-        if isinstance(subject, types.FunctionType) and not _is_torchs(subject):
+        if isinstance(subject, types.FunctionType) and (
+            not _is_torchs(subject) or subject.__module__.startswith(_EXAMPLES)
+        ):
             found.functions.append(subject)
         for name, read, write in _places(subject):
             value = read()

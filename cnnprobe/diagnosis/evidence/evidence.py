@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cnnprobe.diagnosis.evidence.asked import FreeLoss
+from cnnprobe.diagnosis.evidence.texts import Texts
 from cnnprobe.records.trace import TensorInfo, Trace
 
 NOTHING: Mapping[str, float] = {}
@@ -356,6 +357,7 @@ class Evidence:
     foresight: Foresight | None = None
     free: FreeLoss | None = None  # None: the loss cannot be asked without the model
     dropped: tuple[Dropped, ...] = ()  # rows of `trace`
+    texts: Texts = field(default_factory=Texts)  # what the text of the program says
     derivatives: tuple[WrongDerivative, ...] = ()
     averages: tuple[Average, ...] = ()
     overwritten: tuple[Overwritten, ...] = ()

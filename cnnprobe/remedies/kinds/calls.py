@@ -181,8 +181,8 @@ def _in_training(model: nn.Module) -> Rewriting:
 def assign_result(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The result kept, by writing it to what went in; else the call left out."""
     found = find_call(finding, evidence)
-    if found is None:
-        return
+    if found is None or finding.kind == "variable":
+        return  # which of its readers was meant is not known
     _, call = found
     at_line = (d for d in evidence.dropped if evidence.trace.calls[d.call].source == call.source)
     known = next((f"{d.variable} = {d.statement}" for d in at_line if d.variable), "x = ...")

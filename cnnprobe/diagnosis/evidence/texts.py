@@ -1,0 +1,65 @@
+"""What the text of the user's program says of what runs: as data, for rules."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadName:
+    """A name that the text of a function gives a value, and that nothing reads."""
+
+    # "option" of a constructor | "argument" of a function | "variable" | "buffer"
+    kind: str
+    name: str
+    function: str  # "Block.forward"
+    source: str
+    module: str | None = None  # the fqn of the first module of the class
+    value: str = ""  # of an option, as code; of a variable, the expression
+    # of an option: whether the text has, in another way, what its name speaks of
+    is_present: bool = False
+    row: int | None = None  # of the first step's trace: what the variable holds, or the call
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OddStatement:
+    """A statement that lacks a part which those like it, before and behind it, have."""
+
+    function: str
+    module: str | None
+    source: str
+    text: str
+    usual: str  # one of the others
+    lacks: str  # the part, as code
+    lines: tuple[int, ...]  # of the others
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadStatement:
+    """A statement that loads a checkpoint and does not look whether it fits, or after which the
+    weights are drawn anew.
+    """
+
+    kind: str  # "lenient": strict=False, and its answer is dropped | "drawn-anew"
+    text: str
+    source: str
+    holder: str  # what is loaded, as code: "model", "self.backbone"
+    after: str = ""  # the statement that draws anew
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShortLoop:
+    """A loop over batches that ends in its first round, or begins anew in each step."""
+
+    kind: str  # "return" | "break" | "first-batch"
+    text: str
+    source: str
+    loop: int  # the line that it ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    """All that was read; empty where there is no text."""
+
+    unread: tuple[UnreadName, ...] = ()
+    odd: tuple[OddStatement, ...] = ()
+    loads: tuple[LoadStatement, ...] = ()
+    loops: tuple[ShortLoop, ...] = ()

@@ -1,0 +1,79 @@
+"""A loop over batches that trains on the first of them alone."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.rulebook.material import perceptron, stepping
+
+
+def sick() -> Mapping[str, Any]:
+    """`return` is indented too far."""
+
+    def loop(model: Any, inputs: Any, targets: Any, optimizer: Any, loss_fn: Any) -> Any:
+        total = 0.0
+        for x, y in zip(inputs.split(4), targets.split(4), strict=True):
+            optimizer.zero_grad()
+            loss = loss_fn(model(x), y)
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+            return total
+        return None
+
+    return stepping(perceptron(), loop)
+
+
+def healthy() -> Mapping[str, Any]:
+    """It stands behind the loop."""
+
+    def loop(model: Any, inputs: Any, targets: Any, optimizer: Any, loss_fn: Any) -> Any:
+        total = 0.0
+        for x, y in zip(inputs.split(4), targets.split(4), strict=True):
+            optimizer.zero_grad()
+            loss = loss_fn(model(x), y)
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+        return total
+
+    return stepping(perceptron(), loop)
+
+
+@rule(code="CP542", name="loop-cut-short", severity=Severity.WARNING, examples=(sick, healthy))
+def loop_cut_short(evidence: Evidence) -> Iterator[Finding]:
+    """A loop that trains ends in its first round, or each step takes the first batch of a loader.
+
+    Why it matters: all batches but one are never trained on, and the loss of that one falls well.
+    What to do: indent the return less; loop over the loader, or call iter once, before the loop.
+    Known exceptions: a return or break under a condition, and one behind the loop. A loader that
+    shuffles gives another first batch each time; it is then slow, and its epoch never ends.
+    Source: the text of the training step; torch.utils.data.DataLoader: each iter() begins anew.
+    """
+    for loop in evidence.texts.loops:
+        if loop.kind == "first-batch":
+            yield Finding(
+                module=None,
+                message=(
+                    f"each step calls {loop.text}, which begins the loader anew: it trains on a "
+                    "first batch every time, and never on the others"
+                ),
+                fix="loop over the loader: for batch in loader, or call iter() once, before the "
+                "loop",
+                source=loop.source,
+                kind=loop.kind,
+            )
+        else:
+            yield Finding(
+                module=None,
+                message=(
+                    f"the loop of line {loop.loop} ends with `{loop.text}` in its first round: it "
+                    "trains on the first batch alone"
+                ),
+                fix=f"indent `{loop.text}` less, so that it stands behind the loop"
+                if loop.kind == "return"
+                else "remove the break, or put it under a condition",
+                source=loop.source,
+                kind=loop.kind,
+            )

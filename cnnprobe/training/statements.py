@@ -1,0 +1,220 @@
+"""Finds statements of the user's that are not as those like them, load a checkpoint without a look
+at what fitted, or end a loop over batches in its first round.
+"""
+
+import ast
+import copy
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from cnnprobe.diagnosis.evidence.texts import LoadStatement, OddStatement, ShortLoop
+from cnnprobe.training.sourcing import FunctionText, list_blocks, read_file
+
+ALIKE = 2  # statements that are equal but for the names of their layers
+LARGEST = 100  # nodes of a statement
+_DRAWING = ("init_weights", "_init_weights", "initialize_weights", "_initialize_weights",
+            "reset_parameters", "weights_init", "weight_init")  # fmt: skip
+
+
+def _name(node: ast.AST) -> str:
+    return getattr(node, "attr", "") or getattr(node, "id", "")
+
+
+# -- siblings --------------------------------------------------------------------------------------
+
+
+class _Anonymous(ast.NodeTransformer):
+    """Takes the names of layers out: self.conv1 and self.conv2 are alike."""
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.value, ast.Name) and node.value.id == "self":
+            node.attr = "_"
+        return node
+
+
+def _shape_of(node: ast.AST) -> str:
+    return ast.dump(_Anonymous().visit(copy.deepcopy(node)))
+
+
+def find_odd_statements(functions: Iterable[FunctionText]) -> Iterator[OddStatement]:
+    """The assignments of a block that lack one part of those like them on both sides."""
+    for function in functions:
+        for block in list_blocks(function.node):
+            yield from _find_odd(function, [s for s in block if isinstance(s, ast.Assign)])
+
+
+def _find_odd(function: FunctionText, block: list[ast.Assign]) -> Iterator[OddStatement]:
+    shapes = [_shape_of(s) for s in block]
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, shape in enumerate(shapes):
+        if "attr='_'" in shape:
+            groups[shape].append(i)
+    for places in groups.values():
+        if len(places) < ALIKE:
+            continue
+        between = range(places[0] + 1, places[-1])
+        if len(list(ast.walk(block[places[0]]))) > LARGEST or not between:
+            continue
+        less = dict(_list_lesser(block[places[0]]))
+        odd = [i for i in between if shapes[i] in less]
+        if len(odd) == 1:
+            i = odd[0]
+            yield OddStatement(
+                function=function.name,
+                module=function.module,
+                source=f"{function.path}:{block[i].lineno}",
+                text=ast.unparse(block[i]),
+                usual=ast.unparse(block[places[0]]),
+                lacks=less[shapes[i]],
+                lines=tuple(block[p].lineno for p in places),
+            )
+
+
+def _list_lesser(statement: ast.Assign) -> Iterator[tuple[str, str]]:
+    """The shapes that a statement would have without one of its sums or calls, and that part."""
+    count = sum(1 for _ in ast.walk(statement))
+    for place in range(count):
+        for keeps in ("left", "right", "args"):
+            changed = copy.deepcopy(statement)
+            lacks = _drop_part(changed, place, keeps)
+            if lacks:
+                yield _shape_of(changed), lacks
+
+
+def _drop_part(statement: ast.Assign, place: int, keeps: str) -> str:
+    """Take one part out; says which, "" where there is none at that place."""
+    target = list(ast.walk(statement))[place]
+    if isinstance(target, ast.BinOp) and isinstance(target.op, ast.Add | ast.Mult):
+        if keeps == "args":
+            return ""
+        other = target.right if keeps == "left" else target.left
+        sign = "+" if isinstance(target.op, ast.Add) else "*"
+        said = f"{sign} {ast.unparse(other)}"
+    elif isinstance(target, ast.Call) and keeps == "args" and len(target.args) == 1:
+        said = f"{ast.unparse(target.func)}()"
+    else:
+        return ""
+    kept = target.args[0] if isinstance(target, ast.Call) else getattr(target, keeps)
+    for parent in ast.walk(statement):
+        for field, value in ast.iter_fields(parent):
+            if value is target:
+                setattr(parent, field, kept)
+                return said
+            if isinstance(value, list) and any(item is target for item in value):
+                setattr(parent, field, [kept if item is target else item for item in value])
+                return said
+    return ""
+
+
+# -- checkpoints -----------------------------------------------------------------------------------
+
+
+def find_loads(files: Iterable[str]) -> Iterator[LoadStatement]:
+    """The statements of these files that load a checkpoint and do not look at what fitted, or whose
+    weights are drawn anew behind them.
+    """
+    for path in files:
+        tree = read_file(path)
+        if tree is None:
+            continue
+        drawing = set(_DRAWING) | {
+            n.name
+            for n in ast.walk(tree)
+            if isinstance(n, ast.FunctionDef) and _draws(n) and n.name != "__init__"
+        }
+        scopes = [tree, *(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef))]
+        for scope in scopes:
+            for block in list_blocks(scope):
+                yield from _find_loads(path, block, drawing)
+
+
+def _draws(node: ast.FunctionDef) -> bool:
+    """Whether a function draws weights: nn.init, or .normal_() of .data."""
+    for n in ast.walk(node):
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute):
+            parts = ast.unparse(n.func)
+            if ".init." in f".{parts}" or parts.endswith((".normal_", ".uniform_")):
+                return True
+    return False
+
+
+def _find_loads(path: str, block: list[ast.stmt], drawing: set[str]) -> Iterator[LoadStatement]:
+    loads = [(i, c) for i, s in enumerate(block) if (c := _loading(s)) is not None]
+    for i, call in loads:
+        holder = ast.unparse(call.func.value)  # type: ignore[attr-defined]
+        place = f"{path}:{call.lineno}"
+        lenient = any(
+            k.arg == "strict" and isinstance(k.value, ast.Constant) and k.value.value is False
+            for k in call.keywords
+        )
+        if lenient and isinstance(block[i], ast.Expr):
+            yield LoadStatement(kind="lenient", text=ast.unparse(call), source=place, holder=holder)
+        last = max(j for j, c in loads if ast.unparse(c.func.value) == holder)  # type: ignore[attr-defined]
+        for statement in block[last + 1 :]:
+            if _redraws(statement, holder, drawing):
+                yield LoadStatement(
+                    kind="drawn-anew", text=ast.unparse(call), source=f"{path}:{statement.lineno}",
+                    holder=holder, after=ast.unparse(statement),
+                )  # fmt: skip
+                break
+
+
+def _loading(statement: ast.stmt) -> ast.Call | None:
+    """The call of load_state_dict in a statement, of a name or an attribute."""
+    if not isinstance(statement, ast.Expr | ast.Assign) or not isinstance(
+        statement.value, ast.Call
+    ):
+        return None
+    call = statement.value
+    is_load = isinstance(call.func, ast.Attribute) and call.func.attr == "load_state_dict"
+    return call if is_load else None
+
+
+def _redraws(statement: ast.stmt, holder: str, drawing: set[str]) -> bool:
+    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
+        return False
+    call = statement.value
+    if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == holder:
+        if call.func.attr == "apply":
+            return bool(call.args) and _name(call.args[0]) in drawing
+        return call.func.attr in drawing
+    whole = [ast.unparse(a) for a in call.args] == [holder]
+    return whole and _name(call.func) in drawing
+
+
+# -- loops -----------------------------------------------------------------------------------------
+
+
+def find_short_loops(functions: Iterable[FunctionText]) -> Iterator[ShortLoop]:
+    """The loops that train and end in their first round, and the steps that take the first batch of
+    a loader each time.
+    """
+    for function in functions:
+        for node in ast.walk(function.node):
+            if isinstance(node, ast.For):
+                last = node.body[-1]
+                kinds = {ast.Return: "return", ast.Break: "break"}
+                if type(last) in kinds and len(node.body) > 1 and _trains(node):
+                    yield ShortLoop(
+                        kind=kinds[type(last)], text=ast.unparse(last).splitlines()[0],
+                        source=f"{function.path}:{last.lineno}", loop=node.lineno,
+                    )  # fmt: skip
+            elif _is_first_batch(node) and _trains(function.node):
+                yield ShortLoop(
+                    kind="first-batch", text=ast.unparse(node),
+                    source=f"{function.path}:{node.lineno}", loop=function.node.lineno,  # type: ignore[attr-defined]
+                )  # fmt: skip
+
+
+def _trains(node: ast.AST) -> bool:
+    called = {_name(n.func) for n in ast.walk(node) if isinstance(n, ast.Call)}
+    return "backward" in called and "step" in called
+
+
+def _is_first_batch(node: ast.AST) -> bool:
+    """Whether it is next(iter(...))."""
+    if not isinstance(node, ast.Call) or _name(node.func) != "next" or not node.args:
+        return False
+    inner = node.args[0]
+    return isinstance(inner, ast.Call) and _name(inner.func) == "iter" and len(inner.args) == 1

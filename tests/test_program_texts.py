@@ -1,0 +1,222 @@
+"""What the text of a program says of what runs: names that nothing reads, statements that differ
+from those like them, checkpoints, loops.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import cnnprobe
+
+IMAGES = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(8) % 4
+
+
+def diagnose(model, name, **given):
+    """The findings of one rule."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    given = {"targets": LABELS, "optimizer": optimizer, "trials": 0} | given
+    if "train_step" not in given:
+        given["loss_fn"] = nn.CrossEntropyLoss()
+    report = cnnprobe.diagnose(model, IMAGES, steps=2, **given)
+    return [finding for finding in report.findings if finding.rule == name]
+
+
+def classifier(*extra):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4), *extra)
+
+
+class Block(nn.Module):
+    def __init__(self, dropout=0.4, norm="batch", bias=True, _spare=True):
+        super().__init__()
+        self.dropout = dropout
+        self.conv, self.fc = nn.Conv2d(1, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).relu().mean((2, 3)))
+
+
+class Dropping(Block):
+    def forward(self, x):
+        made = self.conv(x).relu().mean((2, 3))
+        return self.fc(F.dropout(made, self.dropout, self.training))
+
+
+def test_option_that_nothing_reads_is_found_with_its_value():
+    (found,) = [f for f in diagnose(Block(), "unread-name") if f.subject == "dropout"]
+    assert found.message == (
+        "Block.__init__ takes dropout, and nothing reads it: dropout=0.4 of model has no effect"
+    )
+    assert found.severity == "warning"
+    assert found.source.startswith(__file__)
+
+
+def test_option_that_a_subclass_reads_is_no_finding():
+    assert "dropout" not in [f.subject for f in diagnose(Dropping(), "unread-name")]
+
+
+def test_option_is_found_where_a_call_passes_another_value():
+    model = Block(norm="instance")
+    (found,) = [f for f in diagnose(model, "unread-name") if f.subject == "norm"]
+    assert "norm='instance'" in found.message
+
+
+def test_default_that_the_class_keeps_without_the_option_is_info():
+    severities = {f.subject: f.severity for f in diagnose(Block(), "unread-name")}
+    assert severities.get("bias") == "info"
+
+
+def test_option_of_zero_is_no_finding():
+    subjects = [f.subject for f in diagnose(Block(dropout=0.0), "unread-name")]
+    assert "dropout" not in subjects
+    assert "_spare" not in subjects
+
+
+class Masked(nn.Module):
+    def __init__(self, reads):
+        super().__init__()
+        kind = Reading if reads else Deaf
+        self.inner, self.fc = kind(), nn.Linear(64, 4)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.fc(self.inner(x, x > 0))
+
+
+class Deaf(nn.Module):
+    def forward(self, x, mask):
+        return x * 2
+
+
+class Reading(nn.Module):
+    def forward(self, x, mask):
+        return x * mask
+
+
+def test_argument_that_a_forward_is_given_and_does_not_read_is_found():
+    (found,) = diagnose(Masked(reads=False), "unread-name")
+    assert (found.module, found.kind, found.subject) == ("inner", "argument", "mask")
+    assert not diagnose(Masked(reads=True), "unread-name")
+
+
+class Normalising(nn.Module):
+    def __init__(self, applies):
+        super().__init__()
+        self.register_buffer("mean", torch.full((1,), 0.5))
+        self.register_buffer("std", torch.full((1,), 0.25))
+        self.applies = applies
+        self.fc = nn.Linear(64, 4)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1)) + x.mean()
+
+
+class Applying(Normalising):
+    def forward(self, x):
+        return self.fc(((x - self.mean) / self.std).flatten(1))
+
+
+def test_buffer_that_nothing_reads_is_found_although_a_method_has_its_name():
+    found = diagnose(Normalising(applies=False), "unread-name")
+    assert ["mean", "std"] == [f.subject for f in found if f.kind == "buffer"]
+    assert not [f for f in diagnose(Applying(applies=True), "unread-name") if f.kind == "buffer"]
+
+
+def noising(model, optimizer, *, uses):
+    def train_step(images, labels):
+        noisy = images + 0.1 * torch.randn_like(images)  # noqa: F841
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    def using(images, labels):
+        noisy = images + 0.1 * torch.randn_like(images)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(noisy), labels)
+        loss.backward()
+        optimizer.step()
+
+    return using if uses else train_step
+
+
+def test_variable_of_the_step_that_nothing_reads_is_found():
+    model = classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    given = {"optimizer": optimizer}
+    (found,) = diagnose(
+        model, "dead-output", train_step=noising(model, optimizer, uses=False), **given
+    )
+    assert found.subject == "noisy"
+    assert found.severity == "warning"
+    assert found.fix == (
+        "use noisy where it was meant, in place of what is read there, or remove it"
+    )
+    assert not diagnose(
+        model, "dead-output", train_step=noising(model, optimizer, uses=True), **given
+    )
+
+
+def test_number_to_look_at_is_no_finding():
+    model = classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+    def train_step(images, labels):
+        output = model(images)
+        accuracy = (output.argmax(1) == labels).float().mean()  # noqa: F841
+        optimizer.zero_grad()
+        F.cross_entropy(output, labels).backward()
+        optimizer.step()
+
+    assert not diagnose(model, "dead-output", train_step=train_step, optimizer=optimizer)
+
+
+class Forgetful(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x):
+        scaled = (x - 0.5) / 0.25  # noqa: F841
+        return self.fc(self.conv(x).relu().mean((2, 3)))
+
+
+def test_variable_of_a_forward_that_nothing_reads_is_an_error():
+    (found,) = diagnose(Forgetful(), "dead-output")
+    assert found.severity == "error"
+    assert found.message.startswith("Forgetful.forward computes scaled = (x - 0.5) / 0.25, of ")
+
+
+def load_leniently(model, checkpoint):
+    model.load_state_dict(checkpoint, strict=False)
+
+
+def test_checkpoint_of_other_names_is_found_and_one_that_fits_is_not():
+    torch.manual_seed(0)
+    trained = {name: value + 0.05 for name, value in classifier().state_dict().items()}
+    model = classifier()
+    load_leniently(model, {f"module.{name}": value for name, value in trained.items()})
+    (found,) = diagnose(model, "checkpoint-unused")
+    assert found.message.startswith(
+        "`model.load_state_dict(checkpoint, strict=False)` has left 2 of 2 layers at their random "
+        "initialisation, the first is model[1]"
+    )
+    load_leniently(model, trained)
+    assert not diagnose(model, "checkpoint-unused")
+
+
+def test_step_that_takes_the_first_batch_each_time_is_found():
+    model = classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    loader = [(IMAGES, LABELS)]
+
+    def train_step():
+        images, labels = next(iter(loader))
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    (found,) = diagnose(
+        model, "loop-cut-short", targets=None, train_step=train_step, optimizer=optimizer
+    )
+    assert found.kind == "first-batch"
