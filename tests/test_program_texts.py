@@ -220,3 +220,22 @@ def test_step_that_takes_the_first_batch_each_time_is_found():
         model, "loop-cut-short", targets=None, train_step=train_step, optimizer=optimizer
     )
     assert found.kind == "first-batch"
+
+
+class Plain(nn.Module):
+    """A dropout between layers of another kind is no layer that lacks its activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.c1, self.c2 = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.drop, self.fc = nn.Dropout(0.2), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = F.relu(self.c1(x))
+        x = self.drop(x)
+        x = F.relu(self.c2(x))
+        return self.fc(x.mean((2, 3)))
+
+
+def test_layer_of_another_kind_is_no_sibling():
+    assert not diagnose(Plain(), "sibling-differs")

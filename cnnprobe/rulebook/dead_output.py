@@ -1,5 +1,6 @@
 """A result that is computed and dropped."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -142,8 +143,9 @@ def _list_variables(
         before = flow.before(row or 0)
         made = any(flow.calls[i].fqn is not None or flow.owner(i) for i in before)
         learnt = any(info.requires_grad for info in call.outputs)
-        if flow.owner(row) is None and (made or learnt):
-            continue  # a number to look at, or a loss
+        is_number = math.prod(call.outputs[0].shape) == 1
+        if flow.owner(row) is None and (made or learnt or is_number):
+            continue  # it may be there to be looked at
         yield _to_variable(call, flow.owner(row), found)
 
 

@@ -45,7 +45,7 @@ from cnnprobe.training.rates import (
     find_collapse,
     find_compounding,
     weigh_classes,
-)
+)  # fmt: skip
 from cnnprobe.training.request import Raised, Request, check_values, keep_request
 from cnnprobe.training.settings import watch_settings
 from cnnprobe.training.stepping import Stepper, finite, seeded

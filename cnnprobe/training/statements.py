@@ -5,10 +5,16 @@ at what fitted, or end a loop over batches in its first round.
 import ast
 import copy
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from cnnprobe.diagnosis.evidence.texts import LoadStatement, OddStatement, ShortLoop
-from cnnprobe.training.sourcing import FunctionText, list_blocks, read_file
+from cnnprobe.training.sourcing import (
+    ClassText,
+    FunctionText,
+    list_blocks,
+    name_of,
+    read_file,
+)
 
 ALIKE = 2  # statements that are equal but for the names of their layers
 LARGEST = 100  # nodes of a statement
@@ -16,39 +22,38 @@ _DRAWING = ("init_weights", "_init_weights", "initialize_weights", "_initialize_
             "reset_parameters", "weights_init", "weight_init")  # fmt: skip
 
 
-def _name(node: ast.AST) -> str:
-    return getattr(node, "attr", "") or getattr(node, "id", "")
-
-
 # -- siblings --------------------------------------------------------------------------------------
 
 
-class _Anonymous(ast.NodeTransformer):
-    """Takes the names of layers out: self.conv1 and self.conv2 are alike."""
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        self.generic_visit(node)
-        if isinstance(node.value, ast.Name) and node.value.id == "self":
-            node.attr = "_"
-        return node
-
-
-def _shape_of(node: ast.AST) -> str:
-    return ast.dump(_Anonymous().visit(copy.deepcopy(node)))
-
-
-def find_odd_statements(functions: Iterable[FunctionText]) -> Iterator[OddStatement]:
+def find_odd_statements(classes: Iterable[ClassText]) -> Iterator[OddStatement]:
     """The assignments of a block that lack one part of those like them on both sides."""
-    for function in functions:
-        for block in list_blocks(function.node):
-            yield from _find_odd(function, [s for s in block if isinstance(s, ast.Assign)])
+    for each in classes:
+        _, module = each.instances[0]
+        kinds = {name: f"<{type(child).__name__}>" for name, child in module.named_children()}
+        for function in each.methods.values():
+            for block in list_blocks(function.node):
+                assigned = [s for s in block if isinstance(s, ast.Assign)]
+                yield from _find_odd(function, assigned, kinds)
 
 
-def _find_odd(function: FunctionText, block: list[ast.Assign]) -> Iterator[OddStatement]:
-    shapes = [_shape_of(s) for s in block]
+def _shape_of(node: ast.AST, kinds: Mapping[str, str]) -> str:
+    """A statement with the kinds of the layers in the place of their names: self.conv1 and
+    self.conv2 are alike.
+    """
+    changed = copy.deepcopy(node)
+    for part in ast.walk(changed):
+        if isinstance(part, ast.Attribute) and name_of(part.value) == "self":
+            part.attr = kinds.get(part.attr, part.attr)
+    return ast.dump(changed)
+
+
+def _find_odd(
+    function: FunctionText, block: list[ast.Assign], kinds: Mapping[str, str]
+) -> Iterator[OddStatement]:
+    shapes = [_shape_of(s, kinds) for s in block]
     groups: dict[str, list[int]] = defaultdict(list)
     for i, shape in enumerate(shapes):
-        if "attr='_'" in shape:
+        if "attr='<" in shape:
             groups[shape].append(i)
     for places in groups.values():
         if len(places) < ALIKE:
@@ -56,7 +61,7 @@ def _find_odd(function: FunctionText, block: list[ast.Assign]) -> Iterator[OddSt
         between = range(places[0] + 1, places[-1])
         if len(list(ast.walk(block[places[0]]))) > LARGEST or not between:
             continue
-        less = dict(_list_lesser(block[places[0]]))
+        less = dict(_list_lesser(block[places[0]], kinds))
         odd = [i for i in between if shapes[i] in less]
         if len(odd) == 1:
             i = odd[0]
@@ -67,11 +72,11 @@ def _find_odd(function: FunctionText, block: list[ast.Assign]) -> Iterator[OddSt
                 text=ast.unparse(block[i]),
                 usual=ast.unparse(block[places[0]]),
                 lacks=less[shapes[i]],
-                lines=tuple(block[p].lineno for p in places),
+                lines=tuple(sorted({block[p].lineno for p in places})),
             )
 
 
-def _list_lesser(statement: ast.Assign) -> Iterator[tuple[str, str]]:
+def _list_lesser(statement: ast.Assign, kinds: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """The shapes that a statement would have without one of its sums or calls, and that part."""
     count = sum(1 for _ in ast.walk(statement))
     for place in range(count):
@@ -79,7 +84,7 @@ def _list_lesser(statement: ast.Assign) -> Iterator[tuple[str, str]]:
             changed = copy.deepcopy(statement)
             lacks = _drop_part(changed, place, keeps)
             if lacks:
-                yield _shape_of(changed), lacks
+                yield _shape_of(changed, kinds), lacks
 
 
 def _drop_part(statement: ast.Assign, place: int, keeps: str) -> str:
@@ -177,10 +182,10 @@ def _redraws(statement: ast.stmt, holder: str, drawing: set[str]) -> bool:
     call = statement.value
     if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == holder:
         if call.func.attr == "apply":
-            return bool(call.args) and _name(call.args[0]) in drawing
+            return bool(call.args) and name_of(call.args[0]) in drawing
         return call.func.attr in drawing
     whole = [ast.unparse(a) for a in call.args] == [holder]
-    return whole and _name(call.func) in drawing
+    return whole and name_of(call.func) in drawing
 
 
 # -- loops -----------------------------------------------------------------------------------------
@@ -208,13 +213,13 @@ def find_short_loops(functions: Iterable[FunctionText]) -> Iterator[ShortLoop]:
 
 
 def _trains(node: ast.AST) -> bool:
-    called = {_name(n.func) for n in ast.walk(node) if isinstance(n, ast.Call)}
+    called = {name_of(n.func) for n in ast.walk(node) if isinstance(n, ast.Call)}
     return "backward" in called and "step" in called
 
 
 def _is_first_batch(node: ast.AST) -> bool:
     """Whether it is next(iter(...))."""
-    if not isinstance(node, ast.Call) or _name(node.func) != "next" or not node.args:
+    if not isinstance(node, ast.Call) or name_of(node.func) != "next" or not node.args:
         return False
     inner = node.args[0]
-    return isinstance(inner, ast.Call) and _name(inner.func) == "iter" and len(inner.args) == 1
+    return isinstance(inner, ast.Call) and name_of(inner.func) == "iter" and len(inner.args) == 1

@@ -22,7 +22,7 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
     ordered = sorted(files)
     return Texts(
         unread=tuple(find_unread_names(classes, functions, ordered, trace)),
-        odd=tuple(find_odd_statements(methods.values())),
+        odd=tuple(find_odd_statements(classes)),
         loads=tuple(find_loads(ordered)),
         loops=tuple(find_short_loops(functions)),
     )
