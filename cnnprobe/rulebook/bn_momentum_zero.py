@@ -45,7 +45,8 @@ def bn_momentum_zero(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: in train mode it normalises by the batch, in eval mode by mean 0 and variance 1.
     What to do: momentum=0.1, torch's default; what TensorFlow calls momentum 0.99 is 0.01 here.
-    Known exceptions: momentum=None, a cumulative average; a BatchNorm in eval mode.
+    Known exceptions: momentum=None, a cumulative average; a BatchNorm in eval mode; one that the
+    step itself switches off for a second pass, as SAM does, and that had a momentum before.
     Source: torch.nn.BatchNorm2d, "running = (1 - momentum) * running + momentum * observed".
     """
     for module in modules_of(evidence, "batch_norm"):
@@ -54,6 +55,7 @@ def bn_momentum_zero(evidence: Evidence) -> Iterator[Finding]:
             and module.config.get("track_running_stats")
             and module.training
             and module.fqn in called(evidence)
+            and not _had_one(evidence, module.fqn)
         ):
             yield Finding(
                 module=module.fqn,
@@ -63,3 +65,10 @@ def bn_momentum_zero(evidence: Evidence) -> Iterator[Finding]:
                 ),
                 fix="momentum=0.1, or None for a cumulative average",
             )
+
+
+def _had_one(evidence: Evidence, fqn: str) -> bool:
+    """Whether it had a momentum before the first step."""
+    before = evidence.evaluation
+    known = before is not None and any(module.fqn == fqn for module in before.modules)
+    return known and before is not None and before.module(fqn).config.get("momentum") != 0

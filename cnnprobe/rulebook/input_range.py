@@ -68,7 +68,8 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
     What to do: x / 255, then subtract mean and divide by std.
     Known exceptions: models that normalise by themselves, by division or by a BatchNorm before the
     first weights, also in eval mode before it has seen a batch; token indices, and what is looked
-    up in a table of weights.
+    up in a table of weights. It is info where a norm of each sample follows the first weights, as
+    in style transfer.
     Source: LeCun et al. 1998, "Efficient BackProp", section 4.3.
     """
     flow = Flow(evidence.trace)
@@ -102,6 +103,7 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
         bound = f"more than {LARGE:g}" if size > LARGE else f"less than {SMALL:g}"
         yield Finding(
             module=None,
+            severity=Severity.INFO if _is_scaled_back(flow, first) else None,
             message=(
                 f"what reaches {describe(flow.calls[first])} has a root mean square of {size:.3g} "
                 f"({bound}): values from {stat(info, 'min'):.3g} to {stat(info, 'max'):.3g}, mean "
@@ -111,6 +113,13 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
             if size <= 255 and size < LARGE
             else "divide by 255 and standardise: (x / 255 - mean) / std",
         )
+
+
+def _is_scaled_back(flow: Flow, first: int) -> bool:
+    """Whether a norm of each sample takes the size out of what the first weights give."""
+    readers = flow.readers.get(first, ())
+    kinds = {"instance_norm", "group_norm", "layer_norm"}
+    return bool(readers) and all(operation(flow.calls[i]) in kinds for i in readers)
 
 
 def _is_looked_up(flow: Flow, info: TensorInfo) -> bool:

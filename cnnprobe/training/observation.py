@@ -227,11 +227,8 @@ class _Observation:
         try:
             with torch.no_grad():
                 _, given = fit_output(output, request.loss_fn)
-                loss = (
-                    request.loss_fn(given)
-                    if request.targets is None
-                    else request.loss_fn(given, request.targets)
-                )
+                pair = (given,) if request.targets is None else (given, request.targets)
+                loss = request.loss_fn(*pair)
         except Exception:  # eval mode may give another kind of output
             return None
         return float(loss) if isinstance(loss, Tensor) and loss.numel() == 1 else None
