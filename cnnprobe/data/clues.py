@@ -129,6 +129,24 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """Pairs of images that are called the same or different."""
+
+    pairs: int
+    same: float  # the value that stands for the same class
+    different: int
+    wrong: int  # of the different: of one class by the pairs that are the same
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Two sample rates of sound files whose spectrograms are of their own rate each."""
+
+    rates: tuple[int, int]  # in Hz
+    files: tuple[int, int]  # of those whose header was read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Clues:
     """All of these, of one split."""
 
@@ -139,4 +157,6 @@ class Clues:
     transposed: Transposed | None = None
     texts: Texts | None = None
     noise: Noise | None = None
+    pairs: Pairs | None = None
+    rates: Rates | None = None
     features: tuple[str, tuple[int, ...]] = ("", ())  # path, and columns that are the target

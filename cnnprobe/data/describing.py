@@ -17,6 +17,7 @@ from cnnprobe.data.joining import find_transposed
 from cnnprobe.data.labels import describe_labels
 from cnnprobe.data.marks import find_marks
 from cnnprobe.data.noise import find_noise
+from cnnprobe.data.sounds import compare_rates
 from cnnprobe.data.source import Source, describe_loading
 from cnnprobe.data.tokens import find_vocabulary
 from cnnprobe.data.trials import confirm_pairs, try_again, try_blanks
@@ -72,6 +73,7 @@ def _compare(source: Source, tallies: SplitTallies) -> Clues:
     rows = tallies.images.rows
     found = Clues(
         marks=find_marks(tallies.images.labelled),
+        pairs=tallies.pairs.describe(source),
         noise=find_noise(tallies.images.features, tallies.images.places),
         texts=tallies.texts.describe(),
         features=(rows.path, rows.find_given_away()),
@@ -83,6 +85,7 @@ def _compare(source: Source, tallies: SplitTallies) -> Clues:
     return replace(
         found,
         tokens=tuple(each for each in tokens if each is not None),
+        rates=compare_rates(tallies.images.seen, source, tallies.main or ""),
         beside=compare_sources(tallies.images.seen, source),
         joined=tallies.joined,
     )

@@ -17,6 +17,7 @@ from cnnprobe.data.mixing import compare_mixed
 from cnnprobe.data.object_rows import BOXES, LABELS, find_object_rows, split_rows
 from cnnprobe.data.objects import BoxTally, MaskTally, PointTally, take_objects
 from cnnprobe.data.padding import TextTally
+from cnnprobe.data.pairs import PairTally, hash_beside
 from cnnprobe.data.roles import (
     assign_roles,
     choose_main,
@@ -45,6 +46,7 @@ class SplitTallies:
 
     roles: dict[str, str]
     parts: dict[str, PartTally]
+    pairs: PairTally
     images: ImageTally = field(default_factory=ImageTally)
     objects: dict[str, BoxTally | MaskTally | PointTally] = field(default_factory=dict)
     labels: Counter[int] = field(default_factory=Counter)
@@ -79,7 +81,8 @@ def start_tallies(batch: Batch, limits: Limits) -> SplitTallies:
     roles = assign_roles(columns)
     for path in rows:
         roles |= {path + BOXES: "boxes", path + LABELS: "classes"}
-    tallies = SplitTallies(roles, {path: PartTally(path, role) for path, role in roles.items()})
+    parts = {path: PartTally(path, role) for path, role in roles.items()}
+    tallies = SplitTallies(roles, parts, PairTally(roles))
     tallies.images = ImageTally(limits.drawn)
     tallies.episode, tallies.rows = find_episode(roles), rows
     tallies.last = tuple(path for path in last if roles[path] in ("image", "mask"))
@@ -95,6 +98,10 @@ def start_tallies(batch: Batch, limits: Limits) -> SplitTallies:
         if role in _TALLIES:
             tallies.objects[path] = _TALLIES[role](path)
     return tallies
+
+
+def _is_image(tallies: SplitTallies, path: str) -> bool:
+    return tallies.roles.get(path) == "image"
 
 
 def _arrange(columns: Sequence[BatchColumn], rows: tuple[str, ...]) -> dict[str, BatchColumn]:
@@ -126,7 +133,9 @@ def _add(tallies: SplitTallies, batch: Batch, source: Source) -> None:
     labels = _read_labels(target, size)
     spots = list(_spot(tallies, batch, source, labels))
     if images is not None:
-        tallies.images.texts.update(hash_texts(batch.columns, tallies.batches))
+        beside = [c for p, c in columns.items() if p != images.path and _is_image(tallies, p)]
+        texts = hash_texts(batch.columns, tallies.batches)
+        tallies.images.texts.update(hash_beside(beside, texts, tallies.batches))
         tallies.images.add(images, spots[: len(images)], finite=finite[images.path])
         _attach_objects(tallies, columns, images, size)
         if tallies.inputs is None and isinstance(images.values, Tensor):
@@ -137,6 +146,7 @@ def _add(tallies: SplitTallies, batch: Batch, source: Source) -> None:
     else:
         tallies.images.rows.add(columns, spots)
         tallies.texts.add(columns)
+    tallies.pairs.add(columns)
     for tokens in tallies.tokens:
         tokens.add(columns)
     if not tallies.batches:

@@ -20,6 +20,7 @@ from cnnprobe.data.information import find_exchange
 from cnnprobe.data.keeping import kept_generators
 from cnnprobe.data.labels import find_moved
 from cnnprobe.data.leaks import find_leaks
+from cnnprobe.data.pairs import PairTally
 from cnnprobe.data.source import (
     Batch,
     Limits,
@@ -97,7 +98,7 @@ def _read_split(source: Source, limits: Limits, tell: Tell | None) -> LoaderRead
     except LoaderError as error:
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         failed, tallies = _read_singly(source, cause, tallies, limits)
-    tallies = tallies or SplitTallies({}, {})
+    tallies = tallies or SplitTallies({}, {}, PairTally({}))
     split = describe_split(source, tallies, failed)
     return LoaderReading(split, source, tallies.images, tallies.inputs, cause)
 

@@ -88,7 +88,8 @@ def _add_counts(split: Split) -> str:
     if other:
         said += f", {format_counted(other, 'of them has', 'of them have')} another label"
     if worded:
-        said += f", {format_counted(worded, 'of them has', 'of them have')} another text"
+        verb = "of them has", "of them have"
+        said += f", {format_counted(worded, *verb)} another text or image beside"
     return said
 
 
@@ -106,7 +107,7 @@ def _explain(split: Split) -> tuple[str, str]:
             "sample in their place"
         )
     if images.repeats.worded >= MOSTLY * (images.repeated + images.similar):
-        return "", "nothing, where an image has several texts; split by image, not by text"
+        return "", "nothing, where an image has several texts or partners; split by image"
     return "", "keep one of each" + (
         ", and look which label is right" if images.contradicting else ""
     )
