@@ -187,6 +187,8 @@ def _list_far_slopes(points: Mapping[int, int]) -> Iterator[tuple[int, int]]:
 
 def _fit_shift(name: str, times: int, divisor: int, points: Mapping[int, int]) -> Iterator[Form]:
     """The forms of a slope: that without a remainder, then floor, then ceil, then the others."""
+    if not _is_slope_of(times, divisor, points):
+        return
     first = next(iter(points))
     exact = -first % divisor
     is_exact = divisor > 1 and all((size + exact) % divisor == 0 for size in points)
@@ -198,6 +200,19 @@ def _fit_shift(name: str, times: int, divisor: int, points: Mapping[int, int]) -
         form = Form(symbol=name, times=times, shift=shift, divisor=divisor, offset=offset)
         if all(evaluate_form(form, size) == value for size, value in points.items()):
             yield replace(form, is_exact=is_exact and shift == exact)
+
+
+def _is_slope_of(times: int, divisor: int, points: Mapping[int, int]) -> bool:
+    """Whether the values rise from the first size to each other as some shift may have them rise:
+    by the difference over the divisor, rounded down or up.
+    """
+    first, start = next(iter(points.items()))
+    for size, value in points.items():
+        whole, part = divmod(size - first, divisor)
+        risen, rest = divmod(value - start, times)
+        if rest or (risen != whole and not (part and risen == whole + 1)):
+            return False
+    return True
 
 
 def find_telling(forms: Sequence[Form], sizes: Iterable[int]) -> int | None:
