@@ -3,6 +3,7 @@ dtype and layout.
 """
 
 import ctypes
+import functools
 import pathlib
 import re
 import threading
@@ -125,8 +126,14 @@ def oracle_histogram(tensor) -> dict[tuple[int, bool], int]:
     x = tensor.double().numpy().ravel()
     x = x[np.isfinite(x) & (x != 0)]
     exponents = np.clip(np.frexp(x)[1] - 1, -127, 127)
-    keys, counts = np.unique(np.stack([exponents, x < 0]), axis=1, return_counts=True)
-    return {(int(e), bool(s)): int(n) for (e, s), n in zip(keys.T, counts, strict=True)}
+    keys, counts = np.unique(2 * exponents + (x < 0), return_counts=True)  # of one axis: 20x faster
+    return {(int(k) // 2, bool(k % 2)): int(n) for k, n in zip(keys, counts, strict=True)}
+
+
+@functools.cache
+def expect(name, count):
+    """What NumPy makes of the first values of a data set, once for every processor."""
+    return oracle(DATA[name][:count]), oracle_histogram(DATA[name][:count])
 
 
 def as_dict(histogram) -> dict[tuple[int, bool], int]:
@@ -180,11 +187,13 @@ SIZES = (1, 15, 63, 64, 65, 511, 513, 4095, 4096, 4097, 9000)
 
 def test_kernel_counts_alike_on_every_processor(variant):
     for name, data in DATA.items():
-        for x in [data] + [data[:n].clone() for n in SIZES if n < data.numel()]:
+        for count in (data.numel(), *(n for n in SIZES if n < data.numel())):
+            x = data[:count].clone()
             table = RowTable(1, histogram=True)
-            if variant.write(x, x.data_ptr(), x.numel(), table, 0):
-                assert oracle_histogram(x) == as_dict(table.read(0).histogram), (name, x.numel())
-                assert_agrees(table.read(0).as_mapping(), oracle(x))
+            if variant.write(x, x.data_ptr(), count, table, 0):
+                numbers, histogram = expect(name, count)
+                assert histogram == as_dict(table.read(0).histogram), (name, count)
+                assert_agrees(table.read(0).as_mapping(), numbers)
 
 
 @pytest.mark.parametrize("size", [32, 2**15])
