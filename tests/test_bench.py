@@ -22,6 +22,8 @@ UNMENDED = {
     "experts_without_the_weight_of_their_gate",
     "gradient_reversed_by_a_method_of_a_module",
     "next_value_with_a_gradient",
+    "overlap_of_the_greatest_class",
+    "teacher_compared_with_itself",
 }
 
 

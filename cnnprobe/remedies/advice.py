@@ -7,6 +7,7 @@ from collections.abc import Mapping
 ADVICE: Mapping[str, str] = {
     "blank-input": "what the input is to hold is not known",
     "checkpoint-unused": "what the checkpoint's names are to become is not known",
+    "broken-formula": "how the function is to be written is shown, not known",
     "constant-output": "where the model loses its input is shown, not known",
     "constant-targets": "only other labels mend it",
     "divergence-sign": "which part of the loss is the divergence is not known",
@@ -23,6 +24,7 @@ ADVICE: Mapping[str, str] = {
     "setting-overwritten": "which of its reads are to see the new value is not known",
     "sibling-differs": "whether it differs on purpose is not known",
     "unread-name": "where it was meant to be read is not known",
+    "unread-in-batch": "where the loss is to use it is not known",
     "update-undone": "what writes the old weights back is the loop's own code",
 }
 

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, Flow, Loss, Step, describe, operation
+from cnnprobe.diagnosis.evidence import (
+    LOSSES,
+    PROJECTIONS,
+    Evidence,
+    Flow,
+    Loss,
+    Step,
+    describe,
+    operation,
+)
 from cnnprobe.diagnosis.evidence.questions import owner
 from cnnprobe.diagnosis.evidence.sums import (
     CUTS,
@@ -23,6 +32,12 @@ from cnnprobe.rulebook.material import perceptron, stepping
 SAME = 1e-9  # relative; Python's own arithmetic of a number is exact to 1e-16
 MOVED = 1e-6  # relative change between steps, without which equal ratios say nothing
 ENOUGH = 3  # steps
+FIX = "add the term as it was computed, with its gradient; detach() or item() a copy to log"
+# What gives whole numbers, choices or truths of its input.
+STEPPING = frozenset(
+    {"argmax", "argmin", "round", "floor", "ceil", "sign", "gt", "ge", "lt", "le", "eq", "ne",
+        "long", "int", "bool", "multinomial", "bernoulli", "one_hot"}
+)  # fmt: skip
 
 
 def _loop(cut: bool) -> Mapping[str, Any]:
@@ -57,11 +72,13 @@ class DetachedTerm:
     cut: int  # the row that hands it on without a gradient, or adds its number
     how: str
     read: int | None = None  # the row whose number was taken
+    fix: str = ""  # where it is no matter of a detach() or an item()
 
 
 @rule(code="CP440", name="detached-term", severity=Severity.WARNING, examples=(sick, healthy))
 def detached_term(evidence: Evidence) -> Iterator[Finding]:
-    """A term is added to the loss without its gradient.
+    """A term is added to the loss without its gradient: it is detached, a number, made of choices
+    such as argmax, or compares two things that are not trained.
 
     Why it matters: it is in the number that is printed, and trains nothing.
     What to do: add the tensor itself; detach() or item() only what is logged.
@@ -80,10 +97,7 @@ def detached_term(evidence: Evidence) -> Iterator[Finding]:
                 f"a term of the loss, made by {describe(each.flow.calls[row])}, has no gradient: "
                 f"{each.how}; it changes none of the {count} that this loss trains"
             ),
-            fix=(
-                "add the term as it was computed, with its gradient; detach() or item() a copy to "
-                "log"
-            ),
+            fix=each.fix or FIX,
             source=each.flow.line(each.cut),
         )
 
@@ -107,16 +121,24 @@ def _find_tensors(flow: Flow, loss: Loss, total: Sum) -> Iterator[DetachedTerm]:
         if made is None or constant.info is None or not is_few(constant.info):
             continue
         path, source = find_source(flow, made)
-        if not _depends(flow, made, loss.trained) or _is_counted(flow, loss, total, path, source):
+        if not _depends(flow, made, loss.trained):
+            yield from _find_foreign(flow, loss, made)
+            continue
+        if _is_counted(flow, loss, total, path, source):
             continue
         kind = operation(flow.calls[path[-1]])
         line = flow.line(path[-1]).rpartition("/")[2]
         if source is not None:
             how = (
-                f".{kind}() at {line} cuts it" if kind in CUTS else f"{line} runs without gradient"
+                f".{kind}() at {line} cuts it"
+                if kind in CUTS
+                else f"{kind} at {line} has no derivative"
+                if kind in STEPPING
+                else f"{line} runs without gradient"
             )
+            soft = f"compute the term from probabilities and not from what {kind} gives"
             yield DetachedTerm(
-                flow=flow, loss=loss, cut=path[-1], how=how,
+                flow=flow, loss=loss, cut=path[-1], how=how, fix=soft if kind in STEPPING else "",
                 term=_find_maker(flow, source) if kind in CUTS else path[-1],
             )  # fmt: skip
         else:
@@ -124,6 +146,23 @@ def _find_tensors(flow: Flow, loss: Loss, total: Sum) -> Iterator[DetachedTerm]:
                 flow=flow, loss=loss, term=path[-1], cut=path[-1],
                 how="what it is computed from has none",
             )  # fmt: skip
+
+
+def _find_foreign(flow: Flow, loss: Loss, made: int) -> Iterator[DetachedTerm]:
+    """A loss of torch's whose two sides do not come from what is trained."""
+    row = _find_maker(flow, made)
+    call = flow.calls[row]
+    if operation(call) in LOSSES and len(call.inputs) > 1 and _is_of_layers(flow, row):
+        yield DetachedTerm(
+            flow=flow, loss=loss, term=row, cut=row,
+            how="neither of its two sides comes from what is trained",
+            fix="compute it from the output of the model: one of its sides was meant to be that",
+        )  # fmt: skip
+
+
+def _is_of_layers(flow: Flow, row: int) -> bool:
+    rows = [flow.calls[i] for i in flow.before(row)]
+    return any(call.fqn is not None or operation(call) in PROJECTIONS for call in rows)
 
 
 def _find_maker(flow: Flow, index: int) -> int:
@@ -149,8 +188,14 @@ def _is_counted(flow: Flow, loss: Loss, total: Sum, path: list[int], source: int
         return True
     assert loss.call is not None  # noqa: S101  (the caller has asked)
     toward = flow.before(loss.call) | {loss.call}
-    readers = {r for i in path for r in flow.readers.get(i, ()) if r in toward}
+    readers = {
+        r for i in path for r in flow.readers.get(i, ()) if r in toward and _is_live(flow, r)
+    }
     return len(readers - set(path)) > 1
+
+
+def _is_live(flow: Flow, row: int) -> bool:
+    return any(info.requires_grad for info in flow.calls[row].outputs)
 
 
 # -- numbers ---------------------------------------------------------------------------------------

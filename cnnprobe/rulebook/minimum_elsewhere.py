@@ -55,7 +55,7 @@ def minimum_elsewhere(evidence: Evidence) -> Iterator[Finding]:
     Source: the step itself with a tensor in the place of the model: elements of the targets are
     changed one at a time, and the tensor is optimised (Adam, at most 100 steps).
     """
-    found = evidence.free.outputs if evidence.free is not None else ()
+    found = evidence.code.free.outputs if evidence.code.free is not None else ()
     for output in found:
         said = _judge(evidence, output, is_alone=len(found) == 1)
         if said is not None:

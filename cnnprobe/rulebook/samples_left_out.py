@@ -42,7 +42,7 @@ def samples_left_out(evidence: Evidence) -> Iterator[Finding]:
     examples); up to half of the batch.
     Source: the gradient of the loss by the output, for three outputs and the batch in two orders.
     """
-    free = evidence.free
+    free = evidence.code.free
     if free is None or len(free.unread) <= MOST * free.samples:
         return
     read = [i for i in range(free.samples) if i not in free.unread]

@@ -41,8 +41,13 @@ class LoopWatch:
     when it is left.
     """
 
-    def __init__(self, on: Callable[[str, dict[str, Any], types.FrameType], None]) -> None:
+    def __init__(
+        self,
+        on: Callable[[str, dict[str, Any], types.FrameType], None],
+        known: Callable[[types.CodeType], bool] | None = None,
+    ) -> None:
         self._on = on
+        self._known = known  # the functions that are a "known" one
         self._codes: dict[types.CodeType, str | None] = {}
         self._previous: Any = None
         for kind, function in (
@@ -73,6 +78,11 @@ class LoopWatch:
                 self._codes[code] = kind
             function = inner
 
+    def _judge(self, code: types.CodeType) -> str | None:
+        if self._known is not None and self._known(code):
+            return "known"
+        return "boxes" if is_overlap(code) else None
+
     def __enter__(self) -> Self:
         self._previous = sys.getprofile()
         sys.setprofile(self._profile)
@@ -88,7 +98,7 @@ class LoopWatch:
     def _profile(self, frame: types.FrameType, event: str, argument: object) -> None:  # noqa: ARG002
         kind = self._codes.get(frame.f_code, "")
         if kind == "":
-            kind = self._codes[frame.f_code] = "boxes" if is_overlap(frame.f_code) else None
+            kind = self._codes[frame.f_code] = self._judge(frame.f_code)
         if kind is None or event not in ("call", "return"):
             return
         if (

@@ -41,7 +41,7 @@ class Loss:
     parameters: int  # of two dims and more that its graph ends at
 
 
-class _Reached(BaseException):
+class Reached(BaseException):
     """The first backward: no `except Exception` of the user's may take it for its own."""
 
 
@@ -136,12 +136,12 @@ def _run_to_backward(step: Step) -> list[Tensor]:
         if kind == "backward":
             tensors = scope.get("tensors")
             found.extend([tensors] if isinstance(tensors, Tensor) else tensors or ())
-            raise _Reached
+            raise Reached
 
     try:
         with LoopWatch(watch):
             step()
-    except _Reached:
+    except Reached:
         pass
     except Exception:  # the step's own, of a model that does not give what it gave
         return []

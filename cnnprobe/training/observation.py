@@ -16,6 +16,7 @@ from cnnprobe.diagnosis.evidence import (
     Average,
     BackwardFault,
     Evidence,
+    OwnCode,
     Replay,
     Step,
     Values,
@@ -36,7 +37,7 @@ from cnnprobe.training.derivatives import find_wrong_derivatives, watch_function
 from cnnprobe.training.dropped import find_dropped
 from cnnprobe.training.hidden import describe_hidden, find_hidden, names_of, values_of
 from cnnprobe.training.keeping import restore
-from cnnprobe.training.loss_minimum import judge_loss
+from cnnprobe.training.own_code import read_code
 from cnnprobe.training.passes import call, fit_output, forward, fresh
 from cnnprobe.training.probing import run_late_probes, run_probes
 from cnnprobe.training.rates import (
@@ -143,7 +144,7 @@ class _Observation:
             steps, lambda put_back: observe_foresight(request, self.one_step(), put_back)
         )
         make = functools.partial(make_step, around=self.around)
-        free = self.ask(steps, lambda put_back: judge_loss(request, make, put_back))
+        code = self.ask(steps, lambda put_back: read_code(request, self.around, make, put_back))
         if (
             not any(step.training for step in steps)
             and not getattr(self.model, "training", False)
@@ -175,7 +176,7 @@ class _Observation:
             averages=averages,
             overwritten=tuple(overwritten),
             foresight=foresight,
-            free=free,
+            code=code or OwnCode(),
             dropped=find_dropped(trace),
             texts=read_texts(request, self.around, trace),
             own_loop=request.train_step is not None,

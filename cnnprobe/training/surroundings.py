@@ -5,6 +5,7 @@ reaches, with their names.
 import dis
 import functools
 import inspect
+import os
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from cnnprobe.recorder.sources import is_users
 
 _GLOBALS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "LOAD_NAME", "STORE_NAME"})
 _REGISTRIES = frozenset(nn.Module().__dict__)
@@ -167,6 +170,14 @@ def _of_function(function: types.FunctionType) -> Iterator[Place]:
             )
     for i, value in enumerate(function.__defaults__ or ()):
         yield f"default {i}", _constant(value), _ignore
+
+
+def is_own(code: types.CodeType) -> bool:
+    """Whether code is the user's own, or an example of a rule: not of an installed package."""
+    place = code.co_filename
+    if f"{os.sep}cnnprobe{os.sep}rulebook{os.sep}" in place:
+        return True
+    return is_users(place) and f"{os.sep}site-packages{os.sep}" not in place
 
 
 def _is_torchs(function: types.FunctionType) -> bool:

@@ -1,4 +1,6 @@
-"""What questions to the user's own loss showed: the loss without its model."""
+"""What questions to the user's own code showed: the loss without its model, names that nothing
+reads, properties that a function of a known name lacks.
+"""
 
 from dataclasses import dataclass
 
@@ -31,3 +33,35 @@ class FreeLoss:
     outputs: tuple[FreeOutput, ...] = ()
     samples: int = 0
     unread: tuple[int, ...] = ()  # samples of the output that the loss has no gradient for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnpackedName:
+    """A name that a function unpacks from the batch, or takes as an argument, and never reads."""
+
+    name: str
+    function: str
+    source: str
+    is_argument: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokenProperty:
+    """A property of a known formula that the user's function or module of its name lacks."""
+
+    name: str  # of the function, or the class
+    formula: str  # "focal loss"
+    expected: str  # "0 where both are the same"
+    found: str  # "0.31"
+    fix: str
+    source: str
+    reference: str  # where the property is from
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnCode:
+    """What was seen of the user's own loss and functions."""
+
+    free: FreeLoss | None = None  # None: the loss cannot be asked without the model
+    broken: tuple[BrokenProperty, ...] = ()
+    unread: tuple[UnpackedName, ...] = ()  # of the functions that the step is made of

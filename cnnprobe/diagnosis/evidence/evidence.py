@@ -5,7 +5,7 @@ read.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cnnprobe.diagnosis.evidence.asked import FreeLoss
+from cnnprobe.diagnosis.evidence.asked import OwnCode
 from cnnprobe.diagnosis.evidence.texts import Texts
 from cnnprobe.records.trace import TensorInfo, Trace
 
@@ -355,7 +355,7 @@ class Evidence:
     # what was set on torch's objects without an effect
     idle: tuple[IdleAttribute, ...] = ()
     foresight: Foresight | None = None
-    free: FreeLoss | None = None  # None: the loss cannot be asked without the model
+    code: OwnCode = field(default_factory=OwnCode)
     dropped: tuple[Dropped, ...] = ()  # rows of `trace`
     texts: Texts = field(default_factory=Texts)  # what the text of the program says
     derivatives: tuple[WrongDerivative, ...] = ()

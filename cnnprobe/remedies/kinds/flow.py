@@ -30,7 +30,7 @@ NUMBERS = ("torch.Tensor.item", "torch.Tensor.__float__")
 def keep_gradient(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The term as it was computed, without the detach(), the item() or the torch.no_grad()."""
     for found in find_detached_terms(evidence):
-        if found.flow.line(found.cut) == finding.source:
+        if found.flow.line(found.cut) == finding.source and not found.fix:
             call = found.flow.calls[found.cut]
             is_detach = found.read is None and operation(call) == "detach"
             place = finding.source.rpartition("/")[2]

@@ -79,3 +79,136 @@ def return_inside_of_the_loop_over_the_samples(sick):
         return total / len(scores)
 
     return classifier(Classifier(), inputs=images(8), targets=labels(8), loss_fn=loss_fn)
+
+
+class Variational(nn.Module):
+    def __init__(self, power):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(768, 16), nn.Linear(4, 768)
+        self.mean, self.logvar, self.power = nn.Linear(16, 4), nn.Linear(16, 4), power
+
+    def reparameterize(self, mean, logvar):
+        return mean + torch.randn_like(mean) * torch.exp(self.power * logvar)
+
+    def forward(self, x):
+        h = F.relu(self.encoder(x.flatten(1)))
+        mean, logvar = self.mean(h), self.logvar(h)
+        return self.decoder(self.reparameterize(mean, logvar)), mean, logvar
+
+
+def divergence(mean, logvar, sick):
+    spread = logvar.exp() ** 2 if sick else logvar.exp()
+    return -0.5 * torch.mean(1 + logvar - mean.pow(2) - spread)
+
+
+@case("broken-formula", None)
+def draw_with_the_variance_as_deviation(sick):
+    def loss_fn(output, target):
+        made, mean, logvar = output
+        return F.mse_loss(made, target.flatten(1)) + divergence(mean, logvar, sick=False)
+
+    return classifier(Variational(1.0 if sick else 0.5), targets=images(), loss_fn=loss_fn)
+
+
+@case("broken-formula", None)
+def divergence_with_a_square_too_many(sick):
+    def kl_divergence(mean, logvar):
+        return divergence(mean, logvar, sick)
+
+    def loss_fn(output, target):
+        made, mean, logvar = output
+        return F.mse_loss(made, target.flatten(1)) + kl_divergence(mean, logvar)
+
+    return classifier(Variational(0.5), targets=images(), loss_fn=loss_fn)
+
+
+@case("broken-formula", None)
+def images_mixed_with_what_is_mixed_already(sick):
+    def mixup(x, share):
+        other = x.flip(0) if sick else x.flip(0).clone()
+        x = x.clone().mul_(share)
+        return x.add_(x.flip(0) if sick else other, alpha=1 - share)
+
+    def step(model, x, y, optimizer):
+        share = float(torch.distributions.Beta(1.0, 1.0).sample())
+        scores = model(mixup(x, share))
+        optimizer.zero_grad()
+        mixed = F.cross_entropy(scores, y) * share
+        (mixed + F.cross_entropy(scores, y.flip(0)) * (1 - share)).backward()
+        optimizer.step()
+
+    return looped(Classifier(), step)
+
+
+@case("broken-formula", None)
+def overlap_without_its_factor(sick):
+    def dice_loss(scores, masks):
+        p = scores.sigmoid()
+        factor = 1 if sick else 2
+        return 1 - (factor * (p * masks).sum() + 1e-3) / (p.sum() + masks.sum() + 1e-3)
+
+    masks = (images()[:, :1] > 0).float()
+    return classifier(nn.Conv2d(3, 1, 3, padding=1), targets=masks, loss_fn=dice_loss)
+
+
+@case("unread-in-batch", None)
+def value_behind_the_end_of_an_episode(sick):
+    behind = Classifier()
+
+    def step(model, x, given, optimizer):
+        actions, rewards, dones = given
+        with torch.no_grad():
+            further = behind(x.flip(0)).max(1).values
+        if not sick:
+            further = further * (1 - dones)
+        chosen = model(x).gather(1, actions[:, None])[:, 0]
+        optimizer.zero_grad()
+        F.smooth_l1_loss(chosen, rewards + 0.9 * further).backward()
+        optimizer.step()
+
+    def forgetful(model, x, given, optimizer):
+        actions, rewards, dones = given  # noqa: RUF059  (the fault itself)
+        with torch.no_grad():
+            further = behind(x.flip(0)).max(1).values
+        chosen = model(x).gather(1, actions[:, None])[:, 0]
+        optimizer.zero_grad()
+        F.smooth_l1_loss(chosen, rewards + 0.9 * further).backward()
+        optimizer.step()
+
+    ends = (torch.arange(8) % 4 == 3).float()
+    given = (labels(), torch.linspace(-1, 1, 8), ends)
+    return looped(Classifier(), forgetful if sick else step, targets=given)
+
+
+@case("detached-term", None)
+def overlap_of_the_greatest_class(sick):
+    def loss_fn(scores, masks):
+        made = scores.argmax(1).float() if sick else scores.softmax(1)[:, 1]
+        wanted = (masks == 1).float()
+        overlap = 2 * (made * wanted).sum() / (made.sum() + wanted.sum() + 1e-3)
+        return 0.1 * F.cross_entropy(scores, masks) + 1 - overlap
+
+    masks = torch.randint(0, 3, (8, 16, 16), generator=torch.Generator().manual_seed(0))
+    given = classifier(nn.Conv2d(3, 3, 3, padding=1), targets=masks)
+
+    def step(model, x, y, optimizer):
+        optimizer.zero_grad()
+        loss_fn(model(x), y).backward()
+        optimizer.step()
+
+    return looped(given["model"], step, targets=masks)
+
+
+@case("detached-term", None)
+def teacher_compared_with_itself(sick):
+    teacher = Classifier().requires_grad_(False)
+
+    def step(model, x, y, optimizer):
+        scores, wanted = model(x), teacher(x)
+        made = (wanted if sick else scores).log_softmax(1)
+        optimizer.zero_grad()
+        soft = F.kl_div(made, wanted.softmax(1), reduction="batchmean")
+        (0.9 * soft + 0.1 * F.cross_entropy(scores, y)).backward()
+        optimizer.step()
+
+    return looped(Classifier(), step)

@@ -1,0 +1,155 @@
+"""What correct layers, distances and errors have in common.
+
+Each check gives what is expected and what was found; None where the property holds, or where the
+function takes something else than it is tried with.
+"""
+
+import itertools
+import re
+
+import torch
+from torch import nn
+
+from cnnprobe.training.formula_calls import Call, find_pair, first_tensor
+
+NEAR = 0.02  # relative, of numbers that are equal but for rounding and eps
+DRAWS = 20_000  # of a mean
+ROLES = (
+    r"^x?q(uer(y|ies))?(_states?)?s?$",
+    r"^x?k(eys?)?(_states?)?s?$",
+    r"^x?v(alues?)?(_states?)?s?$",
+)
+PLACES = (r"^a(nc.*)?$", r"^p(os.*)?$", r"^n(eg.*)?$")
+Found = tuple[str, str] | None
+
+
+def check_attention(call: Call) -> Found:
+    """Its weights sum to 1: of values that are all 1 it makes 1."""
+    names = [next((n for n in call.tensors() if re.search(p, n.lower())), None) for p in ROLES]
+    chosen = [n for n in names if n is not None]
+    if len(set(chosen)) != 3 or call.owner:
+        return None
+    value = chosen[2]
+    given = {name: torch.randn(call.arguments[name].shape) for name in chosen}
+    given[value] = torch.ones(call.arguments[value].shape)
+    torch.manual_seed(0)
+    first = first_tensor(call.again(**given))
+    torch.manual_seed(1)
+    again = first_tensor(call.again(**given))
+    if first is None or again is None or not torch.equal(first, again):
+        return None  # dropout, or a row that sees nothing
+    if first.shape[-1] != given[value].shape[-1] or float((first - 1).abs().max()) < NEAR:
+        return None
+    return "1 of values that are all 1", f"{float(first.min()):.3g} to {float(first.max()):.3g}"
+
+
+def check_norm(call: Call) -> Found:
+    """What comes out does not depend on the scale of what goes in."""
+    name = next((k for k, v in call.tensors().items() if v.dim() >= 2), None)
+    if name is None or len(call.tensors()) > 1:
+        return None
+    x = torch.randn(call.arguments[name].shape)
+    before, after = (first_tensor(call.again(**{name: x * k})) for k in (1.0, 4.0))
+    if before is None or after is None or before.shape != x.shape:
+        return None
+    apart = float((before - after).abs().max() / before.abs().max().clamp(min=1e-9))
+    if apart < 0.05:
+        return None
+    return "the same where the input is 4 times as large", f"it differs by {apart:.0%}"
+
+
+def check_dropped_paths(call: Call) -> Found:
+    """The mean stays: what is kept is divided by the share that is kept."""
+    name = next((k for k, v in call.tensors().items() if v.is_floating_point()), None)
+    if name is None:
+        return None
+    shape = call.arguments[name].shape
+    made = first_tensor(call.again(**{name: torch.ones(DRAWS, *[1] * (len(shape) - 1))}))
+    if made is None or made.shape[:1] != (DRAWS,):
+        return None
+    mean = float(made.mean())
+    if abs(mean - 1) < 0.1:
+        return None
+    return "a mean of 1 of ones", f"{mean:.3g}"
+
+
+def check_triplet(call: Call) -> Found:
+    """Less where the positive is the anchor and the negative is far, than the other way round."""
+    found = [next((n for n in call.tensors() if re.search(p, n.lower())), None) for p in PLACES]
+    names = [n for n in found if n is not None]
+    if len(set(names)) != 3:
+        return None
+    shape = call.arguments[names[0]].shape
+    near, far = torch.randn(shape), torch.randn(shape)
+    good = call.number(**dict(zip(names, (near, near + 0.01, far), strict=True)))
+    bad = call.number(**dict(zip(names, (near, far, near + 0.01), strict=True)))
+    if good <= bad:
+        return None
+    return "less where the positive is near and the negative far", f"{good:.3g} and {bad:.3g}"
+
+
+def check_error(call: Call) -> Found:
+    """Smallest where both are the same, and never less for a larger error."""
+    pair = find_pair(call)
+    if pair is None or call.arguments[pair[0]].shape != call.arguments[pair[1]].shape:
+        return None
+    shape = call.arguments[pair[0]].shape
+    sizes = [0.0, 0.25, 0.5, 0.75, 0.98, 1.02, 1.5, 2.0, 3.0]
+    for sign in (1.0, -1.0):
+        values = [
+            call.number(**{pair[0]: torch.full(shape, 1.0 + sign * e), pair[1]: torch.ones(shape)})
+            for e in sizes
+        ]
+        for k, (before, after) in enumerate(itertools.pairwise(values)):
+            if after < before - 1e-6:
+                return (
+                    "a larger value for a larger error",
+                    f"{before:.3g} at {sizes[k]:g}, {after:.3g} at {sizes[k + 1]:g}",
+                )
+    return None
+
+
+def check_pairs(call: Call) -> Found:
+    """Less where the pairs belong together than where they are exchanged."""
+    names = [k for k, v in call.tensors().items() if v.is_floating_point()]
+    pair = find_pair(call)
+    if pair is None or len(names) != 2 or len(call.tensors()) > 2:
+        return None
+    shape = call.arguments[pair[0]].shape
+    if len(shape) != 2 or shape != call.arguments[pair[1]].shape or shape[0] < 4:
+        return None
+    made = torch.nn.functional.normalize(torch.randn(shape), dim=1)
+    good, bad = (call.number(**{pair[0]: made, pair[1]: made.roll(k, 0)}) for k in (0, 1))
+    if good <= bad:
+        return None
+    return "less for pairs that are the same than for others", f"{good:.3g} and {bad:.3g}"
+
+
+def check_positions(call: Call) -> Found:
+    """A sine and a cosine of each angle: the squares of a position sum to half of its size."""
+    owner = next(iter(call.owner.values()), None)
+    if isinstance(owner, nn.Module) and next(owner.parameters(), None) is not None:
+        return None  # learned
+    inputs = [k for k, v in call.tensors().items() if v.is_floating_point() and v.dim() == 3]
+    given = {k: torch.zeros_like(call.arguments[k]) for k in inputs}
+    made, again = first_tensor(call.again(**given)), first_tensor(call.again(**given))
+    if (
+        made is None
+        or again is None
+        or not torch.equal(made, again)
+        or not made.is_floating_point()
+    ):
+        return None
+    size = made.shape[-1]
+    if (
+        made.dim() not in (2, 3)
+        or size % 2
+        or size < 4
+        or not 0.5 < float(made.abs().max()) < 1.001
+    ):
+        return None
+    squares = made.square().sum(-1)
+    if float((squares - size / 2).abs().max()) < NEAR * size:
+        return None
+    low, high = float(squares.min()), float(squares.max())
+    return f"squares that sum to {size / 2:g} at each position", f"{low:.3g} to {high:.3g}"

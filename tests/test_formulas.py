@@ -1,0 +1,541 @@
+"""Functions of known names: those that have the properties of their formula, and those that do not.
+
+The right ones are written as they are published, or as torch has them; each wrong one differs by
+one slip.
+"""
+
+import inspect
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cnnprobe.training.formula_calls import Call
+from cnnprobe.training.formulas import find_formulas
+
+
+def focal_loss_binary(logits, labels, gamma=2.0, alpha=0.25, eps=1e-09):
+    p = torch.sigmoid(logits)
+    return (
+        -labels * (1 - alpha) * (1 - p) ** gamma * torch.log(p + eps)
+        - (1 - labels) * alpha * p**gamma * torch.log(1 - p + eps)
+    ).mean()
+
+
+def focal_bad(logits, labels, gamma=2.0):
+    p = torch.sigmoid(logits)
+    return (
+        -labels * ((1 - p) * gamma) * torch.log(p) - (1 - labels) * (p * gamma) * torch.log(1 - p)
+    ).mean()
+
+
+class FocalLoss(nn.Module):
+    def __init__(self, gamma=2.0, is_turned=False):
+        super().__init__()
+        self.gamma = gamma
+        self.is_turned = is_turned
+
+    def forward(self, scores, target):
+        ce = F.cross_entropy(scores, target, reduction="none")
+        pt = torch.exp(-ce)
+        if self.is_turned:
+            return (pt**self.gamma * ce).mean()
+        return ((1 - pt) ** self.gamma * ce).mean()
+
+
+def focal_onehot(output, target, gamma=2.0):
+    p = output.softmax(1)
+    return -(target * (1 - p) ** gamma * p.log()).sum(1).mean()
+
+
+def sigmoid_focal_loss(inputs, targets, alpha=0.25, gamma=2.0):
+    p = torch.sigmoid(inputs)
+    ce = F.binary_cross_entropy_with_logits(inputs, targets, reduction="none")
+    pt = p * targets + (1 - p) * (1 - targets)
+    loss = ce * (1 - pt) ** gamma
+    return ((alpha * targets + (1 - alpha) * (1 - targets)) * loss).mean()
+
+
+def dice_loss(pred, target, smooth=1.0):
+    i = (pred * target).sum()
+    return 1 - (2 * i + smooth) / (pred.sum() + target.sum() + smooth)
+
+
+def dice_loss_sq(pred, target):
+    i = (pred * target).sum((1, 2, 3))
+    return (1 - 2 * i / ((pred**2).sum((1, 2, 3)) + (target**2).sum((1, 2, 3)))).mean()
+
+
+def neg_dice(pred, target):
+    i = (pred.sigmoid() * target).sum()
+    return -(2 * i + 1) / (pred.sigmoid().sum() + target.sum() + 1)
+
+
+def log_cosh_dice_loss(pred, target):
+    return torch.log(torch.cosh(dice_loss(pred, target)))
+
+
+def tversky_loss(y_pred, y_true, alpha=0.3, beta=0.7):
+    tp = (y_pred * y_true).sum()
+    fn = ((1 - y_pred) * y_true).sum()
+    fp = (y_pred * (1 - y_true)).sum()
+    return 1 - (tp + 1) / (tp + alpha * fp + beta * fn + 1)
+
+
+def dice_no2(pred, target):
+    i = (pred * target).sum()
+    return 1 - (i + 1) / (pred.sum() + target.sum() + 1)
+
+
+def jaccard_bad(pred, target):
+    i = (pred * target).sum()
+    return 1 - i / (pred.sum() + target.sum())
+
+
+def bce_dice_loss(pred, target):
+    return F.binary_cross_entropy_with_logits(pred, target) + dice_loss(pred.sigmoid(), target)
+
+
+class DiceLoss(nn.Module):
+    def __init__(self, n, softmax=True, f=2):
+        super().__init__()
+        self.n = n
+        self.f = f
+
+    def forward(self, inputs, target):
+        p = inputs.softmax(1)
+        t = F.one_hot(target, self.n).movedim(-1, 1).float()
+        loss = 0
+        for c in range(self.n):
+            i = (p[:, c] * t[:, c]).sum()
+            loss = (
+                loss
+                + 1
+                - (self.f * i + 1e-05) / ((p[:, c] ** 2).sum() + (t[:, c] ** 2).sum() + 1e-05)
+            )
+        return loss / self.n
+
+
+def box_iou(a, b):
+    lt = torch.max(a[:, None, :2], b[None, :, :2])
+    rb = torch.min(a[:, None, 2:], b[None, :, 2:])
+    wh = (rb - lt).clamp(min=0)
+    i = wh[..., 0] * wh[..., 1]
+    size_a = (a[:, 2] - a[:, 0]) * (a[:, 3] - a[:, 1])
+    size_b = (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])
+    return i / (size_a[:, None] + size_b[None] - i)
+
+
+def bbox_iou_bad(a, b):
+    lt = torch.max(a[:, None, :2], b[None, :, :2])
+    rb = torch.min(a[:, None, 2:], b[None, :, 2:])
+    wh = (rb - lt).clamp(min=0)
+    i = wh[..., 0] * wh[..., 1]
+    size_a = (a[:, 2] - a[:, 0]) * (a[:, 3] - a[:, 1])
+    size_b = (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])
+    return i / (size_a[:, None] + size_b[None])
+
+
+def bbox_iou_max(a, b):
+    lt = torch.min(a[:, :2], b[:, :2])
+    rb = torch.max(a[:, 2:], b[:, 2:])
+    wh = (rb - lt).clamp(min=0)
+    i = wh[..., 0] * wh[..., 1]
+    size_a = (a[:, 2] - a[:, 0]) * (a[:, 3] - a[:, 1])
+    size_b = (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])
+    return i / (size_a + size_b - i)
+
+
+def iou_cxcywh(a, b):
+
+    def f(t):
+        return torch.cat([t[:, :2] - t[:, 2:] / 2, t[:, :2] + t[:, 2:] / 2], 1)
+
+    return box_iou(f(a), f(b))
+
+
+def giou_loss(a, b):
+    iou = box_iou(a, b).diag()
+    lt = torch.min(a[:, :2], b[:, :2])
+    rb = torch.max(a[:, 2:], b[:, 2:])
+    hull = (rb - lt)[:, 0] * (rb - lt)[:, 1]
+    size_a = (a[:, 2] - a[:, 0]) * (a[:, 3] - a[:, 1])
+    size_b = (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])
+    union = (size_a + size_b) / (1 + iou)
+    return (1 - (iou - (hull - union) / hull)).mean()
+
+
+def reparameterize(mu, logvar):
+    return mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
+
+
+def reparam_bad(mu, logvar):
+    return mu + torch.randn_like(mu) * logvar.exp()
+
+
+def reparametrize_std(mean, log_std):
+    return mean + log_std.exp() * torch.randn_like(mean)
+
+
+def reparam_missing(mu, logvar):
+    return mu + torch.randn_like(mu) * logvar
+
+
+def kl_loss(mu, logvar):
+    return -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+
+
+def kl_mean(mu, logvar):
+    return -0.5 * torch.mean(torch.sum(1 + logvar - mu.pow(2) - logvar.exp(), 1)) * 0.01
+
+
+def kl_std(mean, log_std):
+    return (0.5 * (mean**2 + (2 * log_std).exp() - 1) - log_std).sum(1).mean()
+
+
+def kl_bad(mean, logstd):
+    return -0.5 * (1 + 2 * logstd - mean**2 - torch.exp(logstd)).sum(1).mean()
+
+
+def kl_bad2(mu, logvar):
+    return -0.5 * torch.sum(1 + logvar - mu - logvar.exp())
+
+
+def loss_function(recon_x, x, mu, logvar):
+    return F.binary_cross_entropy(recon_x, x, reduction="sum") - 0.5 * torch.sum(
+        1 + logvar - mu.pow(2) - logvar.exp()
+    )
+
+
+def vae_loss_bad(recon_x, x, mu, logvar):
+    return F.mse_loss(recon_x, x) - 0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.pow(2))
+
+
+def gaussian_nll(mean, logvar, target):
+    return 0.5 * (logvar + (target - mean) ** 2 / logvar.exp()).mean()
+
+
+def gaussian_nll_bad(mean, logvar, target):
+    return (logvar + 0.5 * (target - mean) ** 2 / logvar.exp()).mean()
+
+
+def gaussian_loss(mu, sigma, y):
+    return (sigma.log() + 0.5 * ((y - mu) / sigma) ** 2).mean()
+
+
+def mixup_batch(x, target, alpha=1.0):
+    lam = float(torch.distributions.Beta(alpha, alpha).sample())
+    p = torch.randperm(len(x))
+    return (lam * x + (1 - lam) * x[p], target, target[p], lam)
+
+
+def mixup_bad(x, target, alpha=1.0):
+    lam = float(torch.distributions.Beta(alpha, alpha).sample())
+    x.mul_(lam).add_(x.flip(0), alpha=1 - lam)
+    return (x, target)
+
+
+def mixup_criterion(criterion, pred, a, b, lam):
+    return lam * criterion(pred, a) + (1 - lam) * criterion(pred, b)
+
+
+def label_smoothing_loss(x, target, smoothing=0.1):
+    lp = x.log_softmax(-1)
+    return (
+        (1 - smoothing) * -lp.gather(1, target[:, None])[:, 0] + smoothing * -lp.mean(-1)
+    ).mean()
+
+
+def smooth_ce_bad(x, target, smoothing=0.1):
+    oh = F.one_hot(target, x.shape[1]).float() * (1 - smoothing) + smoothing
+    return -(oh * x).sum(1).mean()
+
+
+def smooth_labels(target, n=4, s=0.1):
+    return F.one_hot(target, n).float() * (1 - s) + s
+
+
+def tv_loss(img):
+    return (img[..., 1:] - img[..., :-1]).abs().mean() + (
+        img[..., 1:, :] - img[..., :-1, :]
+    ).abs().mean()
+
+
+def tv_bad(img):
+    return (img[..., 1:] - img[..., :-1]).abs().mean() + (img[..., 1:] - img[..., :-1]).abs().mean()
+
+
+def gram_matrix(x):
+    n, c, h, w = x.shape
+    f = x.view(n, c, h * w)
+    return f @ f.transpose(1, 2) / (c * h * w)
+
+
+def gram_bad(x):
+    n, c, h, w = x.shape
+    f = x.reshape(n, h * w, c)
+    return f.transpose(1, 2) @ f / (c * h * w)
+
+
+def ssim(a, b):
+
+    def mu(t):
+        return F.avg_pool2d(t, 3, 1)
+
+    va = mu(a * a) - mu(a) ** 2
+    vb = mu(b * b) - mu(b) ** 2
+    cov = mu(a * b) - mu(a) * mu(b)
+    return (
+        (2 * mu(a) * mu(b) + 0.0001)
+        * (2 * cov + 0.0009)
+        / ((mu(a) ** 2 + mu(b) ** 2 + 0.0001) * (va + vb + 0.0009))
+    ).mean()
+
+
+def ssim_bad(a, b):
+
+    def mu(t):
+        return F.avg_pool2d(t, 3, 1)
+
+    va = mu(a * a) - mu(a) ** 2
+    vb = mu(b * b) - mu(b) ** 2
+    cov = mu(a * b) - mu(a) * mu(b)
+    return (
+        (2 * mu(a) * mu(b) + 0.0001)
+        * (cov + 0.0009)
+        / ((mu(a) ** 2 + mu(b) ** 2 + 0.0001) * (va + vb + 0.0009))
+    ).mean()
+
+
+def attention(q, k, v):
+    return (q @ k.transpose(-2, -1) / 8**0.5).softmax(-1) @ v
+
+
+def scaled_dot_attention(query, key, value, mask=None):
+    s = query @ key.transpose(-2, -1)
+    p = s.softmax(-1)
+    return (p @ value, p)
+
+
+def attention_bad(q, k, v):
+    return (q @ k.transpose(-2, -1) / 8**0.5).softmax(-2) @ v
+
+
+class LayerNorm(nn.Module):
+    def __init__(self, d, bad=0):
+        super().__init__()
+        self.a = nn.Parameter(torch.ones(d))
+        self.b = nn.Parameter(torch.zeros(d))
+        self.bad = bad
+
+    def forward(self, x):
+        mu = x.mean(-1, keepdim=True)
+        sd = x.std(-1, keepdim=True)
+        return self.a * (x - mu) / ((sd**2 if self.bad else sd) + 1e-06) + self.b
+
+
+def drop_path(x, p=0.2):
+    k = 1 - p
+    m = x.new_empty((len(x),) + (1,) * (x.dim() - 1)).bernoulli_(k)
+    return x / k * m
+
+
+def drop_path_bad(x, p=0.2):
+    k = 1 - p
+    m = x.new_empty((len(x),) + (1,) * (x.dim() - 1)).bernoulli_(p)
+    return x / k * m
+
+
+def triplet_loss(anchor, positive, negative, margin=0.5):
+    return (
+        ((anchor - positive).pow(2).sum(1) - (anchor - negative).pow(2).sum(1) + margin)
+        .relu()
+        .mean()
+    )
+
+
+def triplet_bad(anchor, positive, negative, margin=0.5):
+    return (
+        ((anchor - negative).pow(2).sum(1) - (anchor - positive).pow(2).sum(1) + margin)
+        .relu()
+        .mean()
+    )
+
+
+def info_nce(z1, z2, t=0.1):
+    a, b = (F.normalize(z1, dim=1), F.normalize(z2, dim=1))
+    return F.cross_entropy(a @ b.T / t, torch.arange(len(a)))
+
+
+def info_nce_bad(z1, z2, t=0.1):
+    a, b = (F.normalize(z1, dim=1), F.normalize(z2, dim=1))
+    return F.cross_entropy(-a @ b.T / t, torch.arange(len(a)))
+
+
+class PositionalEncoding(nn.Module):
+    def __init__(self, d, bad=0):
+        super().__init__()
+        pe = torch.zeros(50, d)
+        p = torch.arange(50.0)[:, None]
+        w = torch.exp(torch.arange(0, d, 2) * (-math.log(10000.0) / d))
+        pe[:, 0::2] = torch.sin(p * w)
+        if bad:
+            pe[:, 0::2] = torch.cos(p * w)
+        else:
+            pe[:, 1::2] = torch.cos(p * w)
+        self.register_buffer("pe", pe[None])
+
+    def forward(self, x):
+        return x + self.pe[:, : x.shape[1]]
+
+
+def huber_loss(pred, target, delta=1.0):
+    e = (pred - target).abs()
+    return torch.where(e < delta, 0.5 * e**2, delta * (e - 0.5 * delta)).mean()
+
+
+def huber_bad(pred, target, delta=1.0):
+    e = (pred - target).abs()
+    return torch.where(e < delta, 0.5 * e**2, delta * e - delta**2).mean()
+
+
+def rmse_loss(a, b):
+    return (F.mse_loss(a, b) + 1e-08).sqrt()
+
+
+def bce_loss(p, y):
+    return -(y * p.log() + (1 - y) * (1 - p).log()).mean()
+
+
+def bce(p, y):
+    return -(y * p.log() + (1 - y) * p.log()).mean()
+
+
+def cross_entropy(logits, y):
+    return -logits.log_softmax(1)[torch.arange(len(y)), y].mean()
+
+
+def draw(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+SCORES, LABELS = draw(16, 5), torch.arange(16) % 5
+LOGITS, TRUTHS = draw(16), (draw(16) > 0).float()
+PIXELS, CLASSES = draw(2, 4, 8, 8), torch.arange(128).reshape(2, 8, 8) % 4
+PARTS, MASKS = draw(4, 1, 8, 8).sigmoid(), (draw(4, 1, 8, 8) > 0).float()
+BOXES = torch.tensor([[0.0, 0, 2, 2], [1, 1, 3, 4]])
+MEANS, SPREADS = draw(8, 4), draw(8, 4).flip(0)
+IMAGES, KINDS = draw(8, 3, 8, 8), torch.arange(8) % 4
+RECONSTRUCTED = draw(8, 20).sigmoid()
+QUERIES = draw(2, 4, 6, 8)
+
+RIGHT = [
+    (focal_loss_binary, LOGITS, TRUTHS),
+    (FocalLoss(), SCORES, LABELS),
+    (FocalLoss(3.0), PIXELS, CLASSES),
+    (focal_onehot, SCORES, F.one_hot(LABELS, 5).float()),
+    (sigmoid_focal_loss, draw(4, 7), (draw(4, 7) > 0).float()),
+    (dice_loss, PARTS, MASKS),
+    (dice_loss_sq, PARTS, MASKS),
+    (neg_dice, draw(4, 1, 8, 8), MASKS),
+    (log_cosh_dice_loss, PARTS, MASKS),
+    (tversky_loss, PARTS, MASKS),
+    (bce_dice_loss, draw(4, 1, 8, 8), MASKS),
+    (DiceLoss(4), PIXELS, CLASSES),
+    (box_iou, BOXES, BOXES.flip(0)),
+    (iou_cxcywh, BOXES, BOXES.flip(0)),
+    (giou_loss, BOXES, BOXES.flip(0)),
+    (reparameterize, MEANS, SPREADS),
+    (reparametrize_std, MEANS, SPREADS),
+    (kl_loss, MEANS, SPREADS),
+    (kl_mean, MEANS, SPREADS),
+    (kl_std, MEANS, SPREADS),
+    (loss_function, RECONSTRUCTED, RECONSTRUCTED.clone(), MEANS, SPREADS),
+    (gaussian_nll, MEANS, SPREADS, MEANS + 1),
+    (gaussian_loss, MEANS, SPREADS.exp(), MEANS + 1),
+    (mixup_batch, IMAGES, KINDS),
+    (mixup_criterion, F.cross_entropy, draw(8, 4), KINDS, KINDS, 0.3),
+    (label_smoothing_loss, SCORES, LABELS),
+    (tv_loss, IMAGES),
+    (gram_matrix, IMAGES),
+    (ssim, IMAGES, IMAGES + 1),
+    (attention, QUERIES, QUERIES, QUERIES),
+    (scaled_dot_attention, QUERIES, QUERIES, QUERIES),
+    (LayerNorm(8), draw(2, 5, 8)),
+    (drop_path, IMAGES),
+    (triplet_loss, MEANS, MEANS + 1, MEANS + 2),
+    (info_nce, MEANS, MEANS + 1),
+    (PositionalEncoding(8), draw(2, 5, 8)),
+    (huber_loss, MEANS, SPREADS),
+    (rmse_loss, MEANS, SPREADS),
+    (bce_loss, LOGITS.sigmoid(), TRUTHS),
+    (cross_entropy, SCORES, LABELS),
+]
+
+
+WRONG = [
+    (focal_bad, LOGITS, TRUTHS),
+    (FocalLoss(is_turned=True), SCORES, LABELS),
+    (dice_no2, PARTS, MASKS),
+    (jaccard_bad, PARTS, MASKS),
+    (DiceLoss(4, f=1), PIXELS, CLASSES),
+    (bbox_iou_bad, BOXES, BOXES.flip(0)),
+    (bbox_iou_max, BOXES, BOXES.flip(0)),
+    (reparam_bad, MEANS, SPREADS),
+    (reparam_missing, MEANS, SPREADS),
+    (kl_bad, MEANS, SPREADS),
+    (kl_bad2, MEANS, SPREADS),
+    (vae_loss_bad, RECONSTRUCTED, RECONSTRUCTED.clone(), MEANS, SPREADS),
+    (gaussian_nll_bad, MEANS, SPREADS, MEANS + 1),
+    (mixup_bad, IMAGES, KINDS),
+    (smooth_ce_bad, SCORES, LABELS),
+    (smooth_labels, KINDS),
+    (tv_bad, IMAGES),
+    (gram_bad, IMAGES),
+    (ssim_bad, IMAGES, IMAGES + 1),
+    (attention_bad, QUERIES, QUERIES, QUERIES),
+    (LayerNorm(8, 1), draw(2, 5, 8)),
+    (drop_path_bad, IMAGES),
+    (triplet_bad, MEANS, MEANS + 1, MEANS + 2),
+    (info_nce_bad, MEANS, MEANS + 1),
+    (PositionalEncoding(8, 1), draw(2, 5, 8)),
+    (huber_bad, MEANS, SPREADS),
+    (bce, LOGITS.sigmoid(), TRUTHS),
+]
+
+
+def name_of(given):
+    return type(given).__name__ if isinstance(given, nn.Module) else given.__name__
+
+
+def judge(given, *args):
+    """What the properties say of a function, or of a module's forward."""
+    is_module = isinstance(given, nn.Module)
+    function = type(given).forward if is_module else given
+    bound = inspect.signature(function).bind(*([given] if is_module else []), *args)
+    bound.apply_defaults()
+    arguments = {k: v for k, v in bound.arguments.items() if k != "self"}
+    call = Call(
+        name=name_of(given),
+        function=function,
+        owner={"self": given} if is_module else {},
+        arguments=arguments,
+        source="",
+    )
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return [formula.check(call) for formula in find_formulas(call.name)]
+
+
+@pytest.mark.parametrize("given", RIGHT, ids=[name_of(g[0]) for g in RIGHT])
+def test_function_that_has_the_properties_of_its_name_is_right(given):
+    found = judge(*given)
+    assert found
+    assert [] == [each for each in found if each is not None]
+
+
+@pytest.mark.parametrize("given", WRONG, ids=[name_of(g[0]) for g in WRONG])
+def test_function_with_a_slip_lacks_a_property_of_its_name(given):
+    assert [] != [each for each in judge(*given) if each is not None]
