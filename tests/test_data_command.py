@@ -153,3 +153,11 @@ def test_data_says_what_a_folder_should_hold(folder):
 def test_rules_and_explain_know_the_rules_of_the_data(folder):
     assert "CP827" in run("rules")
     assert "worker_init_fn" in run("explain", "repeated-random-numbers")
+
+
+def test_cifar_whose_files_are_cut_off_says_so(folder):
+    (folder / "cifar-10-batches-py").mkdir()
+    (folder / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"cut")
+    said = run("data", folder, code=3)
+    assert "a file of CIFAR10 is missing, or has another checksum than the published one" in said
+    assert "download=True" in said

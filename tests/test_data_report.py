@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import cnnprobe
 from cnnprobe.data import all_data_rules
+from cnnprobe.data.pictures import CELL, GAP
 from cnnprobe.data.rules.material import blobs, detections, masked
 from cnnprobe.errors import ProbeError, TargetError, UsageError
 
@@ -260,3 +261,16 @@ def test_reading_tells_how_far_it_is():
     said.clear()
     diagnose(load(), tell=lambda *what: said.append(what))
     assert ("training", 32) == said[-1]
+
+
+def test_a_class_of_masks_has_one_colour_in_all_images():
+    masks = torch.zeros(8, 16, 16, dtype=torch.int64)
+    masks[:, 4:12, 4:12] = 2
+    masks[1:, :2, :2] = 1  # the first image has the second class alone
+    images = torch.zeros(8, 3, 16, 16)
+    images[..., :2] = torch.rand(8, 3, 16, 2)
+    sheet = cnnprobe.inspect_data([(images, masks)]).sheets[0]
+    picture = open_sheet(sheet)
+    for k in (0, 1):
+        middle = picture.getpixel((GAP + k * (CELL + GAP) + CELL // 2, GAP + CELL // 2))
+        assert pytest.approx((0, 127, 127), abs=25) == middle  # half of cyan over black

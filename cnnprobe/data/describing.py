@@ -10,7 +10,7 @@ from cnnprobe.data.datasets import (
     list_transforms,
     name_transforms,
 )
-from cnnprobe.data.facts import Failed, SampleTrials, Split
+from cnnprobe.data.facts import Failed, Labels, SampleTrials, Split
 from cnnprobe.data.gathering import SplitTallies
 from cnnprobe.data.image_facts import Images
 from cnnprobe.data.joining import find_transposed
@@ -22,6 +22,7 @@ from cnnprobe.data.source import Source, describe_loading
 from cnnprobe.data.tokens import find_vocabulary
 from cnnprobe.data.trials import confirm_pairs, try_again, try_blanks
 
+TOLD = 0.02  # of shuffled labels that are told as well as those that were given
 TELLING = ("ToTensor", "ToDtype", "ConvertImageDtype", "ToImageTensor", "PILToTensor")
 
 
@@ -38,6 +39,7 @@ def describe_split(source: Source, tallies: SplitTallies, failed: Failed | None)
     pictures = [path for path, role in tallies.roles.items() if role == "image"]
     if len(pictures) == 2 and tallies.main == pictures[0]:
         placed[pictures[1]] = "image"
+    labels = describe_labels(source, tallies) if tallies.target is not None else None
     return Split(
         name=source.name,
         loading=describe_loading(source, seconds),
@@ -46,7 +48,7 @@ def describe_split(source: Source, tallies: SplitTallies, failed: Failed | None)
         complete=source.complete and failed is None,
         parts=parts,
         images=_describe_images(source, tallies),
-        labels=describe_labels(source, tallies) if tallies.target is not None else None,
+        labels=labels,
         objects=tuple(each.describe() for each in tallies.objects.values()),
         trials=SampleTrials() if failed else try_again(source, main, placed, tallies.stream),
         failed=failed,
@@ -55,26 +57,28 @@ def describe_split(source: Source, tallies: SplitTallies, failed: Failed | None)
         if tallies.episode is not None
         else None,
         mispaired=find_mispaired(source.dataset) if source.dataset is not None else None,
-        clues=_find_clues(source, tallies),
+        clues=_find_clues(source, tallies, labels),
     )
 
 
-def _find_clues(source: Source, tallies: SplitTallies) -> Clues:
+def _find_clues(source: Source, tallies: SplitTallies, labels: Labels | None) -> Clues:
     """What the samples show beside something else; nothing where the user's code does not allow
     it.
     """
     try:
-        return replace(_compare(source, tallies), transposed=find_transposed(source.first))
+        return replace(_compare(source, tallies, labels), transposed=find_transposed(source.first))
     except Exception:
         return Clues()
 
 
-def _compare(source: Source, tallies: SplitTallies) -> Clues:
-    rows = tallies.images.rows
+def _compare(source: Source, tallies: SplitTallies, labels: Labels | None) -> Clues:
+    images, rows = tallies.images, tallies.images.rows
+    # Labels that say nothing have no noise: the model would be asked in vain.
+    told = labels is not None and labels.chance is not None and labels.chance <= TOLD
     found = Clues(
         marks=find_marks(tallies.images.labelled),
         pairs=tallies.pairs.describe(source),
-        noise=find_noise(tallies.images.features, tallies.images.places),
+        noise=find_noise(images.features, images.places) if told else None,
         texts=tallies.texts.describe(),
         features=(rows.path, rows.find_given_away()),
     )

@@ -39,7 +39,7 @@ def open_folder(root: Path) -> tuple[Any, Any]:
                     base / kind.base_folder in (root, root / kind.base_folder)
                     and (base / kind.base_folder).is_dir()
                 ):
-                    return kind(base, train=True), kind(base, train=False)
+                    return _open_cifar(kind, base)
         training, validation = (_find(root, names) for names in (TRAINING, VALIDATION))
         if training is not None:
             return datasets.ImageFolder(training), _open(datasets.ImageFolder, validation)
@@ -49,6 +49,19 @@ def open_folder(root: Path) -> tuple[Any, Any]:
             f"no data set: {str(error).splitlines()[0]}",
             where=str(root),
             fix=f"it should hold {LAYOUTS}",
+        ) from error
+
+
+def _open_cifar(kind: Any, base: Path) -> tuple[Any, Any]:
+    """Both parts, by the published checksums of their files."""
+    try:
+        return kind(base, train=True), kind(base, train=False)
+    except RuntimeError as error:
+        raise TargetError(
+            f"a file of {kind.__name__} is missing, or has another checksum than the published one",
+            where=str(base / kind.base_folder),
+            fix=f"datasets.{kind.__name__}({str(base)!r}, download=True); for files of your own "
+            "give a loader, as train.py:train_loader",
         ) from error
 
 

@@ -6,7 +6,7 @@ Without Pillow or torchvision there are no pictures; nothing else is lost.
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,7 @@ def _draw_contacts(
     from PIL import Image, ImageDraw
 
     show, how = choose_scale(reading, held)
+    colours = choose_colours(held)
     columns = min(COLUMNS, len(held))
     rows = -(-len(held) // columns)
     width = columns * (CELL + GAP) + GAP
@@ -83,7 +84,7 @@ def _draw_contacts(
     for i, thumbnail in enumerate(held):
         x = GAP + (i % columns) * (CELL + GAP)
         y = GAP + (i // columns) * (CELL + CAPTION + GAP)
-        picture = Image.fromarray(_compose(thumbnail, show))
+        picture = Image.fromarray(_compose(thumbnail, show, colours))
         sheet.paste(picture, (x + (CELL - picture.width) // 2, y))
         if kind:
             draw.rectangle((x - 2, y - 2, x + CELL + 1, y + CELL + 1), outline=_ALARM, width=2)
@@ -106,9 +107,9 @@ def choose_scale(reading: LoaderReading, held: Sequence[Thumbnail]) -> tuple[Any
     if part is not None and (
         part.dtype == "uint8" or (part.whole and 0 <= low <= high <= 255 and high > 1)
     ):
-        return (lambda x: x), "as it is"
+        return (lambda x: x), "as they are"
     if low >= 0 and 0.5 <= high <= 1:
-        return (lambda x: x * 255), "as it is"
+        return (lambda x: x * 255), "as they are"
     values = np.concatenate([t.pixels.reshape(-1) for t in held])
     values = values[np.isfinite(values)]
     low, high = (np.percentile(values, q) for q in (0.5, 99.5)) if len(values) else (0.0, 1.0)
@@ -116,7 +117,14 @@ def choose_scale(reading: LoaderReading, held: Sequence[Thumbnail]) -> tuple[Any
     return (lambda x: (x - low) / spread * 255), f"scaled from {low:.3g} ... {high:.3g}"
 
 
-def _compose(thumbnail: Thumbnail, show: Any) -> NDArray[np.uint8]:
+def choose_colours(held: Sequence[Thumbnail]) -> dict[float, str]:
+    """The colour of each value but zero of the masks, the same in all images."""
+    masks = [each.extra[1] for each in held if each.extra is not None]
+    values = {v for mask in masks if mask is not None for v in torch.unique(mask.float()).tolist()}
+    return {v: _MASKS[k % len(_MASKS)] for k, v in enumerate(sorted(values - {0.0}))}
+
+
+def _compose(thumbnail: Thumbnail, show: Any, colours: Mapping[float, str]) -> NDArray[np.uint8]:
     """The image with what is drawn on it, (H, W, 3), at most CELL pixels a side."""
     from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
@@ -128,7 +136,10 @@ def _compose(thumbnail: Thumbnail, show: Any) -> NDArray[np.uint8]:
     image = interpolate(image[None], size=size, mode="nearest")[0]
     boxes, mask = thumbnail.extra if thumbnail.extra is not None else (None, None)
     if mask is not None:
-        image = draw_segmentation_masks(image, _split_mask(mask, size), alpha=0.5, colors=_MASKS)
+        parts = _split_mask(mask, size)
+        areas = torch.stack(list(parts.values())) if parts else torch.zeros(0, *size).bool()
+        own = [colours[value] for value in parts]
+        image = draw_segmentation_masks(image, areas, alpha=0.5, colors=own or None)
     if boxes is not None and len(boxes):
         scale = torch.tensor([size[1], size[0], size[1], size[0]])
         drawn = (boxes * scale).clamp(min=0)
@@ -137,15 +148,11 @@ def _compose(thumbnail: Thumbnail, show: Any) -> NDArray[np.uint8]:
     return np.asarray(image.permute(1, 2, 0).numpy())
 
 
-def _split_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """One boolean mask for each value but zero, at most eight."""
+def _split_mask(mask: Tensor, size: Sequence[int]) -> dict[float, Tensor]:
+    """The area of each value but zero, at most eight."""
     small = interpolate(mask[None, None].float(), size=list(size), mode="nearest")[0, 0]
     values = [v for v in torch.unique(small).tolist() if v != 0][:8]
-    return (
-        torch.stack([small == v for v in values])
-        if values
-        else torch.zeros(0, *size, dtype=torch.bool)
-    )
+    return {v: small == v for v in values}
 
 
 def _caption(spot: Spotted, reading: LoaderReading) -> tuple[str, str]:
