@@ -188,14 +188,15 @@ def _is_counted(flow: Flow, loss: Loss, total: Sum, path: list[int], source: int
         return True
     assert loss.call is not None  # noqa: S101  (the caller has asked)
     toward = flow.before(loss.call) | {loss.call}
-    readers = {
-        r for i in path for r in flow.readers.get(i, ()) if r in toward and _is_live(flow, r)
-    }
-    return len(readers - set(path)) > 1
-
-
-def _is_live(flow: Flow, row: int) -> bool:
-    return any(info.requires_grad for info in flow.calls[row].outputs)
+    live: set[int] = set()
+    stack, seen = list(path), set(path)
+    while stack:
+        for reader in flow.readers.get(stack.pop(), ()):
+            if reader in toward and reader not in seen:
+                seen.add(reader)
+                is_live = any(info.requires_grad for info in flow.calls[reader].outputs)
+                (live.add if is_live else stack.append)(reader)
+    return len(live) > 1
 
 
 # -- numbers ---------------------------------------------------------------------------------------

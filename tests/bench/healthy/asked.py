@@ -200,3 +200,18 @@ def one_half_of_the_batch_without_labels():
         optimizer.step()
 
     return looped(Classifier(), step)
+
+
+@design
+def greatest_distance_taken_off_both_parts_of_a_contrast():
+    def step(model, x, y, optimizer):
+        scores = model(x) * 5
+        with torch.no_grad():
+            most = scores.max(1).values
+        near = scores.gather(1, y[:, None])[:, 0] - most
+        far = scores - most[:, None]
+        optimizer.zero_grad()
+        (-near.mean() + far.logsumexp(1).mean()).backward()
+        optimizer.step()
+
+    return looped(Classifier(), step)
