@@ -24,6 +24,7 @@ UNMENDED = {
     "next_value_with_a_gradient",
     "overlap_of_the_greatest_class",
     "teacher_compared_with_itself",
+    "critic_that_is_cleared_and_never_stepped",
 }
 
 

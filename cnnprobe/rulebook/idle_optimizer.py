@@ -1,5 +1,6 @@
 """One of several optimizers never steps."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -51,12 +52,13 @@ def idle_optimizer(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: the weights that it holds are never trained.
     What to do: call its step() after loss.backward() too.
     Known exceptions: a loop where no optimizer steps at all is `step-missing`; weights that change
-    all the same, by hand.
+    all the same, by hand; gradients that are gathered over many batches.
     Source: torch.optim, "Taking an optimization step".
     """
     steps = [s for s in evidence.steps if s.changes and any(e.kind == "step" for e in s.events)]
     if len(steps) < 2:
         return
+    yield from _judge_beside(evidence)
     for optimizer in evidence.optimizers:
         held = [
             name
@@ -78,3 +80,36 @@ def idle_optimizer(evidence: Evidence) -> Iterator[Finding]:
                 ),
                 fix=f"call {optimizer.name}.step() after loss.backward()",
             )
+
+
+def _judge_beside(evidence: Evidence) -> Iterator[Finding]:
+    """An optimizer of another module than the model: a loss of its own is computed for it in every
+    step, its gradients are cleared, and it never steps.
+    """
+    steps = [step for step in evidence.steps if step.losses]
+    events = [event for step in steps for event in step.events]
+    cleared = Counter(e.subject for e in events if e.kind == "zero_grad")
+    for optimizer in evidence.optimizers:
+        held = [c for c in steps[-1].beside if c.optimizer == optimizer.name]
+        idle = [c for c in held if c.graded and not c.moved]
+        names = dict.fromkeys(c.module for c in idle)
+        if (
+            not idle
+            or len(idle) < len([c for c in held if c.graded])
+            or not is_idle(evidence, optimizer)
+            or any(e.kind == "scale" for e in events)
+            or not all(any(c.alone for c in s.beside if c.module in names) for s in steps)
+            or not any(cleared[name] > 1 for name in (optimizer.name, *names))
+        ):
+            continue
+        yield Finding(
+            module=None,
+            kind="beside",
+            subject=optimizer.name,
+            message=(
+                f"{' and '.join(names)} has a loss of its own and gradients in "
+                f"{format_counted(len(steps), 'step')}, but {optimizer.name}, which holds its "
+                f"{format_counted(len(idle), 'parameter')}, is only cleared: it made 0 steps"
+            ),
+            fix=f"call {optimizer.name}.step() after the backward of its loss",
+        )

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence import Companion, Evidence
 from cnnprobe.diagnosis.evidence.questions import (
     optimised,
     owner,
@@ -16,6 +16,8 @@ from cnnprobe.diagnosis.evidence.questions import (
 )
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, perceptron
+
+MATRIX = 2  # dims; a weight of more is that of a convolution, and its module a network
 
 
 def _training(parts: int) -> Mapping[str, Any]:
@@ -44,15 +46,17 @@ def healthy() -> Mapping[str, Any]:
     explains=("cannot-overfit",),
 )
 def unoptimized_params(evidence: Evidence) -> Iterator[Finding]:
-    """Trainable parameters get gradients, but no optimizer holds them.
+    """Trainable parameters of the model, or of its loss, get gradients, but no optimizer holds
+    them.
 
     Why it matters: they stay at their initial values for ever, and their gradients pile up.
     What to do: build the optimizer from model.parameters(), or freeze them with
     requires_grad_(False).
     Known exceptions: frozen parameters; parameters of which another optimizer was seen to take
-    care.
+    care; a network in the loss, as that of a perceptual loss or a discriminator.
     Source: torch.optim, "you have to give it an iterable containing the parameters".
     """
+    yield from _judge_loss(evidence)
     if any(o.foreign for o in evidence.optimizers):
         return  # then the optimizer is a stale one, which is reported as such
     forgotten = missing(evidence)
@@ -73,6 +77,55 @@ def unoptimized_params(evidence: Evidence) -> Iterator[Finding]:
                 f"these: {spoken(evidence, module)}.requires_grad_(False)"
             ),
         )
+
+
+def _judge_loss(evidence: Evidence) -> Iterator[Finding]:
+    """A loss with parameters of its own, such as class weights, centres or log-variances."""
+    own = [c for c in find_forgotten(evidence) if c.is_loss]
+    names = ", ".join(o.name for o in evidence.optimizers)
+    for module in dict.fromkeys(c.module for c in own):
+        inside = [c for c in own if c.module == module]
+        count = len(inside)
+        named = ", ".join(c.name for c in inside[:3]) + (
+            f" and {count - 3} more" if count > 3 else ""
+        )
+        yield Finding(
+            module=None,
+            kind="loss",
+            subject=module,
+            message=(
+                f"{format_counted(count, 'trainable parameter')} of {module} ({inside[0].kind}) "
+                f"{'gets gradients, but is' if count == 1 else 'get gradients, but are'} "
+                f"in no optimizer: {named} ({names} has {len(optimised(evidence))} of "
+                f"{variable(evidence, 'model')})"
+            ),
+            fix=(
+                f"give {names} {module}.parameters() too: "
+                f"[*{variable(evidence, 'model')}.parameters(), *{module}.parameters()]"
+            ),
+        )
+
+
+def find_forgotten(evidence: Evidence) -> list[Companion]:
+    """Parameters beside the model that no optimizer holds and no step changed, in train mode and
+    with gradients, where no network is around them.
+    """
+    if not evidence.optimizers or not optimised(evidence) or not evidence.steps:
+        return []
+    beside = evidence.steps[-1].beside
+    networks = {_find_part(c) for c in beside if len(c.shape) > MATRIX}
+    return [
+        c
+        for c in beside
+        if c.graded and c.training and not c.moved and not c.optimizer
+        if _find_part(c) not in networks
+    ]
+
+
+def _find_part(companion: Companion) -> tuple[str, str]:
+    """The child of the outermost module that a parameter lies in."""
+    first, dot, _ = companion.name.partition(".")
+    return companion.module, first if dot else ""
 
 
 def missing(evidence: Evidence) -> list[str]:

@@ -14,6 +14,7 @@ from cnnprobe.recorder import Recording
 from cnnprobe.recorder.inventory import has_values
 from cnnprobe.recorder.values import read_dense
 from cnnprobe.training.boxes import find_inverted
+from cnnprobe.training.companions import PREFIX, Companions
 from cnnprobe.training.events import find_caller
 from cnnprobe.training.graph_walk import walk
 from cnnprobe.training.hidden import list_parameters
@@ -48,6 +49,7 @@ class BetweenSteps:
         self.mixing = Mixing()
         self.silence = Silence(self.parameters)
         self.waste = Waste(self.parameters)
+        self.companions = Companions(names, surroundings)
 
 
 class StepDraft:
@@ -55,6 +57,7 @@ class StepDraft:
 
     def __init__(self, kept: BetweenSteps) -> None:
         self.kept = kept
+        kept.companions.begin()
         self.events: list[Event] = []
         self.losses: list[Loss] = []
         self.gradients: dict[str, Gradient] = {}
@@ -109,7 +112,11 @@ class StepDraft:
             self.training = self.kept.model.training
         self._forget_cleared()
         self.kept.pending |= self.kept.stepped
-        reached, foreign, nodes, complete = walk(losses, self.kept.names)
+        companions = self.kept.companions
+        found, foreign, nodes, complete = walk(losses, {**companions.ids, **self.kept.names})
+        beside = {name for name in found if name.startswith(PREFIX)}
+        reached, foreign = found - beside, foreign + len(beside)
+        companions.backward(beside, alone=complete and not reached)
         if self.kept.mixing.rivals:
             self.kept.mixing.cleared(self._without_gradient())
         self.kept.mixing.backward(reached)
@@ -151,6 +158,7 @@ class StepDraft:
         self.events.append(Event(kind="backward"))
         self.gradients = measure_gradients(self.kept.parameters)
         self.kept.silence.backward_done()
+        self.kept.companions.backward_done()
         is_finite = not any(g.nonfinite for g in self.gradients.values())
         self.kept.waste.backward_done(is_finite=is_finite)
 

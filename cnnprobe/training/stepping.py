@@ -75,6 +75,7 @@ class Stepper:
             training=draft.training,
             alive=alive,
             uses=draft.uses,
+            beside=kept.companions.describe(),
         )
 
     def count_living_graphs(self) -> int:

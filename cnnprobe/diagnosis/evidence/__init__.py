@@ -7,6 +7,7 @@ from cnnprobe.diagnosis.evidence.asked import (
     OwnCode,
     UnpackedName,
 )
+from cnnprobe.diagnosis.evidence.beside import Companion
 from cnnprobe.diagnosis.evidence.evidence import (
     Average,
     BackwardFault,
@@ -61,6 +62,7 @@ __all__ = [
     "Average",
     "BackwardFault",
     "BrokenProperty",
+    "Companion",
     "Compounding",
     "Dropped",
     "Event",

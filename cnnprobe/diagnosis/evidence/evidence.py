@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cnnprobe.diagnosis.evidence.asked import OwnCode
+from cnnprobe.diagnosis.evidence.beside import Companion
 from cnnprobe.diagnosis.evidence.texts import Texts
 from cnnprobe.records.trace import TensorInfo, Trace
 
@@ -99,6 +100,7 @@ class Step:
     training: bool = True  # the mode of the root at the first backward
     alive: int = 0  # graphs of earlier steps that somebody still holds
     uses: Uses | None = None  # None: not observed
+    beside: tuple[Companion, ...] = ()  # parameters of the loop's other modules
 
     @property
     def value(self) -> float | None:

@@ -11,6 +11,7 @@ from cnnprobe.crash.edits.files import TextChange
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import spoken, variable
+from cnnprobe.records.words import format_counted
 from cnnprobe.remedies.gradients import enlarge_gradients, keep_gradients
 from cnnprobe.remedies.loop_lines import add_schedule
 from cnnprobe.remedies.model_lines import prepare_model
@@ -18,6 +19,7 @@ from cnnprobe.remedies.program import UserProgram, set_option, set_parameters
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
 from cnnprobe.rulebook.optimizer_setting import list_faults
+from cnnprobe.rulebook.unoptimized_params import find_forgotten
 
 LOWER = (0.1, 0.01, 0.001)  # times the learning rate, as a search by hand goes
 HIGHER = (10.0, 100.0, 1000.0)
@@ -240,6 +242,9 @@ def _one(_: int) -> float:
 @answers("unoptimized-params", "stale-optimizer")
 def give_all(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """Every trainable parameter of the model."""
+    if finding.kind == "loss":
+        yield from _give_loss(finding, evidence)
+        return
     held = sum(len(optimizer.parameters) for optimizer in evidence.optimizers)
     name = evidence.optimizers[0].name if evidence.optimizers else "optimizer"
     owned = [p for p in evidence.trace.parameters if p.kind == "parameter" and p.trainable]
@@ -248,6 +253,24 @@ def give_all(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remed
         change=_give_all,
         edited=lambda program: set_parameters(program, "{model}.parameters()"),
         shows=f"{len(owned) - held} more parameters are trained",
+    )
+
+
+def _give_loss(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
+    """The parameters of the loss too; where it is made before the optimizer is not known."""
+    own = [c for c in find_forgotten(evidence) if c.module == finding.subject]
+
+    def change(subject: Subject) -> None:
+        known = dict(subject.around.models.values())
+        if finding.subject not in known:
+            raise CannotTryError(f"{finding.subject} is not known")
+        subject.optimise([p for p in known[finding.subject].parameters() if p.requires_grad])
+
+    yield Remedy(
+        title=f"give {evidence.optimizers[0].name} {finding.subject}.parameters() too",
+        change=change,
+        shows=f"{format_counted(len(own), 'more parameter')} {'is' if len(own) == 1 else 'are'} "
+        "trained",
     )
 
 
