@@ -34,6 +34,7 @@ def folder(tmp_path, monkeypatch):
         "bad_import.py": "import torch\nimport not_installed_anywhere\n",
         "bad_name.py": "from torch import no_such_thing\n",
         "bad_relative.py": "from .blocks import Block\n",
+        "bad_empty.py": "",
         "bad_raises.py": "x = 1 / 0\n",
         "bad_exits.py": "import sys\nsys.exit(2)\n",
         "text.pt": "this is not a checkpoint",

@@ -41,8 +41,13 @@ def test_record_without_a_call_says_so():
 
 
 def test_record_of_a_class_says_to_make_an_instance():
-    with pytest.raises(TargetError, match=r"pass an instance: Small\(\)"):
+    with pytest.raises(TargetError, match=r"Small is a class, (.|\n)*pass an instance: Small\(\)"):
         Recording(Small)
+
+
+def test_record_of_a_state_dict_says_to_load_it():
+    with pytest.raises(TargetError, match=r"a state_dict of \d tensors (.|\n)*load_state_dict"):
+        Recording(Small().state_dict())
 
 
 def test_gradients_under_record_are_those_without_it():

@@ -191,3 +191,19 @@ def test_parse_arguments_reads_literals_words_and_text():
 def test_parse_arguments_refuses_what_is_no_argument(items):
     with pytest.raises(UsageError):
         parse_arguments(items)
+
+
+def test_file_of_a_package_that_imports_relatively_is_loaded_as_its_module(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    inner = tmp_path / "package_of_targets" / "inner"
+    inner.mkdir(parents=True)
+    for folder in (inner.parent, inner):
+        (folder / "__init__.py").touch()
+    (inner.parent / "parts.py").write_text("from torch import nn\nWIDTH = 5\n")
+    (inner / "net.py").write_text(
+        "from ..parts import WIDTH, nn\ndef make():\n    return nn.Linear(3, WIDTH)\n"
+    )
+    assert 5 == load_model(f"{inner / 'net.py'}:make").out_features
+    assert "package_of_targets.inner.net" in sys.modules
+    for name in [name for name in sys.modules if name.startswith("package_of_targets")]:
+        del sys.modules[name]

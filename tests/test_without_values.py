@@ -167,3 +167,13 @@ def test_command_refuses_a_model_on_meta_unless_it_is_told_to(tmp_path, monkeypa
     )
     told = CliRunner().invoke(main, ["probe", "on_meta:make", "--input", "2,4", "--device", "meta"])
     assert 0 == told.exit_code
+
+
+def test_diagnose_of_a_model_on_meta_blames_no_layer_that_a_kernel_of_meta_let_pass():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2)).to("meta")
+    found = cnnprobe.probe(model, torch.randn(2, 3, 8, 8)).explanation
+    assert ("device-mismatch", "") == (found.diagnosis, found.module)
+    assert "the input is on cpu, the model on meta: meta tensors have no values" == found.message
+    titles = [repair.title for repair in found.repairs]
+    assert any("x.to('meta')" in title for title in titles), titles
+    assert any("to_empty" in title for title in titles), titles

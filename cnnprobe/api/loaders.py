@@ -31,7 +31,7 @@ def explain_failures(inspection: Inspection, model: nn.Module | None) -> Inspect
 
 def _explain_failure(reading: LoaderReading, model: nn.Module | None) -> Split:
     failed = reading.split.failed
-    if failed is None or reading.error is None or (failed.collating and not failed.count):
+    if failed is None or reading.error is None:
         return reading.split
     with kept_generators(reading.source.given):
         found = explain(Crash(error=reading.error, model=model))

@@ -271,6 +271,12 @@ def choose_format(wished: OutputRequest) -> str:
         return wished.format or "text"
     from cnnprobe.document.render import map_suffixes
 
+    if Path(wished.file).is_dir():
+        raise UsageError(
+            f"{wished.file!r} is a folder",
+            where=f"-o {wished.file}",
+            fix=f"name a file in it: -o {Path(wished.file) / 'report.html'}",
+        )
     suffix = Path(wished.file).suffix.lower()
     if suffix not in map_suffixes():
         known = ", ".join(map_suffixes())

@@ -151,7 +151,7 @@ def _probe(loaded: Loaded, model: ModelRequest, *, shapes_only: bool) -> "Report
             return probe(loaded.model, *loaded.args, shapes_only=shapes_only, **loaded.kwargs)
         except SystemExit as error:
             raise TargetError(
-                f"the model called sys.exit({error.code!r}))",
+                f"the model called sys.exit({error.code!r})",
                 where=f"forward of {model.spec}",
                 fix="remove that call from its forward",
             ) from error

@@ -94,6 +94,9 @@ def _import_module(name: str) -> ModuleType:
 
 def _import_file(path: Path) -> ModuleType:
     path = path.resolve()
+    if (package := _find_package(path)) is not None and _imports_relatively(path):
+        _put_first_on_path(str(package))
+        return _import_module(".".join(path.relative_to(package).with_suffix("").parts))
     _put_first_on_path(str(path.parent))
     name = _choose_module_name(path)
     found = importlib.util.spec_from_file_location(name, path)
@@ -112,6 +115,22 @@ def _import_file(path: Path) -> ModuleType:
             raise
         raise _describe_import_failure(str(path), error) from error
     return module
+
+
+def _find_package(path: Path) -> Path | None:
+    """The folder that holds the package of a file; None where it is in none."""
+    folders = [folder for folder in path.parents if (folder / "__init__.py").is_file()]
+    inside = [f for f, above in zip(folders, path.parents, strict=False) if f == above]
+    return inside[-1].parent if inside else None
+
+
+def _imports_relatively(path: Path) -> bool:
+    """Whether a file says `from . import`, which works in a package alone."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, OSError):
+        return False
+    return any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree))
 
 
 def _choose_module_name(path: Path) -> str:
@@ -140,7 +159,7 @@ def _describe_import_failure(name: str, error: BaseException) -> ProbeError:
         )
     if isinstance(error, SystemExit):
         return TargetError(
-            f"importing {name} called sys.exit({error.code!r}))",
+            f"importing {name} called sys.exit({error.code!r})",
             where=where,
             fix="move the code that runs the script under `if __name__ == '__main__':`",
         )
@@ -190,6 +209,8 @@ def _find_attribute(module: ModuleType, attribute: str, spec: str) -> object:
 
 def _suggest_nearest(attribute: str, known: list[str], holder: object) -> str:
     """The near names, or else the models that the module itself defines."""
+    if not known:
+        return "define the model there, or name another file"
     fix = suggest(attribute, known)
     own = [
         n

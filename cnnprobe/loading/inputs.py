@@ -47,6 +47,12 @@ def parse_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
+def _list_devices() -> list[str]:
+    """The kinds of devices that this machine has."""
+    accelerators = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return ["cpu", *accelerators, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
 def parse_device(name: str) -> torch.device:
     """The device of that name, which this machine has to have."""
     try:
@@ -55,10 +61,11 @@ def parse_device(name: str) -> torch.device:
             torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = reason.split(". ")[0]  # some explain themselves at length
         raise UsageError(
             f"device {name!r} is not available: {reason}",
             where=f"--device {name}",
-            fix="--device cpu, cuda, cuda:1, mps or meta",
+            fix=f"use --device {', '.join(_list_devices())} or meta",
         ) from error
     return device
 

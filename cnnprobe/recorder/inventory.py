@@ -3,7 +3,7 @@ only, never properties.
 """
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -38,6 +38,18 @@ Entry = tuple[str, nn.Module, bool]
 _INTERNAL = frozenset({"training", "call_super_init", "dump_patches"})
 
 
+def _describe_stranger(model: object, where: str) -> TargetError:
+    """What was given in the place of a model."""
+    what, fix = f"{type(model).__name__} is not a torch.nn.Module", "pass a model"
+    if isinstance(model, type):
+        what = f"{model.__name__} is a class, not a model"
+        fix = f"pass an instance: {model.__name__}()"
+    elif isinstance(model, Mapping) and any(isinstance(v, Tensor) for v in model.values()):
+        what = f"a state_dict of {len(model)} tensors is not a model"
+        fix = "build the model, and load it: model.load_state_dict(state_dict)"
+    return TargetError(what, where=where, fix=fix)
+
+
 def check_model(model: object, where: str) -> nn.Module:
     """The model, once it is sure that it is one, and that all its modules are initialised.
 
@@ -45,8 +57,7 @@ def check_model(model: object, where: str) -> nn.Module:
         TargetError: it is not an nn.Module, or one of its modules has not run nn.Module.__init__.
     """
     if not isinstance(model, nn.Module):
-        fix = f"pass an instance: {model.__name__}()" if isinstance(model, type) else "pass a model"
-        raise TargetError(f"{type(model).__name__} is not a torch.nn.Module", where=where, fix=fix)
+        raise _describe_stranger(model, where)
     unfinished = find_unfinished(model)
     if unfinished is not None:
         kind = type(unfinished).__name__

@@ -135,13 +135,19 @@ BAD = {
         "bad_name.py:1",
     ),
     "relative import": (["bad_relative.py:Net"], 3, "relative import", "pkg.mod:Class"),
+    "no model in the file": (
+        ["bad_empty.py:Net"],
+        2,
+        "bad_empty.py has no 'Net'",
+        "define the model there",
+    ),
     "raises on import": (
         ["bad_raises.py:Net"],
         3,
         "ZeroDivisionError: division by zero",
         "bad_raises.py:1",
     ),
-    "exits on import": (["bad_exits.py:Net"], 3, "called sys.exit(", "__main__"),
+    "exits on import": (["bad_exits.py:Net"], 3, "called sys.exit(2)", "__main__"),
     "raises in module form": (["bad_raises:Net"], 3, "ZeroDivisionError", "bad_raises.py:1"),
     "constructor raises": (
         ["bad_models.py:Raises"],
@@ -319,6 +325,7 @@ BAD = {
         "the result cannot be written",
         "-o file/out.json",
     ),
+    "a folder without a format": ([NET, "-o", "sub"], 2, "'sub' is a folder", "sub/report.html"),
     "a folder as output": ([NET, "-o", "sub", "--format", "json"], 2, "it is a folder", "-o sub"),
     "unknown check": ([NET, "--fail-on", "naan"], 2, "'naan' is not", "--help"),
     "two views": (

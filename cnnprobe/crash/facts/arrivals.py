@@ -77,7 +77,7 @@ def _read_line(crash: Crash) -> tuple[Any, str, ModuleCall | None] | None:
     if not isinstance(crash.error, AttributeError | TypeError):
         return None
     line = read_failing_line(crash)
-    for node in _list_operands(line):
+    for node in list_operands(line):
         row, value = line.find_row(node), line.evaluate(node)
         is_none = isinstance(node, ast.Name) and line.names.get(node.id, node) is None
         is_none |= row is not None and row.returned == "NoneType"
@@ -86,7 +86,7 @@ def _read_line(crash: Crash) -> tuple[Any, str, ModuleCall | None] | None:
     return None
 
 
-def _list_operands(line: FailingLine) -> Iterator[ast.expr]:
+def list_operands(line: FailingLine) -> Iterator[ast.expr]:
     """What the failing expression takes for tensors: operands, the first argument, the receiver."""
     root = line.nodes[0] if line.nodes else None
     if isinstance(root, ast.BinOp):

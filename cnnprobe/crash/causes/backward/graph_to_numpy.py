@@ -1,12 +1,16 @@
 import ast
 
+import torch
 from torch import Tensor
 
 from cnnprobe.crash.cause import LAST, Crash, Example, Suspect, Suspects, blame, cause, propose
+from cnnprobe.crash.edits.method import replace_node
 from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.frames import read_frame
-from cnnprobe.crash.facts.values import read_failing_line
+from cnnprobe.crash.facts.methods import find_failing_method
+from cnnprobe.crash.facts.values import read_attribute, read_failing_line
+from cnnprobe.crash.suspect import STRONG, Candidate
 
 _FIRST = """
   model = nn.Linear(8, 3)
@@ -21,13 +25,26 @@ _SECOND = """
 -     return model(torch.randn(4, 8)).numpy()
 +     return model(torch.randn(4, 8)).detach().numpy()
 """
+_FORWARD = """
+  import numpy as np
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc = nn.Linear(8, 3)
+      def forward(self, x):
+-         return np.exp(self.fc(x))
++         return torch.exp(self.fc(x))
+  model, args = Net(), (torch.randn(4, 8),)
+"""
+_OTHERWISE = {"concatenate": "cat", "power": "pow"}  # names of numpy's that torch has otherwise
 EXAMPLES = (
+    Example(_FORWARD, blames="", repair="write torch.exp instead of np.exp", on_meta=False),
     Example(_FIRST, repair="output.softmax(1).detach().numpy()"),
     Example(_SECOND, repair="model(torch.randn(4, 8)).detach().numpy()"),
 )
 
 
-@cause("CP095", "graph-to-numpy", EXAMPLES, stage=("loss", "backward", "step"), prior=820)
+@cause("CP095", "graph-to-numpy", EXAMPLES, stage=("forward", "around"), prior=820)
 def graph_to_numpy(crash: Crash) -> Suspects:
     """A tensor that requires a gradient was given to numpy.
 
@@ -71,13 +88,32 @@ def _suspect(crash: Crash, name: str, value: Tensor, call: ast.Call | None = Non
         written=None if call is None else replace_expression(crash.error, call, code),
     )
     title = "put 'with torch.no_grad():' around the forward, if this is no training"
+    is_forward = crash.stage == "forward"
     return blame(
-        None,
+        crash.owner if is_forward else None,
         f"{name} requires a gradient, but numpy records no graph: what it computes could "
         "not be differentiated",
-        propose(detach),
+        *(_change_forward(crash, code, call) if is_forward else [propose(detach)]),
         propose(Advice(title=title, code="torch.no_grad()"), weight=LAST),
         arithmetic=f"{shape} {dtype}, requires_grad=True",
         tensors=(value,),
         raised_in="torch.Tensor.numpy",
     )
+
+
+def _change_forward(crash: Crash, code: str, call: ast.Call | None) -> list[Candidate]:
+    """Call the function of torch that has the same name, or detach the tensor."""
+    method, line = find_failing_method(crash), read_failing_line(crash)
+    if method is None:
+        return []
+    if call is not None:
+        edit = replace_node(method, call, code)
+        return [propose(edit, weight=LAST)] if edit is not None else []
+    for node in (n.func for n in line.nodes if isinstance(n, ast.Call)):
+        owner = read_attribute(node.value, line.names) if isinstance(node, ast.Attribute) else None
+        if getattr(owner, "__name__", "") != "numpy" or not isinstance(node, ast.Attribute):
+            continue
+        name = _OTHERWISE.get(node.attr, node.attr)
+        edit = replace_node(method, node, f"torch.{name}") if hasattr(torch, name) else None
+        return [propose(edit, weight=STRONG)] if edit is not None else []
+    return []

@@ -6,16 +6,33 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, Dataset
 
-from cnnprobe.crash.cause import STRONG, USUAL, Crash, Example, Suspects, blame, cause, propose
+from cnnprobe.crash.cause import (
+    STRONG,
+    USUAL,
+    Crash,
+    Example,
+    Suspect,
+    Suspects,
+    blame,
+    cause,
+    propose,
+)
 from cnnprobe.crash.edits.attributes import SetAttribute
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import File, TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.layers import rebuild
 from cnnprobe.crash.edits.method import ChangeMethod, change_method
+from cnnprobe.crash.edits.outside import Advice
+from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.frames import find_missing
 from cnnprobe.crash.facts.methods import Method, find_class, find_failing_method, open_method
-from cnnprobe.crash.suspect import Candidates
+from cnnprobe.crash.facts.values import read_failing_line
+from cnnprobe.crash.suspect import Candidate, Candidates
 from cnnprobe.recorder.inventory import class_of
 
 _MOST_NAMES = 12
@@ -59,11 +76,61 @@ _TWICE = """
   model, args = Net(), (torch.randn(2, 3, 9, 9),)
 """
 TWICE = Example(_TWICE, blames="", repair="self.norm2 = nn.BatchNorm2d(8)")
+_LOOP = """
+  model = nn.Linear(4, 2)
+  def run(model):
+      optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+      model(torch.randn(3, 4)).sum().backward()
+      optimizer.step()
+-     optimizer.zerograd()
++     optimizer.zero_grad()
+"""
+LOOP = Example(_LOOP, repair="write optimizer.zero_grad", is_tried=False)
+_DATA = """
+  class Rows(torch.utils.data.Dataset):
+      def __init__(self):
+          self.rows = torch.randn(4, 3)
+      def __len__(self):
+          return 4
+      def __getitem__(self, i):
+-         return self.row[i]
++         return self.rows[i]
+  model = nn.Linear(3, 2)
+  def run(model):
+      for x in torch.utils.data.DataLoader(Rows(), batch_size=2):
+          model(x)
+"""
+DATA = Example(_DATA, repair="write self.rows", is_tried=False)
+_CASE = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.fc = nn.Linear(4, 2)
+      def forward(self, x):
+-         return nn.Relu()(self.fc(x))
++         return nn.ReLU()(self.fc(x))
+  model, args = Net(), (torch.randn(3, 4),)
+"""
+CASE = Example(_CASE, blames="", repair="write ReLU instead of Relu")
+_LOOP_KINDS = {
+    Optimizer: "the optimizer",
+    LRScheduler: "the scheduler",
+    GradScaler: "the scaler",
+    DataLoader: "the loader",
+    Dataset: "the data set",
+}
 
 
-@cause("CP043", "missing-attribute", (EXAMPLE, UNUSED, TWICE), prior=1090)
+@cause(
+    "CP043",
+    "missing-attribute",
+    (EXAMPLE, UNUSED, TWICE, CASE, LOOP, DATA),
+    stage=("forward", "around"),
+    prior=1090,
+)
 def missing_attribute(crash: Crash) -> Suspects:
-    """The code asks a module, a tensor or torch for a name that it does not have.
+    """The code asks a module, a tensor, an optimizer, a data set or torch for a name that it does
+    not have.
 
     Why it happens: the name is misspelt, or the layer has another name in __init__. A layer that
     __init__ makes and nobody uses is then the one that is meant.
@@ -72,8 +139,11 @@ def missing_attribute(crash: Crash) -> Suspects:
     Source: torch.nn.Module.__getattr__ raises AttributeError for what is not registered.
     """
     subject, name = find_missing(crash.error)
-    is_known = isinstance(subject, nn.Module | Tensor | types.ModuleType)
+    is_known = isinstance(subject, (nn.Module, Tensor, types.ModuleType, *_LOOP_KINDS))
     if not is_known or not name or hasattr(type(subject), name):  # a property that raised
+        return
+    if crash.stage != "forward":
+        yield _blame_loop(crash, subject, name)
         return
     method = find_failing_method(crash)
     near = _list_near(name, subject, method)
@@ -90,6 +160,27 @@ def missing_attribute(crash: Crash) -> Suspects:
         if isinstance(subject, nn.Module)
         else "",
         advice=tuple(edit.title for edit in edits if edit is not None and not prefix),
+    )
+
+
+def _blame_loop(crash: Crash, subject: Any, name: str) -> Suspect:
+    """A name that the loop, the loss or the data set asks for."""
+    near = next(iter(_list_near(name, subject, None)), "")
+    asked = (n for n in read_failing_line(crash).nodes if isinstance(n, ast.Attribute))
+    node = next((n for n in asked if n.attr == name), None)
+    edits: list[Candidate] = []
+    if near and node is not None:
+        text = f"{ast.unparse(node.value)}.{near}"
+        written = replace_expression(crash.error, node, text)
+        title = f"write {text} instead of {ast.unparse(node)}"
+        edits = [propose(Advice(title=title, code=text, written=written))]
+    return blame(
+        None,
+        f"{_describe(crash, subject)} has no attribute {name!r}"
+        + (f"; it has {near!r}" if near else ""),
+        *edits,
+        arithmetic=f"asked for as {ast.unparse(node)}" if node is not None else "",
+        weight=STRONG if near else USUAL,
     )
 
 
@@ -142,6 +233,9 @@ def _describe(crash: Crash, subject: Any) -> str:
         return f"a tensor {tuple(subject.shape)}"
     if isinstance(subject, types.ModuleType):
         return subject.__name__
+    for kind, words in _LOOP_KINDS.items():
+        if isinstance(subject, kind):
+            return f"{words} ({type(subject).__name__})"
     fqn = next((name for name, module in crash.modules.items() if module is subject), crash.owner)
     return crash.describe_module(fqn)
 
@@ -151,11 +245,17 @@ def _list_registered(subject: Any) -> list[str]:
     return [name for key in registries for name in getattr(subject, key, {})]
 
 
+def _fold(name: str) -> str:
+    """A name without its case and underscores: Relu is ReLU, zerograd is zero_grad."""
+    return name.casefold().replace("_", "")
+
+
 def _list_near(name: str, subject: Any, method: Method | None) -> list[str]:
     """What may be meant, the likeliest first."""
     if not isinstance(subject, nn.Module):
         public = [other for other in dir(subject) if not other.startswith("_")]
-        return difflib.get_close_matches(name, public, n=2, cutoff=0.75)
+        same = [other for other in public if _fold(other) == _fold(name)]
+        return same[:2] or difflib.get_close_matches(name, public, n=2, cutoff=0.75)
     known = _list_registered(subject)
     stem = name.rstrip("0123456789")  # fc1 is no slip for fc2
     unused = _list_unused([n for n in known if n.rstrip("0123456789") != stem or not stem], method)

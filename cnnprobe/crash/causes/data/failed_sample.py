@@ -1,4 +1,7 @@
 import ast
+import os
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,6 +77,20 @@ EXAMPLES = (
     Example(_CLASS, repair="with parentheses: Flip()", is_tried=False),
     vary(_DATA, _SHOWN, "image.sub_(self.mean)", "convert('RGB')", is_tried=False),
     vary(_DATA, "torch.zeros(6)", "torch.zeros(5)", "let __len__ return 5", is_tried=False),
+    vary(
+        _DATA,
+        "image = self.images[i]",
+        "image = torch.load(f'nowhere/{i}.pt')",
+        "Path(__file__).parent",
+        is_tried=False,
+    ),
+    vary(
+        _DATA,
+        "torch.rand(6, 1, 8, 8), ",
+        "{f'{i}.png': torch.rand(1, 8, 8) for i in range(6)}, ",
+        "self.keys = list(self.images)",
+        is_tried=False,
+    ),
 )
 
 
@@ -87,8 +104,8 @@ def failed_sample(crash: Crash) -> Suspects:
 
     Why it happens: a transform gets an image that it is not for: one channel where it has
     statistics of three, an array whose channels are last, or no tensor yet, as ToTensor comes
-    after it. A class stands where an object of it is meant. Or __len__ promises more samples
-    than there are.
+    after it. A class stands where an object of it is meant. __len__ promises more samples than
+    there are. A file is not where its path says, or a position is looked up as a key.
     What to do: look at the sample that is named. Convert images to one mode when they are opened:
     Image.open(path).convert("RGB").
     Known exceptions: none.
@@ -101,6 +118,8 @@ def failed_sample(crash: Crash) -> Suspects:
     where += f" raised in the transform {transform}" if transform else " raised"
     reason, arithmetic, title = (
         _judge_length(crash, fetch)
+        or _judge_file(crash)
+        or _judge_key(crash, fetch)
         or _judge_channels(crash, fetch)
         or _judge_class(crash)
         or _judge_order(fetch)
@@ -130,6 +149,41 @@ def _judge_length(crash: Crash, fetch: Fetch) -> tuple[str, str, str] | None:
                     f"index {fetch.index} of {count}",
                     f"let __len__ return {count}, or give {name} an entry for each sample",
                 )
+    return None
+
+
+def _judge_file(crash: Crash) -> tuple[str, str, str] | None:
+    """A file that is not there, with the part of its path that is."""
+    if not isinstance(crash.error, FileNotFoundError) or not crash.error.filename:
+        return None
+    path = Path(os.fsdecode(crash.error.filename))
+    missing = next((p for p in (*reversed(path.parents), path) if not p.exists()), path)
+    if path.exists():
+        return None
+    reason = f"there is no file {str(path)!r}"
+    if missing != path:
+        reason += f": the folder {str(missing)!r} is missing"
+    if path.is_absolute():
+        return reason, str(path), f"correct the path: {str(missing.parent)!r} is there"
+    here = f"the path is relative, and the program runs in {str(Path.cwd())!r}"
+    title = "make the path of the folder of the data: Path(__file__).parent / ..., or absolute"
+    return reason, here, title
+
+
+def _judge_key(crash: Crash, fetch: Fetch) -> tuple[str, str, str] | None:
+    """The position of a sample, looked up as a key or as the label of a row."""
+    for name, value in vars(fetch.dataset).items() if isinstance(crash.error, KeyError) else ():
+        keys = value if isinstance(value, dict) else getattr(value, "index", None)
+        if not isinstance(value, dict) and not hasattr(value, "iloc"):
+            continue
+        if keys is None or fetch.index in keys or len(keys) < len(fetch.dataset):
+            continue
+        title = f"keep the keys in a list: self.keys = list(self.{name}), and take self.keys[i]"
+        if not isinstance(value, dict):
+            title = f"look it up by its position: self.{name}.iloc[i]"
+        shown = ", ".join(map(repr, islice(keys, 3)))
+        reason = f"{fetch.index} is the position of a sample, and no key of {name}"
+        return reason, f"its keys begin with {shown}", title
     return None
 
 

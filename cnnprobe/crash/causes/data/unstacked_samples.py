@@ -9,6 +9,7 @@ from cnnprobe.crash.cause import Crash, Suspects, blame, cause, propose, vary
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.facts.loader import Fetch, find_fetch
+from cnnprobe.crash.facts.source import returns_nothing
 
 _MOST_SHAPES = 4
 _CHANNELS = (1, 2, 3, 4)
@@ -35,6 +36,11 @@ EXAMPLES = tuple(
         ("object(), i", "ToTensor()", False),
     )
 )
+_UNRETURNED = vary(
+    _DATA, "return torch.randn(3, 16, 16), i % 2", "sample = torch.randn(3, 16, 16), i % 2",
+    "end __getitem__ with a return", is_tried=False,
+)  # fmt: skip
+EXAMPLES = (*EXAMPLES, _UNRETURNED)
 
 
 @cause("CP096", "unstacked-samples", EXAMPLES, stage="loss", family="cat-mismatch", prior=900)
@@ -69,6 +75,12 @@ def _judge_missing(fetch: Fetch) -> _Judgement | None:
     samples = fetch.samples or fetch.joined[0]
     if not (missing := [i for i, sample in enumerate(samples) if sample is None]):
         return None
+    get = getattr(type(fetch.dataset), "__getitem__", None)
+    if len(missing) == len(samples) and get is not None and returns_nothing(get):
+        kind = type(fetch.dataset).__name__
+        message = f"the data set returned None for every sample: {kind}.__getitem__ has no return"
+        end = Advice(title="end __getitem__ with a return: return image, label")
+        return message, f"{len(missing)} of {len(samples)} samples", end
     at = fetch.indices[missing[0]] if missing[0] < len(fetch.indices) else missing[0]
     code = "collate_fn=lambda batch: default_collate([s for s in batch if s is not None])"
 

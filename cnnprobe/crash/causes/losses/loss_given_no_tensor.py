@@ -2,11 +2,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, cause, propose
 from cnnprobe.crash.edits.method import add_return, change_method, drop_commas
+from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.facts.losses import FailingLoss, list_losses, suspect_loss
 from cnnprobe.crash.facts.methods import find_method
 from cnnprobe.crash.facts.source import find_one_tuples, get_forward, returns_nothing
@@ -47,12 +48,20 @@ _UNRETURNED = """
       F.cross_entropy(model(torch.randn(5, 6)), torch.tensor([0, 1, 2, 3, 1]))
 """
 UNRETURNED = Example(_UNRETURNED, blames="", repair="end the forward with a return: return x")
+_UNCALLED = """
+  model = nn.Linear(6, 4)
+  def run(model):
+      output = model(torch.randn(5, 6))
+-     F.cross_entropy(model, torch.tensor([0, 1, 2, 3, 1]))
++     F.cross_entropy(output, torch.tensor([0, 1, 2, 3, 1]))
+"""
+UNCALLED = Example(_UNCALLED, repair="pass what it returns: model(x)", is_tried=False)
 
 
 @cause(
     "CP079",
     "loss-given-no-tensor",
-    (EXAMPLE, UNRETURNED),
+    (EXAMPLE, UNRETURNED, UNCALLED),
     stage="loss",
     family="not-a-tensor",
     prior=790,
@@ -95,6 +104,15 @@ def _suspect_output(crash: Crash, found: FailingLoss) -> Suspect:
         candidates = [propose(end, weight=STRONG)] if end is not None else candidates
     message = f"{found.shown} got {shown} instead of a tensor as the model's output{why}"
     arithmetic = "" if value is None else "it holds " + _describe(value)
+    if isinstance(value, nn.Module):
+        message = f"{found.shown} got the {class_of(value).__name__} itself, not its output"
+        call = Advice(title="call the model, and pass what it returns: model(x)")
+        return suspect_loss(found, message, [propose(call)])
+    if type(value).__module__ == "torch.return_types":
+        give = Advice(
+            title=f"give the loss what torch.{type(value).__name__} was given: the scores"
+        )
+        candidates = [*candidates, propose(give)]
     return suspect_loss(
         found, message, candidates[:_MOST_ENTRIES], module=blamed, arithmetic=arithmetic
     )
@@ -138,6 +156,8 @@ def _describe_type(value: Any) -> str:
     is_plain = isinstance(value, list | tuple) and not isinstance(next(iter(value), None), Tensor)
     first = next(iter(value), None) if is_plain else None
     kind = type(value).__name__
+    if type(value).__module__ == "torch.return_types":
+        return f"the values and indices of torch.{kind}"
     return f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind}" + (
         f" of {type(first).__name__}" if first is not None else ""
     )

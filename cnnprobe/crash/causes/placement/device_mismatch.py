@@ -21,6 +21,7 @@ from cnnprobe.crash.edits.build import adapt_call, change_input, is_root_input
 from cnnprobe.crash.edits.calls import rewrite_call
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.files import TextChange
+from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.edits.places import find_called, get_given
 from cnnprobe.crash.facts.methods import find_method
 from cnnprobe.crash.facts.placement import (
@@ -96,6 +97,9 @@ def device_mismatch(crash: Crash) -> Suspects:
     arrived = [t.device for t in call.inputs if t.shape]
     if len({*arrived, *own.values()}) < 2:
         return
+    if (apart := _explain_meta(crash)) is not None:
+        yield apart
+        return
     usual = _find_usual_device(crash, call, arrived)
     strange = next((device for device in own.values() if device != usual), None)
     if strange is not None:
@@ -105,6 +109,33 @@ def device_mismatch(crash: Crash) -> Suspects:
         if info.device != usual and info.shape:
             yield _explain_tensor(crash, call, position, usual)
             return
+
+
+def _explain_meta(crash: Crash) -> Suspect | None:
+    """A whole model or a whole input without values, where some layers ran on both."""
+    layers = (crash.modules.get(c.fqn) for c in crash.trace.calls if c.completed and c.fqn)
+    if not any(layer is not None and layer._parameters for layer in layers):
+        return None
+    models = {p.device for p in crash.trace.parameters}
+    inputs = {t.device for t in crash.root_inputs if t.shape}
+    if len(models) != 1 or len(inputs) != 1 or models == inputs or "meta" not in models | inputs:
+        return None
+    (model,), (given,) = models, inputs
+    code = (
+        f"{{x}}.to({model!r})" if model == "meta" else f"torch.randn_like({{x}}, device={model!r})"
+    )
+    title = f"give it an input with values: x = {code.format(x='x')}"
+    if model == "meta":
+        title = "move the input, to see shapes alone: x = x.to('meta')"
+    edit = change_input(lambda t: move(t, model), code, every=True, title=title)
+    build = Advice(
+        title="build the model without the meta device; or model.to_empty(device='cpu'), and load "
+        "its weights"
+    )
+    message = f"the input is on {given}, the model on {model}: meta tensors have no values"
+    edits = (propose(build), propose(edit)) if model == "meta" else (propose(edit),)
+    arithmetic = f"parameters: {model}; the input: {given}"
+    return blame("", message, *edits, arithmetic=arithmetic)
 
 
 def _find_usual_device(crash: Crash, call: ModuleCall, arrived: list[str]) -> str:

@@ -1,4 +1,6 @@
-from torch import nn
+from collections.abc import Callable, Iterator
+
+from torch import Tensor, nn
 
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import adapt_call, configure
@@ -34,9 +36,23 @@ _TOO_NARROW = """
   model, args = Net(), (torch.randn(2, 3, 16, 16),)
 """
 TOO_NARROW = Example(_TOO_NARROW, blames="encoder", repair="out_channels=32 in 'patches'")
+_MAP = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(1, 8, 3, padding=1)
+          self.lstm = nn.LSTM(8 * 16, 12, batch_first=True)
+      def forward(self, x):
+          x = self.conv(x)
+-         out, _ = self.lstm(x)
++         out, _ = self.lstm(x.permute(0, 3, 1, 2).flatten(2))
+          return out
+  model, args = Net(), (torch.randn(2, 1, 16, 32),)
+"""
+MAP = Example(_MAP, blames="lstm", repair="x.permute(0, 3, 1, 2).flatten(2)")
 
 
-@cause("CP058", "sequence-features", (SWAPPED, TOO_NARROW), family="shape-mismatch", prior=500)
+@cause("CP058", "sequence-features", (SWAPPED, TOO_NARROW, MAP), family="shape-mismatch", prior=500)
 def sequence_features(crash: Crash) -> Suspects:
     """A recurrent layer or an attention gets sequences of another number of features.
 
@@ -62,12 +78,14 @@ def _explain_recurrent(
     wanted, rank = layer.input_size, len(x.shape)
     said = f"{crash.describe_module(fqn)} expects"
     if rank > 3:
-        edit = adapt_call(crash, lambda t: t.flatten(2), "{x}.flatten(2)")
         message = f"{said} sequences of {wanted} features (3 dims) but got {rank} dims"
         arithmetic = f"{x.shape} from {crash.describe_origin(x)}"
-        yield blame(
-            fqn, message, propose(edit, weight=POSSIBLE), arithmetic=arithmetic, weight=USUAL
+        found = _list_sequences(x.shape, layer)
+        edits = (
+            propose(adapt_call(crash, function, code), weight=weight)
+            for code, function, weight in found
         )
+        yield blame(fqn, message, *edits, arithmetic=arithmetic, weight=USUAL)
     elif x.shape[-1] != wanted:
         candidates = list(_transpose(crash, fqn, x, wanted))
         if isinstance(layer, nn.RNNBase):
@@ -78,6 +96,21 @@ def _explain_recurrent(
             *candidates,
             arithmetic=f"input_size {wanted}, arrived {x.shape}",
         )
+
+
+def _list_sequences(
+    shape: tuple[int, ...], layer: nn.RNNBase | nn.RNNCellBase
+) -> Iterator[tuple[str, Callable[[Tensor], Tensor], int]]:
+    """What makes sequences of a map: each place a step, or each column; or the map as it lies."""
+    wanted, is_first = layer.input_size, getattr(layer, "batch_first", True)
+    if len(shape) == 4 and shape[1] == wanted and is_first:
+        yield "{x}.flatten(2).transpose(1, 2)", lambda t: t.flatten(2).transpose(1, 2), STRONG
+    elif len(shape) == 4 and shape[1] == wanted:
+        yield "{x}.flatten(2).permute(2, 0, 1)", lambda t: t.flatten(2).permute(2, 0, 1), STRONG
+    elif len(shape) == 4 and shape[1] * shape[2] == wanted and is_first:
+        code = "{x}.permute(0, 3, 1, 2).flatten(2)"
+        yield code, lambda t: t.permute(0, 3, 1, 2).flatten(2), STRONG
+    yield "{x}.flatten(2)", lambda t: t.flatten(2), POSSIBLE
 
 
 def _explain_attention(
