@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -129,12 +129,7 @@ class Report:
             UnknownNameError: no format has this suffix.
             ProbeError: the file cannot be written.
         """
-        target = Path(path)
-        known = map_suffixes()
-        if target.suffix.lower() not in known:
-            what = f"no format has the suffix {target.suffix!r}"
-            raise UnknownNameError(what, where=str(target), fix=suggest(target.suffix, known))
-        write_file(target, self.to(known[target.suffix.lower()]))
+        save_as(path, self.to)
 
     def __str__(self) -> str:
         return self.to("text").rstrip("\n")
@@ -175,6 +170,28 @@ def _lay_out(
 ) -> Document:
     parts = {name: getattr(report, name) for name in PARTS if name != "trace"}
     return lay_out_trace(report.trace, View(depth=depth, sections=sections, **parts, **view))
+
+
+def save_as(
+    path: str | os.PathLike[str], write: Callable[[str], str], *, others: Sequence[str] = ()
+) -> None:
+    """Writes a file in the format that its suffix names.
+
+    Args:
+        path: of the file.
+        write: gives the text in a format of `map_suffixes()`.
+        others: further suffixes to suggest, which the caller has taken already.
+
+    Raises:
+        UnknownNameError: no format has this suffix.
+        ProbeError: the file cannot be written.
+    """
+    target, known = Path(path), map_suffixes()
+    if target.suffix.lower() not in known:
+        fix = suggest(target.suffix, (*known, *others))
+        what = f"no format has the suffix {target.suffix!r}"
+        raise UnknownNameError(what, where=str(target), fix=fix)
+    write_file(target, write(known[target.suffix.lower()]))
 
 
 def write_file(target: Path, text: str) -> None:

@@ -13,10 +13,10 @@ from cnnprobe.data.facts import Data
 from cnnprobe.data.layout import lay_out_data
 from cnnprobe.data.sheets import ContactSheet
 from cnnprobe.diagnosis import Finding
-from cnnprobe.document.render import Document, map_suffixes, render
-from cnnprobe.errors import ProbeError, UnknownNameError, suggest
+from cnnprobe.document.render import Document, render
+from cnnprobe.errors import ProbeError
 from cnnprobe.records import schema
-from cnnprobe.report import write_file
+from cnnprobe.report import save_as
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -80,16 +80,10 @@ class DataReport:
             UnknownNameError: no format has this suffix.
             ProbeError: the file cannot be written, or there is no picture.
         """
-        target = Path(path)
-        known = map_suffixes()
-        if target.suffix.lower() == ".png":
-            self._save_sheet(target)
-            return
-        if target.suffix.lower() not in known:
-            what = f"no format has the suffix {target.suffix!r}"
-            fix = suggest(target.suffix, (*known, ".png"))
-            raise UnknownNameError(what, where=str(target), fix=fix)
-        write_file(target, self.to(known[target.suffix.lower()]))
+        if Path(path).suffix.lower() == ".png":
+            self._save_sheet(Path(path))
+        else:
+            save_as(path, self.to, others=(".png",))
 
     def _save_sheet(self, target: Path) -> None:
         sheet = self._contact_sheet()

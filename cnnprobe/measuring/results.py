@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cnnprobe.document.layout.measured import lay_out_measured
-from cnnprobe.document.render import map_suffixes, render
+from cnnprobe.document.render import render
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.records import reading, schema
 from cnnprobe.records.measured import Measured
-from cnnprobe.report import write_file
+from cnnprobe.report import save_as
 
 _PARTS: dict[str, Any] = {
     "model": str,
@@ -81,12 +81,7 @@ class Measurements:
             UnknownNameError: no format has this suffix.
             ProbeError: the file cannot be written.
         """
-        target = Path(path)
-        known = map_suffixes()
-        if target.suffix.lower() not in known:
-            what = f"no format has the suffix {target.suffix!r}"
-            raise UnknownNameError(what, where=str(target), fix=suggest(target.suffix, known))
-        write_file(target, self.to(known[target.suffix.lower()]))
+        save_as(path, self.to)
 
     def __str__(self) -> str:
         return self.to("text").rstrip("\n")

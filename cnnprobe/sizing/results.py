@@ -4,16 +4,15 @@ size. Keep no model alive.
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from cnnprobe.document.layout.memory import lay_out_memory, write_verdict
 from cnnprobe.document.layout.sizes import lay_out_sizes, write_shape
-from cnnprobe.document.render import Document, map_suffixes, render
+from cnnprobe.document.render import Document, render
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
 from cnnprobe.records import schema
 from cnnprobe.records.memory import TRAINING, MemoryNeed, MemoryWay, compute_peak
 from cnnprobe.records.sizes import SizedCall, SizedShapes, Symbol, evaluate_dim
-from cnnprobe.report import write_file
+from cnnprobe.report import save_as
 
 __all__ = ["Memory", "Shapes"]
 
@@ -43,11 +42,7 @@ class Shown:
             UnknownNameError: no format has this suffix.
             ProbeError: the file cannot be written.
         """
-        target, known = Path(path), map_suffixes()
-        if target.suffix.lower() not in known:
-            what = f"no format has the suffix {target.suffix!r}"
-            raise UnknownNameError(what, where=str(target), fix=suggest(target.suffix, known))
-        write_file(target, self.to(known[target.suffix.lower()]))
+        save_as(path, self.to)
 
     def _write_json(self) -> str:
         raise NotImplementedError
