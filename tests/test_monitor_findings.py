@@ -315,3 +315,12 @@ def test_a_reference_model_that_learns_for_a_hundred_steps_is_not_complained_of(
     losses = monitor.history.curve("loss").values
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
     assert () == monitor.findings
+
+
+def test_group_with_a_rate_of_zero_is_told_as_one_and_not_as_a_fault():
+    model = small()
+    groups = [{"params": model[0].parameters(), "lr": 0.0}, {"params": model[3].parameters()}]
+    found = run(model, optimizer=torch.optim.SGD(groups, lr=0.1)).findings
+    assert [("unchanged-weights", "info", "0")] == [
+        (f.rule, f.severity, f.module) for f in found if f.rule == "unchanged-weights"
+    ]

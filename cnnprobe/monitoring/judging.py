@@ -24,6 +24,7 @@ from cnnprobe.diagnosis.evidence import (
     Step,
     Values,
 )
+from cnnprobe.diagnosis.evidence.optimizers import describe_optimizer
 from cnnprobe.monitoring.losses import LONG, Smoothed, find_highest
 from cnnprobe.records.history import NonFinite
 from cnnprobe.records.ledger import Rows
@@ -107,7 +108,7 @@ def _evidence(watch: "Watch", chosen: Sequence[int], losses: Smoothed) -> Eviden
         else first,
         steps=steps,
         values=_values(watch, cube, event),
-        optimizers=tuple(_optimizers(watch)),
+        optimizers=tuple(_describe_optimizers(watch)),
         inputs=watch.first.inputs,
         collapse=_collapse(*ledger.curves.get("learning rate", ([], []))),
         backward=_backward(first, event, steps),
@@ -330,20 +331,8 @@ def _collapse(steps: Sequence[int], rates: Sequence[float]) -> float | None:
     return float(np.exp(np.log(factors).mean() * _SCHEDULED))
 
 
-def _optimizers(watch: "Watch") -> Iterator[OptimizerInfo]:
+def _describe_optimizers(watch: "Watch") -> Iterator[OptimizerInfo]:
     names = {id(each.tensor): each.name for each in watch.parameters.watched}
+    name = watch.names.get("optimizer", "optimizer")
     for optimizer in watch.optimizers:
-        listed = [p for group in optimizer.param_groups for p in group["params"]]
-        yield OptimizerInfo(
-            name=watch.names.get("optimizer", "optimizer"),
-            kind=type(optimizer).__name__,
-            rates=tuple(float(group.get("lr", 0.0)) for group in optimizer.param_groups),
-            parameters=frozenset(names[id(p)] for p in listed if id(p) in names),
-            foreign=tuple(tuple(p.shape) for p in listed if id(p) not in names),
-            scheduled=any(group.get("initial_lr") for group in optimizer.param_groups),
-            maximize=any(bool(group.get("maximize")) for group in optimizer.param_groups),
-            weight_decay=max(
-                (float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups),
-                default=0.0,
-            ),
-        )
+        yield describe_optimizer(optimizer, name=name, names=names, known=names)

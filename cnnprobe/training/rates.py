@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from cnnprobe.diagnosis.evidence import Compounding, OptimizerInfo, Schedule, Step
+from cnnprobe.diagnosis.evidence.optimizers import describe_optimizer
 from cnnprobe.recorder.inventory import has_values
 from cnnprobe.training.hidden import HiddenThing
 from cnnprobe.training.request import Request
@@ -35,51 +35,10 @@ def describe_optimizers(
     """Every known optimizer against what the known models register."""
     known = {id(p) for _, model in around.models.values() for p in model.parameters()}
     known |= {id(t) for thing in hidden for _, t in thing.tensors()}
-    described = []
-    for name, optimizer in around.optimizers.values():
-        listed = [p for group in optimizer.param_groups for p in group["params"]]
-        described.append(
-            OptimizerInfo(
-                name=name,
-                kind=type(optimizer).__name__,
-                rates=tuple(float(group.get("lr", 0.0)) for group in optimizer.param_groups),
-                parameters=frozenset(names[id(p)] for p in listed if id(p) in names),
-                foreign=tuple(tuple(p.shape) for p in listed if id(p) not in known),
-                scheduled=any(group.get("initial_lr") for group in optimizer.param_groups),
-                maximize=any(bool(group.get("maximize")) for group in optimizer.param_groups),
-                weight_decay=max(
-                    (float(group.get("weight_decay") or 0.0) for group in optimizer.param_groups),
-                    default=0.0,
-                ),
-                decoupled=type(optimizer).__name__.endswith("W")
-                or any(g.get("decoupled_weight_decay") for g in optimizer.param_groups),
-                settings=tuple(_read_numbers(group) for group in optimizer.param_groups),
-                resting=frozenset(names[id(p)] for p in _list_resting(optimizer) if id(p) in names),
-            )
-        )
-    return tuple(described)
-
-
-def _read_numbers(group: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among the options of a group, those in a pair each for itself."""
-    found = {}
-    for option, value in group.items():
-        parts = enumerate(value) if isinstance(value, tuple) else ()
-        each = {f"{option}[{i}]": part for i, part in parts} or {option: value}
-        for name, number in each.items():
-            if isinstance(number, float | int) or (
-                isinstance(number, Tensor) and number.numel() == 1
-            ):
-                found[name] = float(number)
-    return found
-
-
-def _list_resting(optimizer: Optimizer) -> list[Tensor]:
-    """The parameters of groups with a rate of 0, where another group has a higher one."""
-    groups = optimizer.param_groups
-    if not any(group.get("lr") for group in groups):
-        return []
-    return [p for group in groups if group.get("lr") == 0 for p in group["params"]]
+    return tuple(
+        describe_optimizer(optimizer, name=name, names=names, known=known)
+        for name, optimizer in around.optimizers.values()
+    )
 
 
 def describe_schedules(around: Surroundings) -> tuple[Schedule, ...]:
