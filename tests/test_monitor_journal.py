@@ -27,6 +27,26 @@ from tests.support.loops import Root, run, small
 from tests.support.python import run_python
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("broken sample\nof image 7"), "ValueError in step 2: broken sample"),
+        (KeyboardInterrupt(), "KeyboardInterrupt in step 2: no message"),
+    ],
+)
+def test_the_journal_says_by_what_the_block_was_left(tmp_path, error, said):
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(type(error)), cnnprobe.monitor(model, optimizer, log=tmp_path / "run.jsonl"):
+        for step in range(4):
+            if step == 2:
+                raise error
+            model(torch.ones(2, 3, 8, 8)).sum().backward()
+            optimizer.step()
+    notes = cnnprobe.load(tmp_path / "run.jsonl").history.notes
+    assert f"the block was left by {said}" in notes
+
+
 def test_a_journal_is_read_back_as_the_history_it_is(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), Root(), nn.Linear(8, 5))

@@ -11,10 +11,11 @@ from torch import nn
 import cnnprobe
 from cnnprobe.diagnosis import Severity
 from cnnprobe.errors import ProbeError
+from cnnprobe.monitoring.notes import describe_exception
 from cnnprobe.ranks import RankRun, all_rank_rules, join
 from cnnprobe.records import schema
 from cnnprobe.records.history import History
-from cnnprobe.records.ranks import RankInfo, RankLog
+from cnnprobe.records.ranks import LEFT_BY, RankInfo, RankLog, RankStep
 from cnnprobe.records.trace import Trace
 from tests.support import rank_programs
 from tests.support.loops import run, small
@@ -331,11 +332,83 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, files, path, message):
     assert message.replace("{}", str(tmp_path)) in str(raised.value)
 
 
+@pytest.mark.parametrize("begun", [b"", b'{"cnnprobe": '], ids=["empty", "cut"])
+def test_a_log_without_a_first_line_is_of_a_rank_that_left_nothing(exact, tmp_path, begun):
+    for rank in range(4):
+        log = (exact / "logs" / f"rank{rank}.jsonl").read_bytes()
+        (tmp_path / f"rank{rank}.jsonl").write_bytes(begun if rank == 2 else log)
+    history = cnnprobe.load(tmp_path).history
+    assert [0, 1, 3] == [rank.rank for rank in history.ranks]
+    assert "rank 2 left nothing: what is said here is not of all ranks" in history.notes
+    for file in tmp_path.iterdir():
+        file.write_bytes(begun)
+    with pytest.raises(ProbeError, match="nothing has been written yet"):
+        cnnprobe.load(tmp_path)
+
+
 def test_logs_of_one_rank_from_two_runs_are_not_merged():
     info = RankInfo(rank=0, of=2)
     run = RankRun(log=RankLog(info=info), trace=Trace(model="Net"), history=History(model="Net"))
     with pytest.raises(ProbeError, match="two logs are of rank 0"):
         join([run, run])
+
+
+def make_run(rank, *, of=2, steps=(), notes=(), **info):
+    log = RankLog(info=RankInfo(rank=rank, of=of, **info), steps=steps, finished=bool(notes))
+    history = History(model="Net", total=4, notes=notes)
+    return RankRun(log=log, trace=Trace(model="Net"), history=history)
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ({"of": 4, "run": "b"}, "2 runs: ranks 0 and 1 of a run of 2 and rank 2 of a run of 4"),
+        ({"of": 4}, "2 runs: ranks 0 and 1 of a run of 2 and rank 2 of a run of 4"),
+        ({"of": 2, "run": "b"}, "2 runs: ranks 0 and 1 of a run of 2 and rank 2 of a run of 2"),
+    ],
+)
+def test_logs_that_an_earlier_run_has_left_in_the_folder_are_not_merged(others, said):
+    runs = [make_run(0, run="a"), make_run(1, run="a"), make_run(2, **others)]
+    with pytest.raises(ProbeError) as raised:
+        join(runs)
+    assert f"the logs are of {said}" == raised.value.what
+    assert raised.value.fix.startswith("remove the logs of an earlier run")
+
+
+def test_all_ranks_of_a_process_group_name_their_run_alike(exact):
+    infos = [cnnprobe.load(exact / "logs" / f"rank{r}.jsonl").history.rank.info for r in range(4)]
+    assert 1 == len({info.run for info in infos})
+    assert infos[0].run
+
+
+def test_parameters_after_the_run_of_one_rank_are_not_those_of_a_step_of_another():
+    names = {"parameters": ("w",)}
+    seconds = {"forward": 0.1}
+    same, last = "0000000a", "0000000b"
+    longer = [RankStep(step=n, parameters=same, seconds=seconds) for n in range(3)]
+    shorter = [*longer[:2], RankStep(step=2, parameters=last)]  # as join() leaves them
+    runs = [make_run(0, steps=tuple(shorter), **names), make_run(1, steps=tuple(longer), **names)]
+    assert "ranks-diverged" not in [finding.rule for finding in join(runs).findings]
+    longer[2] = RankStep(step=2, parameters=same)
+    runs = [make_run(0, steps=tuple(shorter), **names), make_run(1, steps=tuple(longer), **names)]
+    assert "ranks-diverged" in [finding.rule for finding in join(runs).findings], "both are over"
+
+
+def test_a_rank_that_was_ended_because_another_raised_names_that_one():
+    note = f"{LEFT_BY}ValueError in step 3: broken sample"
+    findings = join([make_run(0), make_run(1, notes=(note,))]).findings
+    (lost,) = [finding for finding in findings if finding.rule == "rank-lost"]
+    assert lost.message.startswith("rank 0 ended in step 4, without leaving the block")
+    assert lost.message.endswith("; rank 1 left it by ValueError in step 3: broken sample")
+
+
+def test_a_rank_whose_peer_has_gone_is_not_named_as_the_reason():
+    error = RuntimeError("[/gloo/transport/tcp/pair.cc:561] Connection closed by peer")
+    note = describe_exception(error, 3)
+    assert note.startswith("another rank did not answer: the block was left by RuntimeError in ")
+    findings = join([make_run(0, notes=(note,)), make_run(1)]).findings
+    (lost,) = [finding for finding in findings if finding.rule == "rank-lost"]
+    assert lost.message.endswith("the furthest rank made 4 steps")
 
 
 def test_without_a_process_group_the_fix_is_to_merge_the_logs(monkeypatch):

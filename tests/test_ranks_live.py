@@ -251,7 +251,8 @@ def test_a_rank_that_has_left_its_block_is_not_waited_for():
     for rank in (1, 2):
         together.tell(rank, 0)
     together.follow(together.tell(0, 0))
-    together.posts[2].put(Telling(steps=(RankStep(step=1, parameters=SAME),), total=1, done=True))
+    after = RankStep(step=1, parameters=OTHER)  # as from the best checkpoint
+    together.posts[2].put(Telling(steps=(after,), total=1, done=True))
     together.tell(1, 1)
     assert [] == together.follow(together.tell(0, 1))
     together.tell(1, 2, OTHER)

@@ -196,9 +196,10 @@ class Comparison:
         # First asleep: where steps are short, the thread wakes up once for several of them.
         self._exit.wait(shortest)
         if not self._news.wait(0):
-            self._news.wait(_BEAT)
-            if lead.differences is not None:  # the others end their step a little earlier or later
-                self._exit.wait(_POLL[0])
+            if lead.differences is None:
+                self._news.wait(_BEAT)
+            elif self._news.wait(_POLL[1]):  # else its loop may stand still, waiting for another
+                self._exit.wait(_POLL[0])  # the others end their step a little earlier or later
 
     def _say(self, text: str) -> None:
         self._said.append(text)

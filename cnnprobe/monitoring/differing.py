@@ -9,7 +9,7 @@ from cnnprobe.diagnosis import Severity, run_rules
 from cnnprobe.monitoring.post import LATEST, Hashes, Post, Telling
 from cnnprobe.ranks import RankRun, Ranks, all_rank_rules, name_ranks
 from cnnprobe.records.history import History, NonFinite
-from cnnprobe.records.ranks import STAGES, RankInfo, RankLog, RankStep
+from cnnprobe.records.ranks import STAGES, RankInfo, RankLog, RankStep, leave_last_out
 from cnnprobe.records.trace import Trace
 
 SILENT = 20.0  # seconds after which a rank that tells nothing any more is left out
@@ -26,7 +26,7 @@ _RULES = {
 }
 """What one step shows for certain, and the rules that name it. Others need more of the run."""
 
-_Said = dict[int, RankStep]  # of one step, by rank
+_Said = Mapping[int, RankStep]  # of one step, by rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class Differences:
         self._heard: dict[int, float] = {}  # when each last told something
         self._silent: set[int] = set()
         self._own: dict[int, RankStep] = {}  # with a hash of each tensor
-        self._waiting: dict[int, _Said] = {}  # steps that not all ranks have finished
+        self._waiting: dict[int, dict[int, RankStep]] = {}  # steps that not all ranks have finished
         self._seen: deque[_Seen] = deque(maxlen=_REMEMBERED)
         self._latest = before.step  # step that was looked at
         self._begun = self._moved = time.monotonic()
@@ -152,8 +152,10 @@ class Differences:
     # -- one step ----------------------------------------------------------------------------------
 
     def _look_at(self, number: int, said: _Said, post: Post) -> Iterator[str]:
-        self._latest = number
-        kinds = set(_find_kinds(said))
+        self._latest, finished = number, leave_last_out(said)
+        kinds = set(_find_kinds(finished))
+        if len(finished) < len(said) and any(step.without_gradient for step in finished.values()):
+            kinds.add("gradients")  # for which the others may have waited in vain
         events = [self._read_event(rank, number) for rank in said]
         if len({None if event is None else event.what for event in events}) > 1:
             kinds.add("not finite")

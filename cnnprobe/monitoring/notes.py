@@ -6,9 +6,11 @@ from torch import nn
 
 from cnnprobe.monitoring.wiring import Wiring
 from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.recorder.peers import is_of_peers
 from cnnprobe.records.ledger import Ledger
-from cnnprobe.records.ranks import RankInfo
+from cnnprobe.records.ranks import LEFT_BY, RankInfo
 
+_SAID = 160  # characters of an exception's message
 _SKIPPED = "steps in which the optimizer made none: "
 _RENEWED = ("rank ", _SKIPPED)  # sentences of which the latest counts
 
@@ -47,6 +49,13 @@ def describe(
         )
     if wiring.ledger.rank is not None:
         yield _describe_rank(wiring.ledger.rank)
+
+
+def describe_exception(error: BaseException, step: int) -> str:
+    """By what the block was left, and in which step; LEFT_BY says that it began on this rank."""
+    lines = str(error).strip().splitlines() or ["no message"]
+    begun = "another rank did not answer: " if is_of_peers(error) else ""
+    return f"{begun}{LEFT_BY}{type(error).__name__} in step {step}: {lines[0][:_SAID]}"
 
 
 def _describe_rank(info: RankInfo) -> str:

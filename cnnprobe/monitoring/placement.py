@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cnnprobe.recorder.inventory import named_modules
-from cnnprobe.recorder.peers import DDP, find_rank, is_split
+from cnnprobe.recorder.peers import DDP, find_rank, find_store, is_split
 from cnnprobe.recorder.preservation import is_sharded
 from cnnprobe.records.ranks import RankInfo
 
@@ -74,7 +75,17 @@ def describe_rank(
         is_copy=bool(parts) and _holds_a_copy(parts[0][1]),
         norms=tuple(fqn for fqn, module in modules if _sees_one_batch(module)),
         gradient_bytes=sum(tensor.numel() * tensor.element_size() for tensor in trained),
+        run=_name_run(),
     )
+
+
+def _name_run() -> str:
+    """What the first rank to come has put into the store of the process group."""
+    store = find_store()
+    if store is not None:
+        with contextlib.suppress(Exception):  # what is said of the run is no reason to end it
+            return bytes(store.compare_set("cnnprobe/run", "", secrets.token_hex(4))).decode()
+    return ""
 
 
 def _read_options(wrapper: Any) -> dict[str, bool]:

@@ -163,8 +163,10 @@ class Watch(Events):
         self.loop.observe(on=self.pace.is_due(self.step))
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *left: object) -> None:
         try:
+            if isinstance(left[1], BaseException):
+                self.note(notes.describe_exception(left[1], self.step))
             if self.loop.backward and not self.optimizers:
                 self.loop.finish()
             self._settle_last()

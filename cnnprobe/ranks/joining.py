@@ -16,7 +16,7 @@ from cnnprobe.ranks.merging import (
     merge_series,
 )
 from cnnprobe.ranks.rule import RankRule, all_rank_rules
-from cnnprobe.ranks.runs import RankRun, Ranks, name_ranks, take_median
+from cnnprobe.ranks.runs import RankRun, Ranks, group_ranks, name_ranks, take_median
 from cnnprobe.records.history import Curve, History, NonFinite, Series
 from cnnprobe.records.ranks import STAGES, RankSummary
 from cnnprobe.records.trace import Trace
@@ -39,7 +39,7 @@ def join(runs: Iterable[RankRun], rules: Sequence[RankRule] | None = None) -> Jo
         rules: those of ranks; None takes all.
 
     Raises:
-        ProbeError: there is no run, or two of them are of one rank.
+        ProbeError: there is no run, two of them are of one rank, or they are of several trainings.
     """
     ordered = sorted(runs, key=lambda run: run.rank)
     _check(ordered)
@@ -71,6 +71,16 @@ def _check(runs: Sequence[RankRun]) -> None:
             f"two logs are of rank {twice}",
             where="the ranks",
             fix="merge the logs of one run alone",
+        )
+    known = next((run.info.run for run in runs if run.info.run), "")  # some may not have said it
+    groups = group_ranks({run.rank: (run.info.of, run.info.run or known) for run in runs})
+    if len(groups) > 1:
+        of = {run.rank: run.info.of for run in runs}
+        parts = [f"{name_ranks(group)} of a run of {of[group[0]]}" for group in groups]
+        raise ProbeError(
+            f"the logs are of {len(groups)} runs: {' and '.join(parts)}",
+            where="the ranks",
+            fix="remove the logs of an earlier run, and give each run a folder of its own",
         )
 
 

@@ -1,5 +1,6 @@
 """The logs of the ranks in a folder."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,8 @@ from cnnprobe.records.journal import read_journal
 from cnnprobe.records.ranks import RankInfo, RankLog
 
 _NAME = re.compile(r"^(?:(.*)\.)?rank(\d+)\.jsonl$")
+
+_LONGEST = 2**16  # bytes of the first line
 
 
 def find_logs(path: Path) -> dict[int, Path]:
@@ -45,19 +48,28 @@ def find_logs(path: Path) -> dict[int, Path]:
 
 
 def read_runs(logs: dict[int, Path]) -> Sequence[RankRun]:
-    """What each log says.
+    """What each log says; one that has not even a first line is that of a rank which left nothing.
 
     Raises:
-        ProbeError: a log is damaged, or is no log.
+        ProbeError: a log is damaged, or is no log, or nothing has been written yet.
     """
+    begun = {rank: path for rank, path in sorted(logs.items()) if _has_begun(path)}
+    if not begun:
+        raise ProbeError(
+            "nothing has been written yet",
+            where=str(next(iter(logs.values()))),
+            fix="read it again after the first step, or look at what the training printed",
+        )
+    read = {rank: read_journal(path) for rank, path in begun.items()}
+    of = max((h.rank.info.of for _, h, _ in read.values() if h.rank), default=len(logs))
     runs = []
-    for rank, path in sorted(logs.items()):
-        trace, history, findings = read_journal(path)
-        log = history.rank or RankLog(info=RankInfo(rank=rank, of=len(logs)))
+    for rank, (trace, history, findings) in read.items():
+        # A rank that was killed in its first step has not said who it is.
+        log = history.rank or RankLog(info=RankInfo(rank=rank, of=of))
         if log.info.rank != rank:
             raise ProbeError(
                 f"this is the log of rank {log.info.rank}",
-                where=str(path),
+                where=str(begun[rank]),
                 fix=f"name it rank{log.info.rank}.jsonl, as it was",
             )
         said = reading.read_plain(tuple[Finding, ...], findings)
@@ -65,3 +77,19 @@ def read_runs(logs: dict[int, Path]) -> Sequence[RankRun]:
             RankRun(log=log, trace=trace, history=replace(history, rank=None), findings=said)
         )
     return runs
+
+
+def _has_begun(path: Path) -> bool:
+    """Whether there is more than the beginning of a first line."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_LONGEST)
+    except OSError:
+        return True  # who reads it says what is wrong
+    if line.endswith(b"\n") or not line.startswith(b"{"):
+        return bool(line)
+    try:
+        json.loads(line)
+    except ValueError:
+        return len(line) == _LONGEST
+    return True

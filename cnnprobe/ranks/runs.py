@@ -7,7 +7,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding
 from cnnprobe.records.history import History
-from cnnprobe.records.ranks import RankInfo, RankLog, RankStep, split_hashes
+from cnnprobe.records.ranks import RankInfo, RankLog, RankStep, leave_last_out, split_hashes
 from cnnprobe.records.trace import Trace
 
 
@@ -51,8 +51,9 @@ class Ranks:
             for step in run.log.steps:
                 found.setdefault(step.step, {})[run.rank] = step
         for number in sorted(found):
-            if len(found[number]) > 1:
-                yield number, found[number]
+            said = leave_last_out(found[number])
+            if len(said) > 1:
+                yield number, said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

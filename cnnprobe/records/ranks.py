@@ -28,6 +28,7 @@ class RankInfo:
     is_copy: bool = False  # its parts are those that another rank holds too
     norms: tuple[str, ...] = ()  # BatchNorm modules that see the batch of this rank alone
     gradient_bytes: int = 0  # that a reduction of all gradients sends
+    run: str = ""  # the same on all ranks of one process group; "" where there was none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,14 @@ class RankStep:
     # gradient of one parameter on this rank, as one number; of some steps alone
     local: float | None = None
     used: float | None = None  # the same number of the gradient that the optimizer got
+
+
+def leave_last_out(said: Mapping[int, RankStep]) -> Mapping[int, RankStep]:
+    """What ranks say of one step, without those whose run was over before it: what becomes of
+    parameters after a run, as by join() or the best checkpoint, is no fault. All, where it was over
+    for each of them.
+    """
+    return {rank: step for rank, step in said.items() if step.seconds} or said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +86,9 @@ class RankSummary:
     seconds: Mapping[str, float] = field(default_factory=dict)  # by STAGES: median
     nonfinite: str = ""  # where it first met a NaN or Inf
 
+
+LEFT_BY = "the block was left by "
+"""How the note begins of a run that an exception has ended."""
 
 _KEPT = 4096  # observed steps of which memory has all; of more the oldest ones go, not the first
 _SHARED = ("gradient norm", "update ratio")  # curves that are of the parameters
