@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import cnnprobe
 from cnnprobe.data import all_data_rules
@@ -186,6 +186,28 @@ def test_neighbours_in_both_splits_are_said_before_a_few_copies():
     )
     (slight,) = rule.check(Data(training=split, leaks=(few,)))
     assert "info" == slight.severity
+
+
+class Transformed(TensorDataset):
+    """A data set with a transform, as torchvision's have one."""
+
+    def __init__(self, transform):
+        super().__init__(torch.randn(48, 3, 8, 8), torch.arange(48) % 4)
+        self.transform = transform
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return self.transform(image), label
+
+
+def test_parts_of_one_data_set_are_said_to_have_one_transform():
+    both = [Transformed(torch.abs), Transformed(torch.neg)]
+    for first, second, shared in ((both[0], both[0], True), (both[0], both[1], False)):
+        training, validation = Subset(first, range(32)), Subset(second, range(32, 48))
+        report = cnnprobe.inspect_data(
+            DataLoader(training, 8, shuffle=True), DataLoader(validation, 8), pictures=False
+        )
+        assert shared == ("one for training and validation" in report.to("text", width=120))
 
 
 @pytest.mark.parametrize("name", ["ignored-orientation", "palette-indices"])

@@ -214,6 +214,7 @@ class Data:
     moved: tuple[tuple[int, str, str], ...] = ()  # label, its class in training and in validation
     exchange: Exchange | None = None  # of classes without names
     turned: Turned | None = None  # images of the validation
+    one_transform: bool = False  # both are parts of one data set, which has one transform
 
     @property
     def splits(self) -> Iterator[Split]:

@@ -99,6 +99,7 @@ def _join_splits(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     kept: dict[tuple[Any, ...], Finding] = {}
     for finding in findings:
         general = re.sub(r"-?\d[\d.,]*(e[-+]\d+)?|training|validation", "#", finding.message)
+        general = re.sub(r"#([, ]+#)+", "#", general)  # lists of numbers, of any length
         key = (finding.rule, finding.module, finding.severity, general)
         twin = kept.get(key)
         if twin is None or _NAMING.search(finding.message) or not _is_of_other(finding, twin):

@@ -49,7 +49,8 @@ def lay_out_data(
     for sheet in sheets:
         blocks.append(to_picture(sheet))
     for split in data.splits:
-        blocks += _describe_split(split, both=data.validation is not None)
+        both = data.validation is not None
+        blocks += _describe_split(split, both=both, shared=data.one_transform)
     blocks += _classes(data)
     if notes:
         blocks.append(Facts(title="Notes", pairs=tuple(("", note) for note in notes)))
@@ -74,7 +75,7 @@ def _introduce(split: Split) -> str:
     return f"{split.name}: read {whole} in {format_counted(split.batches, 'batch', 'batches')}"
 
 
-def _describe_split(split: Split, *, both: bool) -> Iterator[Block]:
+def _describe_split(split: Split, *, both: bool, shared: bool) -> Iterator[Block]:
     suffix = f" ({split.name})" if both else ""
     columns = (
         Column(name="part"),
@@ -89,7 +90,7 @@ def _describe_split(split: Split, *, both: bool) -> Iterator[Block]:
     rows = tuple(_row(part) for part in split.parts)
     if rows:
         yield Table(title=f"What a batch holds{suffix}", columns=columns, rows=rows)
-    yield Facts(title=f"How it is loaded{suffix}", pairs=tuple(_loading(split)))
+    yield Facts(title=f"How it is loaded{suffix}", pairs=tuple(_loading(split, shared=shared)))
 
 
 def _row(part: Part) -> Row:
@@ -109,7 +110,7 @@ def _row(part: Part) -> Row:
     )
 
 
-def _loading(split: Split) -> Iterator[tuple[str, str]]:
+def _loading(split: Split, *, shared: bool) -> Iterator[tuple[str, str]]:
     loading = split.loading
     size = f", batches of {loading.batch_size}" if loading.batch_size else ""
     samples = (
@@ -129,6 +130,8 @@ def _loading(split: Split) -> Iterator[tuple[str, str]]:
             "augmented",
             "yes, a sample comes out otherwise each time" if split.trials.random else "no",
         )
+    if shared:
+        yield "transform", "one for training and validation: both are parts of one data set"
     for mean, std in split.images.normalisations:
         yield "normalised by", f"mean {_list(mean)}, std {_list(std)}"
 

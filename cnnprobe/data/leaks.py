@@ -119,6 +119,15 @@ def _find_by_file(training: Source, validation: Source) -> Leak | None:
     )  # fmt: skip
 
 
+def share_transform(training: Source, validation: Source) -> bool:
+    """Whether one data set of the user's, with one transform, is behind both splits."""
+    if not (training.is_indexed and validation.is_indexed):
+        return False
+    both = [next(iter(_roots(source))) for source in (training, validation)]
+    held = (getattr(both[0], name, None) for name in ("transform", "transforms"))
+    return both[0] is both[1] and any(each is not None for each in held)
+
+
 def _roots(source: Source) -> Iterable[object]:
     given = source.given.dataset if source.loader is not None else source.given
     yield find_root(given, 0)[0] if len(given) else given

@@ -19,7 +19,7 @@ from cnnprobe.data.images import NAMED, ImageTally
 from cnnprobe.data.information import find_exchange
 from cnnprobe.data.keeping import kept_generators
 from cnnprobe.data.labels import find_moved
-from cnnprobe.data.leaks import find_leaks
+from cnnprobe.data.leaks import find_leaks, share_transform
 from cnnprobe.data.pairs import PairTally
 from cnnprobe.data.source import (
     Batch,
@@ -79,6 +79,7 @@ def read_data(
         validation=splits[1] if len(splits) > 1 else None,
         expected=expected or Expectation(),
         leaks=find_leaks(*readings) if len(readings) > 1 else (),
+        one_transform=len(sources) > 1 and share_transform(*sources),
         moved=find_moved(splits),
         exchange=find_exchange(*(reading.images.features for reading in readings)),
         turned=find_turned(*(reading.images.labelled for reading in readings)),
