@@ -53,9 +53,9 @@ def inconsistent_pairs(data: Data) -> Iterator[Finding]:
         if pairs is not None:
             yield Finding(
                 message=(
-                    f"{pairs.wrong / pairs.different:.0%} of {pairs.different:,} pairs of the "
-                    f"{split.name} data that are called different are of one class, by the pairs "
-                    f"that are called the same ({pairs.same:g})"
+                    f"at least {pairs.wrong / pairs.different:.0%} of {pairs.different:,} pairs "
+                    f"of the {split.name} data that are called different are of one class, by the "
+                    f"pairs that are called the same ({pairs.same:g})"
                 ),
                 fix="draw the second image of a different pair from the other classes alone",
             )
