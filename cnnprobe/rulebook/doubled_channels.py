@@ -1,4 +1,4 @@
-"""A tensor that is concatenated with itself."""
+"""A tensor that is concatenated with itself, or added to itself."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -7,6 +7,8 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import (
     FORWARDING,
+    NONLINEAR,
+    NORMALISING,
     PROJECTIONS,
     Evidence,
     Flow,
@@ -50,22 +52,28 @@ def healthy() -> Mapping[str, Any]:
 
 @rule(code="CP321", name="doubled-channels", severity=Severity.WARNING, examples=(sick, healthy))
 def doubled_channels(evidence: Evidence) -> Iterator[Finding]:
-    """A tensor is concatenated with itself along its channels, and a layer of weights reads both.
+    """A tensor is concatenated with itself along its channels, and a layer of weights reads both;
+    or it is added to itself where a block ends.
 
     Why it matters: the second copy tells the layer nothing; what was meant to stand there, often a
     skip connection, is missing.
-    What to do: give cat the other tensor.
+    What to do: give cat, or the sum, the other tensor.
     Known exceptions: the model's own input, repeated for weights of three channels; the batch, dim
-    0.
+    0; parts of one tensor; a sum of what no layer of the model has made.
     Source: Ronneberger et al. 2015, "U-Net", arXiv:1505.04597, section 2: the upsampled map is
     concatenated with that of the contracting path.
     """
     flow = Flow(evidence.trace)
+    yield from _find_sums(evidence, flow)
     for i in flow.primitives(("cat",)):
         call = flow.calls[i]
         rank = len(call.inputs[0].shape) if call.inputs else 0
         dim = option(evidence.trace, call, "dim", 0)
-        times = Counter(t.source for t in call.inputs if isinstance(t.source, int))
+        times = Counter(
+            t.source
+            for t in call.inputs
+            if isinstance(t.source, int) and len(flow.calls[t.source].outputs) == 1
+        )
         source, count = next(iter(times.most_common(1)), (None, 0))
         if count < 2 or rank < 2 or not isinstance(dim, int) or dim % rank == 0:
             continue
@@ -81,4 +89,28 @@ def doubled_channels(evidence: Evidence) -> Iterator[Finding]:
                 ),
                 fix=f"give cat the other tensor, in {spoken(evidence, flow.owner(i))}",
                 source=call.source,
+            )
+
+
+def _find_sums(evidence: Evidence, flow: Flow) -> Iterator[Finding]:
+    """The sums, within the model, of a layer's output with itself."""
+    for i in flow.primitives(("add",)):
+        call = flow.calls[i]
+        sources = [t.source for t in call.inputs]
+        source = sources[0] if sources else None
+        if len(sources) != 2 or sources[0] != sources[1] or not isinstance(source, int):
+            continue
+        made = flow.calls[source]
+        if len(made.outputs) != 1 or flow.owner(i) is None or not made.outputs[0].requires_grad:
+            continue
+        if operation(made) in PROJECTIONS | NORMALISING | NONLINEAR:
+            yield Finding(
+                module=flow.owner(i),
+                message=(
+                    f"{describe(call)} adds what {describe(made)} gives to itself: it is 2 times "
+                    "the same, and no skip"
+                ),
+                fix=f"add the input of the block, in {spoken(evidence, flow.owner(i))}",
+                source=call.source,
+                kind="sum",
             )

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
+from cnnprobe.diagnosis.evidence import NONLINEAR, NORMALISING, Evidence, Flow, describe, operation
 from cnnprobe.records.trace import ModuleCall, ModuleInfo
 from cnnprobe.rulebook.material import classifying, images
 
@@ -45,11 +45,13 @@ def kernel_on_padding(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: these weights never get a gradient; they cost time and memory.
     What to do: pool less or use larger inputs, so that the map is larger; or a smaller kernel.
-    Known exceptions: inputs that are smaller than those in use; it is info for that.
+    Known exceptions: inputs that are smaller than those in use; it is info for that. Behind a
+    pooling to 1 x 1 it is a warning: no input is large enough there.
     Source: torch.nn.Conv2d, the formula of the output's size.
     """
     flow = Flow(evidence.trace)
     found: dict[str, tuple[ModuleCall, int, int]] = {}
+    pooled: str | None = None  # the first behind a pooling that leaves one position of any input
     for i in flow.primitives(("conv",)):
         call = flow.calls[i]
         live = find_live(evidence.trace.module(call.fqn), call) if call.fqn is not None else None
@@ -60,18 +62,31 @@ def kernel_on_padding(evidence: Evidence) -> Iterator[Finding]:
             whole, seen = whole * size, seen * len(places)
         if seen < SEEN * whole:
             found.setdefault(call.fqn or "", (call, seen, whole))
+            if pooled is None and _is_pooled(flow, call):
+                pooled = call.fqn
     if found:
-        call, seen, whole = next(iter(found.values()))
+        call, seen, whole = found[pooled] if pooled else next(iter(found.values()))
         sizes = " x ".join(map(str, call.inputs[0].shape[2:]))
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         yield Finding(
             module=call.fqn,
+            severity=Severity.WARNING if pooled else None,
             message=(
                 f"{whole - seen} of {whole} places of the kernel of {describe(call)} only see "
                 f"padding: its map is {sizes}{more}"
             ),
             fix="pool less before it, or give it a kernel of 1",
         )
+
+
+def _is_pooled(flow: Flow, call: ModuleCall) -> bool:
+    """Whether the map is what a pooling over all positions has left."""
+    made = flow.origin(call.inputs[0], NONLINEAR | NORMALISING | {"dropout"})
+    if made is None:
+        return False
+    row = flow.calls[made]
+    is_pooling = "daptive" in row.kind or operation(row) in ("mean", "amax")
+    return is_pooling and all(size == 1 for size in row.outputs[0].shape[2:])
 
 
 def find_live(info: ModuleInfo, call: ModuleCall) -> list[tuple[range, int]] | None:

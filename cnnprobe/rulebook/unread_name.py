@@ -57,7 +57,13 @@ def healthy() -> Mapping[str, Any]:
     return _net(Block)
 
 
-@rule(code="CP322", name="unread-name", severity=Severity.WARNING, examples=(sick, healthy))
+@rule(
+    code="CP322",
+    name="unread-name",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("constant-targets", "ignored-input"),
+)
 def unread_name(evidence: Evidence) -> Iterator[Finding]:
     """An option of a constructor, an argument of a forward or a buffer that nothing reads.
 
@@ -94,7 +100,7 @@ def _say_option(evidence: Evidence, found: UnreadName) -> str:
 def _say_argument(evidence: Evidence, found: UnreadName) -> str:
     return (
         f"{found.function} is given {found.name}, {found.value}, and its text never reads it: it "
-        f"changes nothing in {spoken(evidence, found.module)}"
+        f"changes nothing in {spoken(evidence, found.module) if found.module else 'the step'}"
     )
 
 

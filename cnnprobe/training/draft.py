@@ -202,10 +202,17 @@ class StepDraft:
         )
 
     def _clip_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
-        if self.events and self.events[-1].kind == "clip" and self.unclipped:
+        if not self.events or self.events[-1].kind != "clip":
+            return
+        if self.unclipped:
             self.events[-1] = replace(
                 self.events[-1], rate=measure_total(self.kept.parameters) / self.unclipped
             )
+        listed = scope.get("parameters")  # a generator is a list by now
+        if isinstance(listed, list) and not any(
+            getattr(p, "grad", None) is not None for p in listed
+        ):
+            self.events[-1] = replace(self.events[-1], effective=False)
 
     def _mode(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:
         module = scope.get("self")

@@ -1,11 +1,23 @@
 """Reads the text of the user's program for what runs in a diagnosis."""
 
-from cnnprobe.diagnosis.evidence.texts import Texts
+import ast
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from cnnprobe.diagnosis.evidence.texts import Texts, UnreadName
 from cnnprobe.records.trace import Trace
 from cnnprobe.training.request import Request
-from cnnprobe.training.sourcing import is_own_file, list_classes, list_functions
+from cnnprobe.training.sourcing import (
+    DYNAMIC,
+    find_text,
+    is_own_file,
+    list_classes,
+    list_functions,
+    name_of,
+)
 from cnnprobe.training.statements import find_loads, find_odd_statements, find_short_loops
-from cnnprobe.training.surroundings import Surroundings
+from cnnprobe.training.surroundings import Surroundings, arguments_of
 from cnnprobe.training.unread_names import find_unread_names
 
 
@@ -20,9 +32,31 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
     if is_own_file(request.caller):
         files.add(request.caller)
     ordered = sorted(files)
+    unread = find_unread_names(classes, functions, ordered, trace)
     return Texts(
-        unread=tuple(find_unread_names(classes, functions, ordered, trace)),
+        unread=(*_list_step_arguments(request), *unread),
         odd=tuple(find_odd_statements(classes)),
         loads=tuple(find_loads(ordered)),
         loops=tuple(find_short_loops(functions)),
     )
+
+
+def _list_step_arguments(request: Request) -> Iterator[UnreadName]:
+    """The arguments of the training step that it is given a tensor for and does not read."""
+    step = request.train_step
+    text = find_text(step) if step is not None else None
+    if step is None or text is None or any(name_of(n) in DYNAMIC for n in ast.walk(text.node)):
+        return
+    roles = ("model", "inputs", "targets", "optimizer", "loss_fn", "scheduler")
+    available = {role: getattr(request, role) for role in roles}
+    _, given = arguments_of(step, available | {"batch": (request.inputs, request.targets)})
+    for name, value in given.items():
+        used = any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(text.node))
+        if isinstance(value, Tensor) and not used and not name.startswith("_"):
+            yield UnreadName(
+                kind="argument",
+                name=name,
+                function=text.name,
+                source=f"{text.path}:{text.node.lineno}",
+                value=f"a tensor of shape {tuple(value.shape)}",
+            )

@@ -19,6 +19,8 @@ from cnnprobe.remedies.subject import Subject
 @answers("clip-ineffective")
 def clip_between(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The same clip right before the optimizer's step."""
+    if finding.kind in ("elsewhere", "tiny"):
+        return  # its limit, or what it is given, is wrong
     if any(event.kind == "scale" for step in evidence.steps for event in step.events):
         scale = max((loss.scale for s in evidence.steps[:1] for loss in s.losses), default=1.0)
         name = variable(evidence, "optimizer")

@@ -1,0 +1,151 @@
+"""Two networks that are to work against each other, and are told the same."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.diagnosis.evidence import FORWARDING, PROJECTIONS, Evidence, Flow, Loss, operation
+from cnnprobe.diagnosis.evidence.questions import input_stats, owner, stat
+
+SCORES = ("binary_cross_entropy_with_logits", "binary_cross_entropy", "mse_loss")
+
+
+def _loop(label: float) -> Mapping[str, Any]:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.maker = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 8))
+            self.judge = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
+
+        def forward(self, x: Any) -> Any:
+            return self.judge(self.maker(x))
+
+    model, loss_fn = Pair(), nn.BCEWithLogitsLoss()
+    making = torch.optim.Adam(model.maker.parameters(), 1e-3)
+    judging = torch.optim.Adam(model.judge.parameters(), 1e-3)
+
+    def train_step(real: Any) -> None:
+        made = model.maker(torch.randn(len(real), 4))
+        ones, zeros = torch.ones(len(real), 1), torch.zeros(len(real), 1)
+        judging.zero_grad()
+        told = loss_fn(model.judge(real), ones) + loss_fn(model.judge(made.detach()), zeros)
+        told.backward()
+        judging.step()
+        making.zero_grad()
+        loss_fn(model.judge(made), torch.full_like(ones, label)).backward()
+        making.step()
+
+    return {
+        "model": model,
+        "inputs": torch.randn(8, 8),
+        "optimizer": [making, judging],
+        "train_step": train_step,
+    }
+
+
+def sick() -> Mapping[str, Any]:
+    """The generator is trained to be told apart."""
+    return _loop(0.0)
+
+
+def healthy() -> Mapping[str, Any]:
+    """It is trained to pass for real."""
+    return _loop(1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """A score of the adversary's that is compared with one number."""
+
+    row: int
+    judge: str  # the layer that gives the score
+    target: float
+    before: frozenset[str]  # the modules that the scored sample comes from
+
+
+@rule(code="CP545", name="adversary-agrees", severity=Severity.WARNING, examples=(sick, healthy))
+def adversary_agrees(evidence: Evidence) -> Iterator[Finding]:
+    """A discriminator is told the same of real and made samples, or the generator is trained
+    towards the label that the discriminator gives to what is made.
+
+    Why it matters: a discriminator of one label learns nothing; a generator that helps it learns to
+    be recognised.
+    What to do: 1 for real and 0 for made samples; for the generator's step 1 for the made ones.
+    Known exceptions: losses that are not compared with one number (Wasserstein, hinge); a gradient
+    reversal, where the same label is meant.
+    Source: Goodfellow et al. 2014, arXiv:1406.2661, section 3 and algorithm 1.
+    """
+    if not evidence.own_loop or not evidence.steps:
+        return
+    flow, step = Flow(evidence.trace), evidence.steps[0]
+    terms = [(loss, t) for loss in step.losses for t in _list_terms(flow, loss)]
+    for loss, term in terms:
+        if not _is_trained(loss, term.judge):
+            continue
+        own = [t for other, t in terms if other is loss and t.judge == term.judge]
+        if len(own) > 1 and len({t.target for t in own}) == 1 and len({t.before for t in own}) > 1:
+            if term is own[0]:
+                yield _say_same(flow, term, own)
+            continue
+        for other, t in terms:
+            made = term.before & {owner(name) for name in other.trained}
+            helps = t.judge == term.judge and not _is_trained(other, t.judge) and bool(made)
+            if helps and t.target == term.target and other is not loss:
+                yield _say_agreed(flow, term, t)
+
+
+def _is_trained(loss: Loss, module: str) -> bool:
+    return any(owner(name) == module for name in loss.trained)
+
+
+def _list_terms(flow: Flow, loss: Loss) -> Iterator[Term]:
+    """The scores in a loss, each with the one number that it is compared with."""
+    if loss.call is None:
+        return
+    for i in sorted(flow.before(loss.call) | {loss.call}):
+        call = flow.calls[i]
+        if operation(call) not in SCORES or len(call.inputs) <= 1:
+            continue
+        target = input_stats(flow, call.inputs[1])
+        low, high = stat(target, "min"), stat(target, "max")
+        made = flow.origin(call.inputs[0], FORWARDING | {"sigmoid"})
+        judge = flow.owner(made)
+        if low != high or made is None or not judge:
+            continue
+        if operation(flow.calls[made]) in PROJECTIONS:
+            before = frozenset(n for j in flow.before(made) if (n := flow.calls[j].fqn))
+            yield Term(row=i, judge=judge, target=low, before=before)
+
+
+def _say_same(flow: Flow, term: Term, others: list[Term]) -> Finding:
+    lines = ", ".join(sorted({flow.line(t.row).rpartition(":")[2] for t in others}))
+    return Finding(
+        module=term.judge,
+        message=(
+            f"'{term.judge}' is trained to score {term.target:g} for {len(others)} kinds of "
+            f"samples (lines {lines}): it need not tell them apart"
+        ),
+        fix="compare the scores of made samples with 0, those of real ones with 1",
+        source=flow.line(others[-1].row),
+        kind="same",
+    )
+
+
+def _say_agreed(flow: Flow, term: Term, other: Term) -> Finding:
+    return Finding(
+        module=term.judge,
+        message=(
+            f"what is made is trained to be scored {other.target:g} by '{term.judge}', which is "
+            f"itself trained to score {term.target:g} for it: the two do not work against each "
+            "other"
+        ),
+        fix=f"compare the score with {1 - other.target:g} in the generator's loss",
+        source=flow.line(other.row),
+        kind="agreed",
+    )
