@@ -4,8 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence import Evidence, Flow
+from cnnprobe.diagnosis.evidence.divergences import find_divergences
 from cnnprobe.rulebook.material import images, layers
+
+FAR = 0.05  # of the spread at which a divergence is smallest: the step of the search
 
 
 def _training(power: bool) -> Mapping[str, Any]:
@@ -62,3 +65,43 @@ def broken_formula(evidence: Evidence) -> Iterator[Finding]:
             source=broken.source,
             subject=broken.name,
         )
+    if evidence.steps:
+        yield from _list_in_place(Flow(evidence.steps[0].trace))
+
+
+def _list_in_place(flow: Flow) -> Iterator[Finding]:
+    """Divergences that are no function, and draws that do not fit to them."""
+    for found in find_divergences(flow):
+        if not found.is_right:
+            apart = abs(found.smallest - found.standard) > FAR
+            where = (
+                f"it is smallest at a spread of {found.smallest:g}"
+                if apart
+                else "the square of the mean does not count as the spread does"
+            )
+            yield Finding(
+                module=flow.owner(found.index),
+                message=(
+                    "a term is no divergence from the standard normal distribution: expected the "
+                    f"least value at a mean of 0 and a spread of {found.standard:g}, by its "
+                    f"formula; {where}"
+                ),
+                fix=(
+                    "-0.5 * (1 + logvar - mean ** 2 - exp(logvar)) of a log-variance; of the "
+                    "logarithm of the deviation, logvar is twice that, in both places"
+                ),
+                source=flow.line(found.index),
+                kind="divergence",
+            )
+        elif found.draw is not None:
+            row, actual, wanted = found.draw
+            yield Finding(
+                module=flow.owner(row),
+                message=(
+                    f"noise is multiplied by {actual:.3g} for a spread of 0.8, and the divergence "
+                    f"in the loss takes that spread for a deviation of {wanted:.3g}"
+                ),
+                fix="std = exp(0.5 * logvar) of a log-variance, exp(logstd) of that of a deviation",
+                source=flow.line(row),
+                kind="draw",
+            )

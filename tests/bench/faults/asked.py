@@ -212,3 +212,42 @@ def teacher_compared_with_itself(sick):
         optimizer.step()
 
     return looped(Classifier(), step)
+
+
+def variational_in_place(draw, diverge):
+    """A variational autoencoder whose draw and divergence stand where they are used."""
+
+    def forward(self, x):
+        h = F.relu(self.encoder(x.flatten(1)))
+        mean, spread = self.mean(h), self.spread(h)
+        return self.decoder(mean + draw(spread) * torch.randn_like(mean)), mean, spread
+
+    def step(model, x, _, optimizer):
+        made, mean, spread = model(x)
+        optimizer.zero_grad()
+        (F.mse_loss(made, x.flatten(1)) + 1e-2 * diverge(mean, spread)).backward()
+        optimizer.step()
+
+    parts = {"encoder": nn.Linear(768, 16), "mean": nn.Linear(16, 4), "spread": nn.Linear(16, 4)}
+    return looped(net(forward, decoder=nn.Linear(4, 768), **parts), step)
+
+
+@case("broken-formula", None, "")
+def exponential_of_a_deviation_that_is_not_squared(sick):
+    power = 1 if sick else 2
+
+    def diverge(mean, spread):
+        return -(0.5 * (1 + 2 * spread - mean**2 - spread.exp() ** power)).sum(1).mean()
+
+    return variational_in_place(torch.exp, diverge)
+
+
+@case("broken-formula", None, "")
+def noise_times_the_variance_beside_its_divergence(sick):
+    def draw(spread):
+        return torch.exp(spread if sick else 0.5 * spread)
+
+    def diverge(mean, spread):
+        return -0.5 * torch.mean(1 + spread - mean.pow(2) - spread.exp())
+
+    return variational_in_place(draw, diverge)
