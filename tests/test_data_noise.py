@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
+from torch.utils.data import DataLoader, TensorDataset
 
+import cnnprobe
 from cnnprobe.data.noise import find_noise
 from cnnprobe.data.spots import Spotted
 
@@ -54,3 +57,13 @@ def test_few_images_and_two_classes_are_not_judged():
     features, labels = draw_digits(0.3)
     assert study(features[:200], labels[:200]) is None
     assert study(features, labels % 2) is None
+
+
+def test_samples_with_a_wrong_label_come_first_on_the_sheets():
+    features, labels = draw_digits(0.3)
+    images = torch.from_numpy(features).float().reshape(-1, 1, 8, 8) / 16
+    data = TensorDataset(images, torch.from_numpy(labels))
+    report = cnnprobe.inspect_data(DataLoader(data, 32, shuffle=True))
+    assert ["noisy-labels"] == [f.rule for f in report.findings]
+    assert "training-suspicious" == report.sheets[0].name
+    assert "8 suspicious images of the training data" in report.sheets[0].title

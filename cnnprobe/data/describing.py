@@ -1,9 +1,13 @@
 """What was taken in of one split, and what its data set tells beside it, as plain data."""
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 from cnnprobe.data.beside import add_replaced, compare_sources
 from cnnprobe.data.clues import Clues
+from cnnprobe.data.columns import join_samples
+from cnnprobe.data.copies import shrink
 from cnnprobe.data.datasets import (
     find_mispaired,
     list_normalisations,
@@ -13,12 +17,15 @@ from cnnprobe.data.datasets import (
 from cnnprobe.data.facts import Failed, Labels, SampleTrials, Split
 from cnnprobe.data.gathering import SplitTallies
 from cnnprobe.data.image_facts import Images
+from cnnprobe.data.images import Thumbnail
 from cnnprobe.data.joining import find_transposed
+from cnnprobe.data.keeping import copy_dataset, kept_generators
 from cnnprobe.data.labels import describe_labels
 from cnnprobe.data.marks import find_marks
 from cnnprobe.data.noise import find_noise
 from cnnprobe.data.sounds import compare_rates
 from cnnprobe.data.source import Source, describe_loading
+from cnnprobe.data.spots import Spotted
 from cnnprobe.data.tokens import find_vocabulary
 from cnnprobe.data.trials import confirm_pairs, try_again, try_blanks
 
@@ -75,10 +82,13 @@ def _compare(source: Source, tallies: SplitTallies, labels: Labels | None) -> Cl
     images, rows = tallies.images, tallies.images.rows
     # Labels that say nothing have no noise: the model would be asked in vain.
     told = labels is not None and labels.chance is not None and labels.chance <= TOLD
+    noise = find_noise(images.features, images.places) if told else None
+    if noise is not None:
+        _show(source, tallies, [spot for spot, _ in noise.examples])
     found = Clues(
         marks=find_marks(tallies.images.labelled),
         pairs=tallies.pairs.describe(source),
-        noise=find_noise(images.features, images.places) if told else None,
+        noise=noise,
         texts=tallies.texts.describe(),
         features=(rows.path, rows.find_given_away()),
     )
@@ -93,6 +103,19 @@ def _compare(source: Source, tallies: SplitTallies, labels: Labels | None) -> Cl
         beside=compare_sources(tallies.images.seen, source),
         joined=tallies.joined,
     )
+
+
+def _show(source: Source, tallies: SplitTallies, spots: Sequence[Spotted]) -> None:
+    """Read samples again, to be drawn among the suspicious ones."""
+    known = [(spot, spot.index) for spot in spots if spot.index is not None]
+    if not known or not source.is_indexed or tallies.last or not tallies.images.draws:
+        return
+    with contextlib.suppress(Exception), kept_generators(source.given):
+        dataset = copy_dataset(source.dataset)
+        columns = join_samples([dataset[index] for _, index in known])
+        images = next(c.values for c in columns if c.path == tallies.main)
+        for image, (spot, _) in zip(images, known, strict=True):
+            tallies.images.suspects.append(Thumbnail(shrink(image), spot))
 
 
 def _describe_images(source: Source, tallies: SplitTallies) -> Images:

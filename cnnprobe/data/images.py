@@ -106,6 +106,11 @@ class ImageTally:
         self._equal: list[bytes] = []  # of each batch the print that all of it share, or none
         self.labelled: list[tuple[NDArray[np.float32], int]] = []  # small copies and their labels
 
+    @property
+    def draws(self) -> bool:
+        """Whether images are kept to be drawn."""
+        return self._drawn > 0
+
     def add(self, column: BatchColumn, spots: list[Spotted], *, finite: bool) -> None:
         """Take in the images of a batch; `finite`: it holds no NaN and no Inf."""
         prints: list[bytes] = []
