@@ -6,7 +6,7 @@ import collections
 import contextlib
 import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,15 +48,27 @@ class Reached(BaseException):
 def capture_call(model: nn.Module, step: Step) -> Given | None:
     """What a step gives the model in its only call, and gets; None where it calls it otherwise."""
     seen: list[Given] = []
+    own, original = vars(model), model.forward
+    kept = {name: own[name] for name in ("forward",) if name in own}
 
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        seen.append(Given(args=fresh(args), kwargs=fresh(kwargs), output=_copy(output)))
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        before = (fresh(args), fresh(kwargs))
+        output = original(*args, **kwargs)
+        seen.append(Given(args=before[0], kwargs=before[1], output=_copy(output)))
+        return output
 
-    handle = model.register_forward_hook(keep, with_kwargs=True)
+    def keep(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        if seen:  # what other hooks have made of it
+            seen[-1] = replace(seen[-1], output=_copy(output))
+
+    own["forward"] = forward  # a step may call it by itself, where no hook is called
+    handle = model.register_forward_hook(keep)
     try:
         losses = _run_to_backward(step)
     finally:
         handle.remove()
+        del own["forward"]
+        own |= kept
     return seen[0] if len(seen) == 1 and losses else None
 
 

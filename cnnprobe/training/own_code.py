@@ -4,8 +4,10 @@ what they are named for, and which names it never reads.
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from cnnprobe.diagnosis.evidence import OwnCode
+from cnnprobe.training.determinants import find_wrong_volume
 from cnnprobe.training.formulas import find_broken
 from cnnprobe.training.loss_minimum import judge_loss
 from cnnprobe.training.request import Request
@@ -13,14 +15,29 @@ from cnnprobe.training.surroundings import Surroundings, look_around
 from cnnprobe.training.target_places import Making
 from cnnprobe.training.unpacked import find_unpacked
 
+T = TypeVar("T")
+
 
 def read_code(
     request: Request, around: Surroundings, making: Making, put_back: Callable[[], None]
 ) -> OwnCode:
     """What the questions showed; `put_back` restores what a run has changed."""
-    free = judge_loss(request, making, put_back)
-    put_back()
     if request.train_step is None:  # then the loss is the only code that is the user's
         around = replace(around, functions=look_around(request.loss_fn, {}).functions)
-    broken = find_broken(request.model, around, making(request), put_back)
-    return OwnCode(free=free, broken=broken, unread=find_unpacked(around))
+
+    def ask(question: Callable[[], T | None]) -> T | None:
+        try:
+            return question()
+        except Exception:  # code that cannot be run in this way is not judged
+            return None
+        finally:
+            put_back()
+
+    model, step = request.model, making(request)
+    volume = ask(lambda: find_wrong_volume(model, step))
+    return OwnCode(
+        free=ask(lambda: judge_loss(request, making, put_back)),
+        broken=(ask(lambda: find_broken(model, around, step, put_back)) or ())
+        + (() if volume is None else (volume,)),
+        unread=find_unpacked(around),
+    )

@@ -251,3 +251,35 @@ def noise_times_the_variance_beside_its_divergence(sick):
         return -0.5 * torch.mean(1 + spread - mean.pow(2) - spread.exp())
 
     return variational_in_place(draw, diverge)
+
+
+class Coupling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 2))
+
+    def forward(self, x):
+        a, b = x.chunk(2, 1)
+        scale, shift = self.net(a).chunk(2, 1)
+        return torch.cat([b * scale.tanh().exp() + shift, a], 1), scale.tanh().sum(1)
+
+
+@case("broken-formula", None)
+def volume_taken_off_the_likelihood(sick):
+    def forward(self, x):
+        log_det = torch.zeros(len(x))
+        for part in self.parts:
+            x, more = part(x)
+            log_det = log_det - more if sick else log_det + more
+        return x, log_det
+
+    def step(model, x, _, optimizer):
+        z, log_det = model(x)
+        optimizer.zero_grad()
+        (0.5 * z.square().sum(1) - log_det).mean().backward()
+        optimizer.step()
+
+    torch.manual_seed(0)
+    model = net(forward, parts=nn.ModuleList(Coupling() for _ in range(4)))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    return looped(model, step, inputs=torch.randn(32, 2), targets=None, optimizer=optimizer)
