@@ -239,3 +239,15 @@ class Plain(nn.Module):
 
 def test_layer_of_another_kind_is_no_sibling():
     assert not diagnose(Plain(), "sibling-differs")
+
+
+class Paired(Block):
+    def __init__(self, width=8, attention=False):
+        super().__init__(dropout=0.0)
+        self.width, self.wanted = width, attention
+
+
+def test_option_that_is_kept_in_a_pair_of_assignments_is_found():
+    subjects = [f.subject for f in diagnose(Paired(attention=True), "unread-name")]
+    assert "attention" in subjects
+    assert "attention" not in [f.subject for f in diagnose(Paired(), "unread-name")]

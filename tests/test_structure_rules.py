@@ -232,3 +232,54 @@ def test_argument_of_the_step_that_its_text_never_reads_is_found():
 
     found = find("unread-name", model, train_step=train_step, optimizer=optimizer)
     assert ["labels"] == [f.subject for f in found]
+
+
+def noising(model, optimizer, draws_again):
+    def train_step(images):
+        noise = torch.randn_like(images)
+        noisy = images + (torch.randn_like(images) if draws_again else noise)
+        optimizer.zero_grad()
+        F.mse_loss(model(noisy), noise).backward()
+        optimizer.step()
+
+    return train_step
+
+
+def test_noise_that_is_drawn_twice_is_no_target_for_the_model():
+    model = nn.Conv2d(1, 1, 3, padding=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    given = {"targets": None, "optimizer": optimizer}
+    sick = noising(model, optimizer, draws_again=True)
+    assert len(find("unpredictable-target", model, train_step=sick, **given)) == 1
+    sound = noising(model, optimizer, draws_again=False)
+    assert not find("unpredictable-target", model, train_step=sound, **given)
+
+
+def test_label_that_is_blurred_with_noise_is_a_target():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+    def train_step(images):
+        label = 1 - 0.1 * torch.rand(len(images), 1)
+        optimizer.zero_grad()
+        F.binary_cross_entropy_with_logits(model(images), label).backward()
+        optimizer.step()
+
+    given = {"targets": None, "optimizer": optimizer, "train_step": train_step}
+    assert not find("unpredictable-target", model, **given)
+
+
+def test_negative_of_a_trained_loss_that_is_logged_is_no_unused_loss():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    log = {}
+
+    def train_step(images):
+        loss = model(images).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        log["estimate"] = -loss
+
+    given = {"targets": None, "optimizer": optimizer, "train_step": train_step}
+    assert not find("unused-loss", model, **given)

@@ -33,6 +33,7 @@ ADVICE: Mapping[str, str] = {
     "teacher-in-train-mode": "where the teacher is made is not known",
     "unread-name": "where it was meant to be read is not known",
     "unread-in-batch": "where the loss is to use it is not known",
+    "unpredictable-target": "which of the two draws was meant is not known",
     "unscaled-step": "which scaler divides by its scale is not known",
     "update-undone": "what writes the old weights back is the loop's own code",
 }

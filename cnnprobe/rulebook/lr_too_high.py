@@ -14,6 +14,7 @@ DIVERGED = 10.0  # times the first loss, as for divergence
 WHOLE = 1.0  # first update over weight; 1e-3 is usual (Karpathy, CS231n)
 SAME = 1e-6  # greatest difference between samples over the output's magnitude: rounding of float32
 RISE = 1.5  # times the first loss
+UNMOVED = 1e-4  # of the loss; a fall of less proves nothing of a slower run
 MANY = 64  # values; fewer are the terms of a loss
 FLOOR = 0.1  # absolute rise below which a loss has only moved
 
@@ -82,8 +83,9 @@ def lr_too_high(evidence: Evidence) -> Iterator[Finding]:
     ruined = (
         last > DIVERGED * first or _collapsed(evidence) or (ratio > WHOLE and peak > RISE * first)
     )
+    is_clear = ruined or (falls and end is not None and first - end > UNMOVED * first)
     risen = (last > RISE * first and last > first + FLOOR) or (ruined and peak > first + FLOOR)
-    if risen and falls:
+    if risen and falls and is_clear:
         rate = max((r for o in evidence.optimizers for r in o.rates), default=math.nan)
         name = evidence.optimizers[0].name if evidence.optimizers else "optimizer"
         summed = _find_undivided(evidence)

@@ -68,6 +68,7 @@ def teacher_in_train_mode(evidence: Evidence) -> Iterator[Finding]:
         names = {"dropout": "dropout", "batch_norm": "BatchNorm"}
         yield Finding(
             module=None,
+            severity=None if "dropout" in kinds else Severity.INFO,
             message=(
                 "the network that gives the targets of the loss is in train mode: "
                 f"{' and '.join(names[k] for k in kinds)} in it "

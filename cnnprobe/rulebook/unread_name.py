@@ -62,7 +62,7 @@ def healthy() -> Mapping[str, Any]:
     name="unread-name",
     severity=Severity.WARNING,
     examples=(sick, healthy),
-    explains=("constant-targets", "ignored-input"),
+    explains=("constant-targets", "ignored-input", "constant-output", "vanishing-gradient"),
 )
 def unread_name(evidence: Evidence) -> Iterator[Finding]:
     """An option of a constructor, an argument of a forward or a buffer that nothing reads.

@@ -68,8 +68,8 @@ def unused_loss(evidence: Evidence) -> Iterator[Finding]:
     loop.
     Known exceptions: a loss whose value is read, compared, returned or kept: it may be a metric,
     which is cheaper under torch.no_grad(). A sum of losses that each had a backward of its own, as
-    a discriminator's, and the logarithm, root or exponential of a loss that had one, as PSNR and
-    perplexity: they are there for the log.
+    a discriminator's, and the logarithm, root, multiple or exponential of a loss that had one, as
+    PSNR and perplexity: they are there for the log.
     Source: torch.Tensor.backward, "Computes the gradient of current tensor wrt graph leaves".
     """
     for found in find_unused(evidence):
@@ -144,7 +144,7 @@ def _is_logged(step: Step, flow: Flow, row: int) -> bool:
     """
     graphs = [loss.nodes for loss in step.losses]
     over, curved = _find_under(flow, row)
-    if curved:
+    if curved or over != row:  # a root of it, or its negative, as a critic's estimate
         return any(is_reached(flow.calls[over], nodes) for nodes in graphs)
     terms = [flow.calls[i] for i in read_sum(flow, row).terms]
     return (

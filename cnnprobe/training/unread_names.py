@@ -173,11 +173,20 @@ def _find_attribute(node: ast.FunctionDef, name: str) -> str | None:
     if len(loads) > 1:
         return None
     for statement in ast.walk(node):
-        if isinstance(statement, ast.Assign) and statement.value is loads[0]:
-            target = statement.targets[0]
-            own = isinstance(target, ast.Attribute) and name_of(target.value) == "self"
-            return target.attr if own and len(statement.targets) == 1 else None  # type: ignore[attr-defined]
+        if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+            for target, value in _pair(statement.targets[0], statement.value):
+                if value is loads[0]:
+                    own = isinstance(target, ast.Attribute) and name_of(target.value) == "self"
+                    return name_of(target) if own else None
     return None
+
+
+def _pair(target: ast.expr, value: ast.expr) -> list[tuple[ast.expr, ast.expr]]:
+    """What is assigned to what: a, b = c, d are two."""
+    both = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
+    if both and len(target.elts) == len(value.elts):  # type: ignore[attr-defined]
+        return list(zip(target.elts, value.elts, strict=True))  # type: ignore[attr-defined]
+    return [(target, value)]
 
 
 def _read_defaults(kind: type) -> dict[str, Any]:

@@ -242,6 +242,8 @@ def keep_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Reme
 @answers("redundant-bias")
 def drop_bias(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """No bias before the BatchNorm."""
+    if evidence.averages:
+        return  # a copy that follows the weights has these biases too
     yield Remedy(
         title=f"bias=False in {spoken(evidence, finding.module)} and its like",
         change=lambda subject: _drop_biases(subject, finding, evidence),
