@@ -24,7 +24,8 @@ def _loop(same: bool) -> Mapping[str, Any]:
         noise = torch.randn_like(x)
         noisy = x + (noise if same else torch.randn_like(x))
         optimizer.zero_grad()
-        nn.functional.mse_loss(model(noisy), noise).backward()
+        loss: Any = nn.functional.mse_loss(model(noisy), noise)
+        loss.backward()
         optimizer.step()
 
     inputs = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
