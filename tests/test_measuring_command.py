@@ -3,10 +3,13 @@
 import os
 import sys
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
+from torch.distributed.run import parse_args
 
+from cnnprobe.cli.measuring import stats_command
 from cnnprobe.errors import TargetError
 from cnnprobe.measuring import load_measurements
 from reference_models.cifar_pickles import UncheckedCIFAR10, write_cifar10
@@ -115,3 +118,17 @@ def test_without_torchvision_the_command_says_what_to_install(folder, monkeypatc
     with pytest.raises(TargetError) as raised:
         open_dataset("folder", folder / "images")
     assert "pip install cnnprobe[vision]" == raised.value.fix
+
+
+def test_torchrun_hands_every_option_on(capsys):
+    options = [each for each in stats_command.params if isinstance(each, click.Option)]
+    refused = set()
+    for name in (name for each in options for name in (*each.opts, *each.secondary_opts)):
+        try:
+            given = parse_args(["-m", "cnnprobe", "stats", "net.py:net", name, "value"])
+        except SystemExit:
+            refused.add(name)
+        else:
+            assert [name, "value"] == given.training_script_args[-2:]
+    capsys.readouterr()
+    assert [] == [each.opts for each in options if refused.issuperset(each.opts)]

@@ -57,8 +57,9 @@ _PAUSE = (0.5, 30.0)  # seconds between two lines of progress, on a terminal and
     "--device", default="cpu", show_default=True, metavar="NAME", help="Device: cpu, cuda."
 )
 @click.option(
-    "--log", metavar="FILE",
-    help="Keep what is known in JSON lines; the same command goes on there after a kill.",
+    "--log", "--log-file", "log", metavar="FILE",  # torchrun takes --log for its --log-dir
+    help="Keep what is known in JSON lines; the same command goes on there after a kill. Under "
+    "torchrun, --log-file.",
 )  # fmt: skip
 @add_output_options
 def stats_command(model: ModelRequest, wished: OutputRequest, **options: Any) -> None:
