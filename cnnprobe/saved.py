@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnprobe.diagnosis import Finding
-from cnnprobe.errors import ProbeError
+from cnnprobe.errors import ProbeError, UsageError
 from cnnprobe.records import reading, schema
 from cnnprobe.report import PARTS, Report
 
@@ -64,7 +64,8 @@ def _read_text(path: str | os.PathLike[str], where: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise ProbeError(
+        kind = UsageError if isinstance(error, FileNotFoundError) else ProbeError
+        raise kind(
             f"the report cannot be read: {error.strerror or error}",
             where=where,
             fix="check the path",

@@ -98,7 +98,7 @@ def test_torchrun_measures_what_one_process_does(folder):
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--data", "missing"], 3, "no data set:"),
+        (["--data", "missing"], 2, "there is no folder 'missing'"),
         (["--data", ".", "--dataset", "cifar10"], 3,
             "name the folder that holds cifar-10-batches-py"),
         (["--data", "images", "--mean", "a,b"], 2, "'a,b' are no numbers"),

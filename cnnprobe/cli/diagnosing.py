@@ -187,9 +187,17 @@ def _diagnose(loaded: Loaded, given: InputRequest, options: dict[str, Any]) -> "
         )
 
 
-def _build_optimizer(model: Any, text: str) -> Any:
+def _parse_setting(key: str, value: str) -> Any:
+    """A setting of an optimizer, as a value of Python's."""
     import ast
 
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        raise ValueError(f"{key.strip()}={value} is no number") from None
+
+
+def _build_optimizer(model: Any, text: str) -> Any:
     import torch
 
     name, _, settings = text.partition(":")
@@ -212,7 +220,7 @@ def _build_optimizer(model: Any, text: str) -> Any:
         )
     try:
         pairs = (item.partition("=") for item in settings.split(",") if item)
-        values = {key.strip(): ast.literal_eval(value) for key, _, value in pairs}
+        values = {key.strip(): _parse_setting(key, value) for key, _, value in pairs}
         trained = [p for p in model.parameters() if p.requires_grad]
         return getattr(torch.optim, kinds[name.lower()])(
             trained or list(model.parameters()), **values

@@ -47,7 +47,7 @@ def collapse(
         raise UnknownNameError(
             f"no recorded call of a module named {around!r}",
             where=f"graph of {graph.title or 'the output'}",
-            fix=suggest(around, dict.fromkeys(call.fqn for call in tree.calls)),
+            fix=suggest(around, dict.fromkeys(call.fqn for call in tree.calls if call.fqn)),
         )
     most = BOXES if limit is None else limit
     if depth is not None:

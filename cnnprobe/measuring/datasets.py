@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cnnprobe.errors import TargetError
+from cnnprobe.errors import TargetError, UsageError
 
 
 def open_dataset(
@@ -20,6 +20,7 @@ def open_dataset(
     `size`, and normalised.
 
     Raises:
+        UsageError: there is no such folder.
         TargetError: torchvision is not installed, or finds no such data set there.
     """
     try:
@@ -35,6 +36,10 @@ def open_dataset(
     if mean or std:
         steps.append(transforms.Normalize(mean or [0.0] * len(std), std or [1.0] * len(mean)))
     transform = transforms.Compose(steps)
+    if not Path(root).is_dir():
+        raise UsageError(
+            f"there is no folder {str(root)!r}", where=f"--data {root}", fix="check the path"
+        )
     try:
         if kind == "folder":
             return datasets.ImageFolder(root, transform=transform)

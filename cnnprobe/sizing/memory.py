@@ -202,7 +202,7 @@ def _make_plan(
     for block in request.checkpoint:
         if block not in known:
             raise UnknownNameError(
-                f"no module named {block!r}", where=where, fix=suggest(block, known)
+                f"no module named {block!r}", where=where, fix=suggest(block, filter(None, known))
             )
     name, make = choose_optimizer(request.optimizer)
     plan = Plan(

@@ -36,6 +36,8 @@ from cnnprobe.crash.suspect import Candidate, Candidates
 from cnnprobe.recorder.inventory import class_of
 
 _MOST_NAMES = 12
+_HEADS = ("fc", "classifier", "head", "heads", "last_linear")
+_OF_LINEAR = ("in_features", "out_features")
 _SETTINGS = ("num_features", "num_channels", "num_parameters")
 _PROGRAM = """
   class Net(nn.Module):
@@ -101,6 +103,13 @@ _DATA = """
           model(x)
 """
 DATA = Example(_DATA, repair="write self.rows", is_tried=False)
+_HEAD = """
+  model = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Dropout(), nn.Linear(4, 2)))
+  def run(model):
+-     return model[1].in_features
++     return model[1][1].in_features
+"""
+HEAD = Example(_HEAD, repair="write model[1][1].in_features", is_tried=False)
 _CASE = """
   class Net(nn.Module):
       def __init__(self):
@@ -124,7 +133,7 @@ _LOOP_KINDS = {
 @cause(
     "CP043",
     "missing-attribute",
-    (EXAMPLE, UNUSED, TWICE, CASE, LOOP, DATA),
+    (EXAMPLE, UNUSED, TWICE, CASE, LOOP, DATA, HEAD),
     stage=("forward", "around"),
     prior=1090,
 )
@@ -174,6 +183,9 @@ def _blame_loop(crash: Crash, subject: Any, name: str) -> Suspect:
         written = replace_expression(crash.error, node, text)
         title = f"write {text} instead of {ast.unparse(node)}"
         edits = [propose(Advice(title=title, code=text, written=written))]
+    elif node is not None and (meant := _find_last(subject, name)):
+        title = f"write {ast.unparse(node.value)}{meant}"
+        edits = [propose(Advice(title=title, code=meant))]
     return blame(
         None,
         f"{_describe(crash, subject)} has no attribute {name!r}"
@@ -182,6 +194,16 @@ def _blame_loop(crash: Crash, subject: Any, name: str) -> Suspect:
         arithmetic=f"asked for as {ast.unparse(node)}" if node is not None else "",
         weight=STRONG if near else USUAL,
     )
+
+
+def _find_last(subject: Any, name: str) -> str:
+    """How the last Linear is reached from a model whose head has another name: .classifier[6]."""
+    layers = subject.named_modules() if isinstance(subject, nn.Module) else ()
+    linear = [fqn for fqn, layer in layers if isinstance(layer, nn.Linear)]
+    if not linear or name not in (*_HEADS, *_OF_LINEAR):
+        return ""
+    parts = linear[-1].split(".") + ([name] if name in _OF_LINEAR else [])
+    return "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in parts if part)
 
 
 def _define(subject: Any, method: Method, name: str) -> Candidates:

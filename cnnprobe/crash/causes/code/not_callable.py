@@ -9,6 +9,7 @@ from torch import Tensor
 from cnnprobe.crash.cause import STRONG, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.edits.writing import replace_expression
+from cnnprobe.crash.facts.frames import get_path, list_frames
 from cnnprobe.crash.facts.values import read_attribute, read_failing_line
 
 _MODULE = """
@@ -28,7 +29,17 @@ _STATE = """
       model(torch.randn(4, 8))
       return saved(torch.randn(4, 8))
 """
+_CLOSURE = """
+  model = nn.Linear(8, 2)
+  def run(model):
+      optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+      loss = model(torch.randn(4, 8)).sum()
+      loss.backward()
+-     optimizer.step(loss)
++     optimizer.step()
+"""
 EXAMPLES = (
+    Example(_CLOSURE, repair="call optimizer.step() without an argument", is_tried=False),
     Example(_MODULE, repair="write torch.utils.data.DataLoader instead", is_tried=False),
     Example(_STATE, repair="load it into a model", is_tried=False),
 )
@@ -54,6 +65,14 @@ def not_callable(crash: Crash) -> Suspects:
     if not isinstance(crash.error, TypeError):
         return
     line = read_failing_line(crash)
+    if (given := _find_closure(crash)) is not None:
+        yield blame(
+            None,
+            f"optimizer.step() got {given} as its closure, a function that computes the loss",
+            propose(Advice(title="call optimizer.step() without an argument")),
+            arithmetic="step(closure=None)",
+        )
+        return
     for call in (n for n in line.nodes if isinstance(n, ast.Call)):
         value, text = read_attribute(call.func, line.names), ast.unparse(call.func)
         if value is None or callable(value) or (found := _judge(value, text)) is None:
@@ -69,6 +88,17 @@ def not_callable(crash: Crash) -> Suspects:
             weight=STRONG,
         )
         return
+
+
+def _find_closure(crash: Crash) -> str | None:
+    """What the step of an optimizer was given that is no function, in words."""
+    for frame in list_frames(crash.error):
+        value = frame.f_locals.get("closure")
+        is_step = frame.f_code.co_name == "step" and "/torch/optim/" in get_path(frame)
+        if is_step and value is not None and not callable(value):
+            is_tensor = isinstance(value, Tensor)
+            return f"a tensor {tuple(value.shape)}" if is_tensor else f"a {type(value).__name__}"
+    return None
 
 
 def _judge(value: Any, text: str) -> tuple[str, str, str] | None:

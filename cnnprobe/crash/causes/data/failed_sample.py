@@ -1,13 +1,12 @@
 import ast
-import os
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cnnprobe.crash.cause import LAST, STRONG, Crash, Example, Suspects, blame, cause, vary
+from cnnprobe.crash.facts.files import judge_file
 from cnnprobe.crash.facts.loader import Fetch, find_fetch, find_transform
 from cnnprobe.crash.facts.values import read_attribute, read_failing_line
 
@@ -118,7 +117,7 @@ def failed_sample(crash: Crash) -> Suspects:
     where += f" raised in the transform {transform}" if transform else " raised"
     reason, arithmetic, title = (
         _judge_length(crash, fetch)
-        or _judge_file(crash)
+        or judge_file(crash.error)
         or _judge_key(crash, fetch)
         or _judge_channels(crash, fetch)
         or _judge_class(crash)
@@ -150,24 +149,6 @@ def _judge_length(crash: Crash, fetch: Fetch) -> tuple[str, str, str] | None:
                     f"let __len__ return {count}, or give {name} an entry for each sample",
                 )
     return None
-
-
-def _judge_file(crash: Crash) -> tuple[str, str, str] | None:
-    """A file that is not there, with the part of its path that is."""
-    if not isinstance(crash.error, FileNotFoundError) or not crash.error.filename:
-        return None
-    path = Path(os.fsdecode(crash.error.filename))
-    missing = next((p for p in (*reversed(path.parents), path) if not p.exists()), path)
-    if path.exists():
-        return None
-    reason = f"there is no file {str(path)!r}"
-    if missing != path:
-        reason += f": the folder {str(missing)!r} is missing"
-    if path.is_absolute():
-        return reason, str(path), f"correct the path: {str(missing.parent)!r} is there"
-    here = f"the path is relative, and the program runs in {str(Path.cwd())!r}"
-    title = "make the path of the folder of the data: Path(__file__).parent / ..., or absolute"
-    return reason, here, title
 
 
 def _judge_key(crash: Crash, fetch: Fetch) -> tuple[str, str, str] | None:

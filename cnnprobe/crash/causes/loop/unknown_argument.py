@@ -32,7 +32,7 @@ _SYNONYMS = {"learning_rate": "lr", "wd": "weight_decay", "beta": "betas", "work
     "CP0G7",
     "unknown-argument",
     EXAMPLES,
-    stage=("loss", "step"),
+    stage=("forward", "loss", "step"),
     family="call-signature",
     prior=700,
 )
@@ -60,7 +60,7 @@ def unknown_argument(crash: Crash) -> Suspects:
             title = f"write {near}= instead of {unknown[0]}=" if near else f"drop {unknown[0]}="
             written = replace_keyword(crash.error, call, unknown[0], near)
         yield blame(
-            None,
+            crash.owner if crash.stage == "forward" else None,
             f"{shown} {' and '.join(what)}",
             propose(Advice(title=title, written=written)),
             arithmetic=f"{shown}({', '.join(names)})",
