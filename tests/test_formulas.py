@@ -417,6 +417,58 @@ def cross_entropy(logits, y):
     return -logits.log_softmax(1)[torch.arange(len(y)), y].mean()
 
 
+def contrastive_loss(one, other, same, margin=2.0):
+    d = F.pairwise_distance(one, other)
+    return (same * d**2 + (1 - same) * (margin - d).relu() ** 2).mean()
+
+
+def contrastive_turned(one, other, same, margin=2.0):
+    d = F.pairwise_distance(one, other)
+    return (same * d**2 + (1 - same) * (d - margin).clamp(min=-5) ** 3).mean()
+
+
+def discounted_returns(rewards, dones, gamma=0.9):
+    found, total = [], 0.0
+    for reward, done in zip(reversed(rewards), reversed(dones), strict=True):
+        total = reward + gamma * total * (1 - done)
+        found.insert(0, total)
+    return torch.tensor(found)
+
+
+def discounted_in_reverse(rewards, dones, gamma=0.9):
+    found, total = [], 0.0
+    for reward, done in zip(reversed(rewards), reversed(dones), strict=True):
+        total = reward + gamma * total * (1 - done)
+        found.append(total)
+    return torch.tensor(found)
+
+
+def returns_from_the_start(rewards, gamma=0.9):
+    found, total = [], 0.0
+    for reward in rewards:
+        total = reward + gamma * total
+        found.append(total)
+    found = torch.tensor(found)
+    return (found - found.mean()) / (found.std() + 1e-8)
+
+
+def compute_gae(rewards, values, masks, gamma=0.99, tau=0.95):
+    values, gae, found = [*values, 0.0], 0.0, []
+    for k in reversed(range(len(rewards))):
+        delta = rewards[k] + gamma * values[k + 1] * masks[k] - values[k]
+        gae = delta + gamma * tau * masks[k] * gae
+        found.insert(0, gae + values[k])
+    return found
+
+
+def log_normal(x, mean, logvar):
+    return -0.5 * (logvar + (x - mean) ** 2 / logvar.exp()).sum(1)
+
+
+def log_normal_bad(x, mean, logvar):
+    return -0.5 * (logvar + (x - mean) ** 2 * logvar.exp()).sum(1)
+
+
 def draw(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
@@ -431,7 +483,13 @@ IMAGES, KINDS = draw(8, 3, 8, 8), torch.arange(8) % 4
 RECONSTRUCTED = draw(8, 20).sigmoid()
 QUERIES = draw(2, 4, 6, 8)
 
+SAME = (torch.arange(8) % 2).float()
+REWARDS = [0.0, 1.0, 0.5, 2.0]
 RIGHT = [
+    (contrastive_loss, MEANS, SPREADS, SAME),
+    (discounted_returns, REWARDS, [0, 0, 0, 1]),
+    (compute_gae, REWARDS, [0.1, 0.2, 0.3, 0.4], [1, 1, 1, 0]),
+    (log_normal, MEANS + 1, MEANS, SPREADS),
     (focal_loss_binary, LOGITS, TRUTHS),
     (FocalLoss(), SCORES, LABELS),
     (FocalLoss(3.0), PIXELS, CLASSES),
@@ -476,6 +534,10 @@ RIGHT = [
 
 
 WRONG = [
+    (contrastive_turned, MEANS, SPREADS, SAME),
+    (discounted_in_reverse, REWARDS, [0, 0, 0, 1]),
+    (returns_from_the_start, REWARDS),
+    (log_normal_bad, MEANS + 1, MEANS, SPREADS),
     (focal_bad, LOGITS, TRUTHS),
     (FocalLoss(is_turned=True), SCORES, LABELS),
     (dice_no2, PARTS, MASKS),

@@ -35,7 +35,7 @@ def healthy() -> Mapping[str, Any]:
     name="inverted-focal-weight",
     severity=Severity.ERROR,
     examples=(sick, healthy),
-    explains=("loss-not-decreasing", "cannot-overfit"),
+    explains=("minimum-elsewhere", "loss-not-decreasing", "cannot-overfit"),
 )
 def inverted_focal_weight(evidence: Evidence) -> Iterator[Finding]:
     """A loss is weighted by a power of the probability of the label itself.

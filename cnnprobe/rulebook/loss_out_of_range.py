@@ -47,6 +47,7 @@ def healthy() -> Mapping[str, Any]:
     severity=Severity.ERROR,
     examples=(sick, healthy),
     explains=(
+        "minimum-elsewhere",
         "divergence",
         "loss-not-decreasing",
         "cannot-overfit",

@@ -35,6 +35,7 @@ def healthy() -> Mapping[str, Any]:
     severity=Severity.ERROR,
     examples=(sick, healthy),
     explains=(
+        "minimum-elsewhere",
         "negative-loss",
         "divergence",
         "loss-not-decreasing",

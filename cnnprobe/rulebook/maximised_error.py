@@ -39,6 +39,7 @@ def healthy() -> Mapping[str, Any]:
     examples=(sick, healthy),
     family="loss-sign",
     explains=(
+        "minimum-elsewhere",
         "divergence",
         "loss-not-decreasing",
         "cannot-overfit",

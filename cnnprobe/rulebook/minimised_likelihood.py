@@ -39,6 +39,7 @@ def healthy() -> Mapping[str, Any]:
     examples=(sick, healthy),
     family="loss-sign",
     explains=(
+        "minimum-elsewhere",
         "negative-loss",
         "divergence",
         "loss-not-decreasing",

@@ -38,7 +38,7 @@ def healthy() -> Mapping[str, Any]:
     severity=Severity.ERROR,
     examples=(sick, healthy),
     family="loss-sign",
-    explains=("negative-loss",),
+    explains=("minimum-elsewhere", "negative-loss"),
 )
 def minimised_similarity(evidence: Evidence) -> Iterator[Finding]:
     """The loss is the cosine similarity between the output and the targets, and the optimizer makes

@@ -53,7 +53,7 @@ def healthy() -> Mapping[str, Any]:
     name="reshape-scramble",
     severity=Severity.ERROR,
     examples=(sick, healthy),
-    explains=("batch-leak", "cannot-overfit"),
+    explains=("minimum-elsewhere", "batch-leak", "cannot-overfit"),
 )
 def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
     """A view or reshape exchanges axes, which only a permute can do.

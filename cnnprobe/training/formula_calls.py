@@ -39,6 +39,12 @@ class Call:
     def again(self, **others: Any) -> Any:
         """What it gives with other arguments."""
         given = {k: copy_value(others.get(k, v)) for k, v in self.arguments.items()}
+        devices = [t.device for t in self.tensors().values()]
+        given |= {
+            k: v.to(devices[0])
+            for k, v in given.items()
+            if k in others and isinstance(v, Tensor) and devices
+        }
         return self.function(**self.owner, **given)
 
     def number(self, **others: Any) -> float:

@@ -78,8 +78,8 @@ def _keeps_order(inputs: Any, given: Given, n: int) -> bool:
     for tensor in _list_tensors((given.args, given.kwargs)):
         for mine in (tensor, tensor.transpose(0, 1) if tensor.dim() > 1 else tensor):
             for theirs in batch:
-                if mine.shape == theirs.shape:
-                    return _is_alike(mine, theirs, n)
+                if mine.shape == theirs.shape:  # the step may have moved it to another device
+                    return _is_alike(mine, theirs.to(mine.device), n)
     return False
 
 
@@ -161,10 +161,11 @@ def _minimise(
     asked: Asked, found: FreeOutput, target: Tensor, fitting: tuple[int, tuple[int, ...]]
 ) -> FreeOutput:
     index, order = fitting
-    wanted = target.detach().reshape([size for size in target.shape if size != 1])
     gradient = asked.base.gradients[index]
     if gradient is None:
         return found
+    wanted = target.detach().reshape([size for size in target.shape if size != 1])
+    wanted = wanted.to(gradient.device)
     read = (arrange(order, gradient, target.shape) != 0).any(-1)
     read &= ((wanted >= 0) & (wanted < found.classes)) if found.classes else wanted.isfinite()
 

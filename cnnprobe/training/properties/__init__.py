@@ -19,6 +19,8 @@ from cnnprobe.training.properties.layers import (
     check_norm,
     check_pairs,
     check_positions,
+    check_returns,
+    check_signed_pairs,
     check_triplet,
 )
 from cnnprobe.training.properties.pictures import (
@@ -49,7 +51,10 @@ FORMULAS = (
     ),
     Formula(
         name="likelihood of a normal distribution",
-        pattern=r"gauss.*(nll|loss|likel)|nll.*gauss|heterosced|aleatoric",
+        pattern=(
+            r"gauss.*(nll|loss|likel)|nll.*gauss|heterosced|aleatoric"
+            r"|log_?(normal|gauss|prob|density|likelihood|pdf)|normal_(log|pdf)"
+        ),
         check=check_likelihood,
         fix="0.5 * (log(var) + (target - mean) ** 2 / var)",
         source="torch.nn.GaussianNLLLoss; Nix & Weigend 1994",
@@ -164,6 +169,21 @@ FORMULAS = (
         check=check_pairs,
         fix="cross entropy of the similarities, with the pair itself as the label",
         source="van den Oord et al. 2018, arXiv:1807.03748, equation 4",
+    ),
+    Formula(
+        name="contrast of labelled pairs",
+        pattern=r"contrastive",
+        check=check_signed_pairs,
+        fix="same * d ** 2 + (1 - same) * relu(margin - d) ** 2",
+        source="Hadsell et al. 2006, equation 4",
+        without=r"supervised|supcon",
+    ),
+    Formula(
+        name="sum of discounted rewards",
+        pattern=r"discount|returns?(_|$)|rewards?_?to_?go|(^|_)gae(_|$)",
+        check=check_returns,
+        fix="from the last step to the first: total = reward + gamma * total * (1 - done)",
+        source="Sutton & Barto 2018, equation 3.9",
     ),
     Formula(
         name="positional encoding",

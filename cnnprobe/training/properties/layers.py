@@ -6,9 +6,10 @@ function takes something else than it is tried with.
 
 import itertools
 import re
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cnnprobe.training.formula_calls import Call, find_pair, first_tensor
 
@@ -123,6 +124,77 @@ def check_pairs(call: Call) -> Found:
     if good <= bad:
         return None
     return "less for pairs that are the same than for others", f"{good:.3g} and {bad:.3g}"
+
+
+def check_signed_pairs(call: Call) -> Found:
+    """A distance is pulled for one label and pushed for the other."""
+    tensors = call.tensors()
+    names = [k for k, v in tensors.items() if v.is_floating_point() and v.dim() == 2][:2]
+    label = next((k for k in tensors if k not in names), None)
+    if len(names) != 2 or label is None or tensors[names[0]].shape != tensors[names[1]].shape:
+        return None
+    kinds = torch.unique(tensors[label])
+    if len(kinds) != 2 or len(tensors[label]) != len(tensors[names[0]]):
+        return None
+    one = torch.randn(tensors[names[0]].shape)
+    signs = []
+    for kind in kinds:
+        given = {label: torch.full_like(tensors[label], float(kind)), names[0]: one}
+        near, far = (call.number(**given, **{names[1]: one + d}) for d in (1e-3, 1.0))
+        signs.append(far - near)
+    if signs[0] * signs[1] <= 0:
+        return None
+    return (
+        "a value that grows with the distance for one label and not for the other",
+        f"changes of {signs[0]:.3g} and {signs[1]:.3g}",
+    )
+
+
+def check_returns(call: Call) -> Found:
+    """What is discounted: a reward counts for the steps before it, and most for its own."""
+    name = next((k for k in call.arguments if re.search(r"rew|^rs?$", k)), None)
+    steps = len(call.arguments[name]) if name is not None else 0
+    if name is None or steps < 3:
+        return None
+    given = {
+        k: _fill(v, 1.0 if re.search("not_?done|mask|non_?term", k) else 0.0)
+        for k, v in call.arguments.items()
+        if re.search("done|mask|term|val|next|boot", k)
+    }
+    made = []
+    for place in (steps - 1, 0):
+        rewards = _fill(call.arguments[name], 0.0)
+        rewards[place] = rewards[place] + 1.0
+        values = first_series(call.again(**given, **{name: rewards}))
+        if values is None or len(values) != steps:
+            return None
+        made.append(values)
+    last, first = made
+    if last != sorted(last):
+        shown = ", ".join(f"{v:.2g}" for v in last[:3])
+        return "values that grow towards a reward at the end", f"{shown}, ... from the start"
+    if first[0] <= first[1] or max(first[1:]) - min(first[1:]) > NEAR:
+        return "nothing after a reward at the start", f"{first[1]:.2g} one step later"
+    return None
+
+
+def _fill(value: Any, number: float) -> Any:
+    """The same kind of thing, with one number everywhere."""
+    if isinstance(value, Tensor):
+        return torch.full_like(value, number)
+    return [_fill(v, number) for v in value] if isinstance(value, list | tuple) else number
+
+
+def first_series(result: Any) -> list[float] | None:
+    """The first tensor or list of numbers that a function gives, over its first dim."""
+    if isinstance(result, tuple) and result:
+        result = result[0]
+    if isinstance(result, list):
+        result = torch.stack([torch.as_tensor(v, dtype=torch.float64) for v in result])
+    if not isinstance(result, Tensor) or not result.dim():
+        return None
+    values: list[float] = result.double().reshape(len(result), -1).mean(1).tolist()
+    return [round(v, 6) for v in values]
 
 
 def check_positions(call: Call) -> Found:
