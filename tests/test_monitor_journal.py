@@ -31,7 +31,7 @@ from tests.support.python import run_python
     ("error", "said"),
     [
         (ValueError("broken sample\nof image 7"), "ValueError in step 2: broken sample"),
-        (KeyboardInterrupt(), "KeyboardInterrupt in step 2: no message"),
+        (KeyboardInterrupt(), "KeyboardInterrupt in step 2"),
     ],
 )
 def test_the_journal_says_by_what_the_block_was_left(tmp_path, error, said):

@@ -53,9 +53,9 @@ def describe(
 
 def describe_exception(error: BaseException, step: int) -> str:
     """By what the block was left, and in which step; LEFT_BY says that it began on this rank."""
-    lines = str(error).strip().splitlines() or ["no message"]
+    said = "".join(f": {line[:_SAID]}" for line in str(error).strip().splitlines()[:1])
     begun = "another rank did not answer: " if is_of_peers(error) else ""
-    return f"{begun}{LEFT_BY}{type(error).__name__} in step {step}: {lines[0][:_SAID]}"
+    return f"{begun}{LEFT_BY}{type(error).__name__} in step {step}{said}"
 
 
 def _describe_rank(info: RankInfo) -> str:
