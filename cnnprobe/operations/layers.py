@@ -113,7 +113,7 @@ def list_operations() -> tuple[OperationInfo, ...]:
             group="dropout",
             variants={f"torch.{name}": "input, p, training" for name in _DROPPING_IN_TORCH},
         ),
-        *(info for n in (1, 2, 3) for info in _windows(n)),
+        *(info for n in (1, 2, 3) for kind in (_convolutions, _poolings) for info in kind(n)),
         *define_rows(_OTHER_WINDOWS, "convolution", "windows"),
         *define_rows(_PRODUCTS, "matmul", "products", traits=product),
         *define_rows(_OUTER_PRODUCTS, "matmul", "products"),
@@ -191,8 +191,8 @@ def _norms() -> Iterator[OperationInfo]:
     yield define("renorm", "norm", "scans", "input, p, dim, maxnorm")
 
 
-def _windows(n: int) -> Iterator[OperationInfo]:
-    """Convolution and pooling over `n` dimensions."""
+def _convolutions(n: int) -> Iterator[OperationInfo]:
+    """Over `n` dimensions."""
     yield define(
         f"conv{n}d", "convolution", "windows", _CONVOLUTION, layers=f"Conv{n}d LazyConv{n}d",
         built=_CONVOLUTION_LAYER, traits="product one-dtype", group="conv",
@@ -202,6 +202,10 @@ def _windows(n: int) -> Iterator[OperationInfo]:
         layers=f"ConvTranspose{n}d LazyConvTranspose{n}d", built=_TRANSPOSED_LAYER,
         traits="product one-dtype", group="conv_transpose",
     )  # fmt: skip
+
+
+def _poolings(n: int) -> Iterator[OperationInfo]:
+    """Over `n` dimensions."""
     adaptive = "input, output_size, return_indices=False"
     for name, layer, takes, built in (
         (f"max_pool{n}d", f"MaxPool{n}d", _MAXIMA, _MAXIMA_LAYER),

@@ -91,48 +91,54 @@ def drop_activation(finding: Finding, evidence: Evidence, model: Any) -> Iterato
     call = found[1] if found is not None else _inner(finding, evidence)
     if call is None:
         return
-    if finding.kind == "shrunk-cosines":
-        yield Remedy(
-            title=f"the factor of {describe(call)} turned round: divide by the temperature",
-            change=instead(call, _invert_factor),
-            shows=f"{loss_fn} gets logits that can be large",
-            is_comparable=False,
-        )
-        return
-    if finding.kind == "cosines":
-        yield Remedy(
-            title=f"multiply {describe(call)} by {SCALE:g}",
-            change=instead(call, _scale),
-            written=None
-            if call.fqn
-            else lambda: wrap_call(call.source, call.kind, f"{SCALE:g} * {{x}}"),
-            shows=f"{loss_fn} gets logits that can be large",
-            is_comparable=False,
-        )
-        return
-    if operation(call) in ("div", "mul") and finding.rule == "softmax-before-ce":
+    if finding.kind in ("shrunk-cosines", "cosines"):
+        yield _widen_cosines(finding, call, loss_fn)
+    elif operation(call) in ("div", "mul") and finding.rule == "softmax-before-ce":
         yield Remedy(
             title=f"give {loss_fn} the logits: leave the softmax by hand out",
             change=instead(call, _logarithm),
             shows=f"{loss_fn} gets logits",
             is_comparable=False,
         )
-        return
-    if found is not None and found[0].has_other_readers:
-        loss = found[0].call
-        title = f"give {describe(loss)} the input of {describe(call)}"
+    elif found is not None and found[0].has_other_readers:
+        yield _spare_other_readers(call, found[0].call, loss_fn)
+    else:
         yield Remedy(
-            title=f"{title}, and its output to its other readers alone",
-            change=_pass_by(call, loss),
-            written=lambda: pass_by(call.source, call.kind, loss.source, loss.kind),
+            title=f"remove {describe(call)} and give {loss_fn} the logits",
+            change=_drop(call),
+            written=_write_drop(call, evidence, model),
             shows=f"{loss_fn} gets logits",
             is_comparable=False,
         )
-        return
-    yield Remedy(
-        title=f"remove {describe(call)} and give {loss_fn} the logits",
-        change=_drop(call),
-        written=_write_drop(call, evidence, model),
+
+
+def _widen_cosines(finding: Finding, call: ModuleCall, loss_fn: str) -> Remedy:
+    """Cosines times a factor above 1, so that their softmax can be sure of a class."""
+    shows = f"{loss_fn} gets logits that can be large"
+    if finding.kind == "shrunk-cosines":
+        return Remedy(
+            title=f"the factor of {describe(call)} turned round: divide by the temperature",
+            change=instead(call, _invert_factor),
+            shows=shows,
+            is_comparable=False,
+        )
+    wrapped = f"{SCALE:g} * {{x}}"
+    return Remedy(
+        title=f"multiply {describe(call)} by {SCALE:g}",
+        change=instead(call, _scale),
+        written=None if call.fqn else lambda: wrap_call(call.source, call.kind, wrapped),
+        shows=shows,
+        is_comparable=False,
+    )
+
+
+def _spare_other_readers(call: ModuleCall, loss: ModuleCall, loss_fn: str) -> Remedy:
+    """The loss alone gets what went into the activation."""
+    title = f"give {describe(loss)} the input of {describe(call)}"
+    return Remedy(
+        title=f"{title}, and its output to its other readers alone",
+        change=_pass_by(call, loss),
+        written=lambda: pass_by(call.source, call.kind, loss.source, loss.kind),
         shows=f"{loss_fn} gets logits",
         is_comparable=False,
     )
