@@ -254,7 +254,7 @@ def test_coco_for_torchvision_detectors(coco):
 
 
 def test_boxes_in_parts_of_the_image():
-    boxes = torch.rand(8, 5, 4) / 2
+    boxes = torch.cat([torch.rand(8, 5, 2) / 2 + 0.25, torch.rand(8, 5, 2) / 2], dim=2)
     batches = [
         {
             "pixel_values": torch.randn(8, 3, 32, 32),
