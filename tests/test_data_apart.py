@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, random_split
 
 import cnnprobe
+from cnnprobe.data.marks import find_marks
 
 
 def seed(number=0):
@@ -110,6 +111,23 @@ def test_black_borders_and_objects_at_one_place_are_no_marks():
         if labels[i] == 1:
             images[i, :, 8 + i % 4 : 36 + i % 3, 12 : 36 + i % 4] = 0.9
     assert [] == find(load(TensorDataset(images, labels)), None, "marked-class")
+
+
+def draw_marked(rows, columns, side=21):
+    """Noise, with a checkerboard in each second image. Of its 20 x 20 edges the mark has one row
+    and one column more than it has pixels, so that 6 x 10 are 15%, and 7 x 9 are more.
+    """
+    random = np.random.default_rng(0)
+    for number in range(80):
+        x = random.normal(scale=0.3, size=(1, side, side)).astype(np.float32)
+        if number % 2:
+            x[0, 2 : 2 + rows, 2 : 2 + columns] += np.indices((rows, columns)).sum(0) % 2 * 8.0
+        yield x, number % 2
+
+
+@pytest.mark.parametrize(("rows", "columns", "marks"), [(5, 9, 1), (9, 5, 1), (6, 8, 0), (8, 6, 0)])
+def test_mark_fills_at_most_fifteen_percent_of_the_image(rows, columns, marks):
+    assert marks == len(find_marks(list(draw_marked(rows, columns))))
 
 
 def test_digits_have_no_marks():

@@ -166,3 +166,23 @@ def test_rule_of_an_entry_point_is_run(monkeypatch):
         ]
     finally:
         rulebook.all_rules.cache_clear()
+
+
+@pytest.mark.parametrize(("weigh", "is_found"), [(torch.exp, True), (torch.tanh, False)])
+def test_task_weight_is_the_exponential_of_a_parameter_and_no_other_function(weigh, is_found):
+    class Weighted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.s = nn.Linear(4, 3), nn.Parameter(torch.full((1,), -1.0))
+
+        def forward(self, x):
+            return self.body(x), self.s
+
+    def loss_fn(output, targets):
+        scores, s = output
+        return (weigh(-s) * nn.functional.cross_entropy(scores, targets)).sum()
+
+    report = cnnprobe.diagnose(
+        Weighted(), torch.randn(8, 4), torch.arange(8) % 3, loss_fn=loss_fn, trials=0
+    )
+    assert is_found == ("unbounded-task-weight" in {f.rule for f in report.findings})
