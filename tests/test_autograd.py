@@ -4,6 +4,7 @@ hand arithmetic.
 
 import gc
 import textwrap
+import threading
 import weakref
 from collections import deque
 
@@ -336,3 +337,28 @@ def test_a_deep_graph_that_was_walked_can_be_dropped(build):
     finished = run_python("-c", script)
     assert list(DROPS) == finished.stdout.splitlines()
     assert 0 == finished.returncode
+
+
+class OnThreads(nn.Module):
+    """Two layers, the second of them on a thread of its own where it is asked for."""
+
+    def __init__(self, is_threaded):
+        super().__init__()
+        self.first, self.second, self.is_threaded = nn.Linear(4, 4), nn.Linear(4, 4), is_threaded
+
+    def forward(self, x):
+        found = []
+        thread = threading.Thread(target=lambda: found.append(self.second(x)))
+        if self.is_threaded:
+            thread.start()
+            thread.join()
+        return self.first(x) + (found or [self.second(x)])[0]
+
+
+@pytest.mark.parametrize("is_threaded", [True, False])
+def test_walk_notes_whether_modules_ran_on_several_threads(is_threaded):
+    model = OnThreads(is_threaded)
+    with Recording(model) as recording:
+        output = model(torch.ones(2, 4))
+    notes = walk(output, model=model, trace=recording.trace).notes
+    assert is_threaded == any("ran on several threads" in note for note in notes)

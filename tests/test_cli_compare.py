@@ -113,3 +113,6 @@ def test_refactor_without_a_pattern_exits_with_1_and_writes_no_file(capsys, tmp_
         capsys, "refactor", f"{tmp_path}/net.py:net", "--input", "1,4", "-o", tmp_path / "blocks.py"
     )
     assert 1 == code and "nothing to fold" in err and not (tmp_path / "blocks.py").exists()
+    code, out, err = run(capsys, "refactor", f"{tmp_path}/net.py:net", "--input", "1,4")
+    assert 1 == code and "nothing to fold" in out
+    assert "nothing to fold" not in err and "the model was not rewritten" in err

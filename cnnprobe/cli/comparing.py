@@ -159,7 +159,7 @@ def refactor_command(model: ModelRequest, given: InputRequest, wished: OutputReq
         write(refactoring.to(choose_format(wished), width=wished.width), wished)
     if not refactoring.source:
         raise CheckError(
-            "; ".join(refactoring.notes),
+            "; ".join(refactoring.notes) if is_source else "the model was not rewritten",
             where=f"refactor {model.spec}",
             fix="write it by hand, or refactor a part of it",
         )

@@ -186,7 +186,15 @@ def _makers(
         makers = infer(functions, edges, leaves.parameters)
         return makers, (), inferred_note(makers)
     namer = Namer(trace)
-    return namer.makers(numbers_of(functions)), namer.calls, ()
+    return namer.makers(numbers_of(functions)), namer.calls, tuple(_note_threads(trace))
+
+
+def _note_threads(trace: Trace) -> Iterator[str]:
+    """Each thread numbers its nodes by itself, so that the ranges of two threads overlap."""
+    if any(call.thread for call in trace.calls):
+        yield (
+            "modules ran on several threads: a node may have the name of a module of another thread"
+        )
 
 
 # ---------------------------------------------------------------- nodes
