@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnprobe.data.clues import Noise
-from cnnprobe.data.information import FOLDS, MOST, PER_CLASS, is_sure, multiply, predict_kernel
+from cnnprobe.data.information import FOLDS, PER_CLASS, is_sure, multiply, predict_kernel
 from cnnprobe.data.spots import Spotted
 
 Sample = tuple[NDArray[np.float32], int]  # the features of an image, and its class
 FEWEST = 300  # images, below which nothing is said
+MOST = 384  # images that are compared: solving takes the cube of their number
 FEWEST_CLASSES = 4  # with fewer, images of two kinds look the same
 SUREST, SURE = (0.1, 0.25), 0.5  # of the images, where the model is surest of its class
 CLEAN = 0.95  # of the surest that a model tells where labels are right

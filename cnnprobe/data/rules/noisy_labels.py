@@ -55,7 +55,8 @@ def noisy_labels(data: Data) -> Iterator[Finding]:
                 message=(
                     f"of {noise.images} images of the {split.name} data a simple model misses "
                     f"{1 - noise.surest:.0%} of the labels where it is surest, and "
-                    f"{1 - noise.whole:.0%} of all: so many are wrong by chance; {_name(noise)}"
+                    f"{1 - noise.whole:.0%} of all: about {1 - noise.half:.0%} are wrong by "
+                    f"chance; {_name(noise)}"
                 ),
                 fix="look at these samples; label_smoothing=0.1 and early stopping soften it",
             )
