@@ -25,6 +25,8 @@ UNMENDED = {
     "overlap_of_the_greatest_class",
     "teacher_compared_with_itself",
     "critic_that_is_cleared_and_never_stepped",
+    "transcript_longer_than_the_time_steps",
+    "weight_of_every_sample_that_is_zero",
 }
 
 

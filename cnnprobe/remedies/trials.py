@@ -262,7 +262,7 @@ class Bench:
         if verdict is Verdict.PROVEN and len(after) > 1 < len(before):
             if remedy.is_comparable and compare_losses(before, after) is Verdict.WORSE:
                 verdict, said = Verdict.WORSE, "the loss falls less"
-            elif rises(after) if remedy.is_comparable else doubles(after):
+            elif rises(after) if remedy.is_comparable else _runs_away(before, after):
                 verdict, said = (
                     Verdict.USELESS,
                     "the loss still rises" if remedy.is_comparable else "the loss rises then",
@@ -346,6 +346,13 @@ class Bench:
 
 def _known(values: Iterable[float | None]) -> tuple[float, ...]:
     return tuple(value for value in values if value is not None)
+
+
+def _runs_away(before: Sequence[float], after: Sequence[float]) -> bool:
+    """Whether the loss doubles with a remedy; not where it does without it too, and more so: the
+    loss of a contrast with a queue rises while the queue fills.
+    """
+    return doubles(after) and not (doubles(before) and after[-1] < before[-1])
 
 
 def _is_finite(values: Sequence[float]) -> bool:

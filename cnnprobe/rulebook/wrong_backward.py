@@ -49,18 +49,22 @@ def healthy() -> Mapping[str, Any]:
     explains=("loss-not-decreasing", "cannot-overfit", "exploding-gradient", "vanishing-gradient"),
 )
 def wrong_backward(evidence: Evidence) -> Iterator[Finding]:
-    """The backward of an own torch.autograd.Function is not the derivative of its forward.
+    """The backward of an own torch.autograd.Function is not the derivative of its forward, or does
+    not reverse the gradient though that is what it is called after.
 
     Why it matters: the layers before it follow a wrong gradient; the loss falls slowly, or not at
     all, and nothing raises.
     What to do: correct the formula, and keep torch.autograd.gradcheck as a test; where the forward
     consists of torch's operations, drop the class and call them.
-    Known exceptions: functions that change nothing in their forward (gradient reversal, clipping),
-    step functions (straight-through), places where the forward is flat or the backward lets nothing
-    through; info where the name or the text says that it is on purpose.
+    Known exceptions: functions that change nothing in their forward (clipping, a reversal whose
+    factor is 0), step functions (straight-through), places where the forward is flat or the
+    backward lets nothing through; info where the name or the text says that it is on purpose.
     Source: torch.autograd.gradcheck, which compares with central differences in float64 too.
     """
     for wrong in evidence.derivatives:
+        if wrong.is_upright:
+            yield _tell_upright(wrong)
+            continue
         yield Finding(
             module=None,
             severity=Severity.INFO if wrong.on_purpose else Severity.ERROR,
@@ -74,6 +78,25 @@ def wrong_backward(evidence: Evidence) -> Iterator[Finding]:
             source=wrong.source,
             subject=wrong.qualified,
         )
+
+
+def _tell_upright(wrong: WrongDerivative) -> Finding:
+    return Finding(
+        module=None,
+        kind="not-reversed",
+        severity=Severity.WARNING,
+        message=(
+            f"{wrong.name}.backward does not reverse the gradient: it multiplies it by "
+            f"{wrong.factor:.4g} (a reversal has a factor below 0), so that the layers before it "
+            "help the loss behind it"
+        ),
+        fix=(
+            "return -factor * gradient with a factor of 0 or more, and look at the sign of the "
+            f"factor that {wrong.name}.apply gets"
+        ),
+        source=wrong.source,
+        subject=wrong.qualified,
+    )
 
 
 def _describe(wrong: WrongDerivative) -> str:

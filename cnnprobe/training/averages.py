@@ -4,13 +4,15 @@ target networks.
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.diagnosis.evidence import Average
+from cnnprobe.diagnosis.evidence import Average, LeftBehind
 from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.training.stillness import Still, find_left_behind, watch_calls
 from cnnprobe.training.surroundings import Surroundings
 
 STEPS = 4  # that are run at least; the first shows nothing where both are equal yet
@@ -19,47 +21,60 @@ MOST = 8  # tensors of a copy that are read
 LONGEST = 1 << 16  # elements of one
 FITS = 0.1  # of the copy's change may be left unexplained
 Reading = Callable[[], list[Tensor]]
+Followed = tuple[tuple[Average, ...], tuple[LeftBehind, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """A copy that no optimizer holds, and the trained weights of the same shapes."""
+
+    name: str
+    of: str
+    read: Reading
+    read_of: Reading
+    modules: tuple[nn.Module, nn.Module] | None = None  # None: a plain container of tensors
 
 
 def find_averages(
     model: nn.Module, around: Surroundings, run: Callable[[], Any], steps: int = STEPS
-) -> tuple[Average, ...]:
-    """How each copy follows the weights that it is of, over a few steps; those that do not change
-    are left out. The steps are run; what they change is put back by the caller.
+) -> Followed:
+    """How each copy follows the weights that it is of, over a few steps, and what is left behind;
+    copies that do not change are no averages. The steps are run; what they change is put back by
+    the caller.
     """
     pairs = list(list_copies(model, around))
     if not pairs:
-        return ()
+        return (), ()
     states = [_read(pairs)]
+    still = [Still(c.name, c.of, *c.modules) for c in pairs if c.modules is not None]
     try:
-        for _ in range(max(steps, STEPS)):
-            run()
-            states.append(_read(pairs))
+        with watch_calls(still):
+            for _ in range(max(steps, STEPS)):
+                run()
+                states.append(_read(pairs))
     except Exception:  # the step's own; it is told elsewhere
-        return ()
-    found = []
-    for i, (name, of, _, _) in enumerate(pairs):
+        return (), ()
+    return tuple(_fit_pairs(pairs, states)), tuple(find_left_behind(still))
+
+
+def _fit_pairs(pairs: list[Copy], states: list[list[tuple[Tensor, Tensor]]]) -> Iterator[Average]:
+    for i, pair in enumerate(pairs):
         fits = [_fit(*before[i], *after[i]) for before, after in itertools.pairwise(states[1:])]
         known = [fit for fit in fits if fit is not None]
         if known and len(known) == len(fits):
-            found.append(
-                Average(
-                    name=name,
-                    of=of,
-                    weights=tuple(weight for weight, _ in known),
-                    sums=tuple(total for _, total in known),
-                    overwrites=_find_overwrites([state[i] for state in states]),
-                )
+            yield Average(
+                name=pair.name,
+                of=pair.of,
+                weights=tuple(weight for weight, _ in known),
+                sums=tuple(total for _, total in known),
+                overwrites=_find_overwrites([state[i] for state in states]),
             )
-    return tuple(found)
 
 
 # -- which copies there are ------------------------------------------------------------------------
 
 
-def list_copies(
-    model: nn.Module, around: Surroundings
-) -> Iterator[tuple[str, str, Reading, Reading]]:
+def list_copies(model: nn.Module, around: Surroundings) -> Iterator[Copy]:
     """The copies that no optimizer holds, each with the trained weights of the same shapes."""
     held = {
         id(p) for _, o in around.optimizers.values() for g in o.param_groups for p in g["params"]
@@ -81,14 +96,17 @@ def list_copies(
         for other, of, weights in trained:
             if list(map(_shape, own)) == list(map(_shape, weights)):
                 covered |= set(map(id, own))
-                yield name, other, _parameters(copy), _parameters(of)
+                yield Copy(
+                    name=name, of=other, read=_parameters(copy), read_of=_parameters(of),
+                    modules=(copy, of),
+                )  # fmt: skip
                 break
     for name, read, _ in around.variables:
         value = read()
         tensors = _tensors(value)
         for other, of, weights in trained if tensors else ():
             if list(map(_shape, tensors)) == list(map(_shape, weights)):
-                yield name, other, _of_variable(read), _parameters(of)
+                yield Copy(name=name, of=other, read=_of_variable(read), read_of=_parameters(of))
                 break
 
 
@@ -116,9 +134,9 @@ def _tensors(value: Any) -> list[Tensor]:
 # -- how they follow -------------------------------------------------------------------------------
 
 
-def _read(pairs: list[tuple[str, str, Reading, Reading]]) -> list[tuple[Tensor, Tensor]]:
+def _read(pairs: list[Copy]) -> list[tuple[Tensor, Tensor]]:
     """Each copy and what it is of, as vectors."""
-    return [(_flatten(copy()), _flatten(of())) for _, _, copy, of in pairs]
+    return [(_flatten(pair.read()), _flatten(pair.read_of())) for pair in pairs]
 
 
 def _flatten(tensors: list[Tensor]) -> Tensor:

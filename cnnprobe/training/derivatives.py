@@ -30,6 +30,9 @@ _ON_PURPOSE = re.compile(
     r"|quant|pseudo|deliberate|on purpose",
     re.IGNORECASE,
 )
+# What a function that reverses gradients is called.
+_REVERSING = re.compile(r"revers|(?<![a-z])grl(?![a-z])|rev_?grad|grad_?rev", re.IGNORECASE)
+EVEN = 0.999  # cosine of two gradients of which one is a multiple of the other
 Function = type[torch.autograd.Function]
 
 
@@ -127,6 +130,8 @@ def _check(kind: Any, args: tuple[Any, ...]) -> WrongDerivative | None:
     if not all(torch.equal(a, b) for a, b in zip(first, again, strict=True)):
         return None
     if any(torch.equal(out, wide[i]) for out in first for i in chosen):
+        if _REVERSING.search(kind.__name__):
+            return _judge_reversal(kind, wide[chosen[0]], first[0])
         return None  # it changes nothing: its backward is what it is for
     weights = [torch.randn_like(out) for out in first]
     whole = _weigh(first, weights)
@@ -204,11 +209,10 @@ def _judge(kind: Any, index: int, compared: _Compared) -> WrongDerivative | None
     worst = int(gap.argmax())
     ratios = analytic / numeric
     is_even = bool((ratios - ratios.mean()).abs().max() < WRONG * ratios.mean().abs())
-    code = _code_of_backward(kind)
     return WrongDerivative(
         name=kind.__name__,
         qualified=f"{kind.__module__}.{kind.__qualname__}",
-        source=f"{code.co_filename}:{code.co_firstlineno}" if code is not None else "",
+        source=_find_source(kind),
         argument=index,
         checked=int(numeric.numel()),
         wrong=int(wrong.sum()),
@@ -224,3 +228,32 @@ def _is_on_purpose(kind: Any) -> bool:
     with contextlib.suppress(OSError, TypeError):
         texts.append(inspect.getsource(kind.backward))
     return any(_ON_PURPOSE.search(text) for text in texts)
+
+
+def _judge_reversal(kind: Any, given: Tensor, made: Tensor) -> WrongDerivative | None:
+    """A function that is to reverse gradients and hands them on with their sign."""
+    weights = torch.randn_like(made)
+    gradient = torch.autograd.grad((made * weights).sum(), given)[0]
+    size = float(gradient.norm() * weights.norm())
+    product = float((gradient * weights).sum()) if gradient.shape == weights.shape else 0.0
+    if not size or product < EVEN * size:
+        return None
+    factor = product / float(weights.square().sum())
+    return WrongDerivative(
+        name=kind.__name__,
+        qualified=f"{kind.__module__}.{kind.__qualname__}",
+        source=_find_source(kind),
+        argument=0,
+        checked=gradient.numel(),
+        wrong=gradient.numel(),
+        analytic=factor,
+        numeric=-factor,
+        factor=factor,
+        on_purpose=False,
+        is_upright=True,
+    )
+
+
+def _find_source(kind: Any) -> str:
+    code = _code_of_backward(kind)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else ""

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from cnnprobe.diagnosis.evidence import (
-    Average,
     BackwardFault,
     Evidence,
     OwnCode,
@@ -30,7 +29,7 @@ from cnnprobe.recorder.inventory import check_hashable, check_model, is_lazy
 from cnnprobe.recorder.values import describe_tensor, leaves
 from cnnprobe.records.trace import TensorInfo, Trace
 from cnnprobe.training.attributes import find_idle_attributes
-from cnnprobe.training.averages import find_averages
+from cnnprobe.training.averages import Followed, find_averages
 from cnnprobe.training.backward_fault import find_bad_derivative
 from cnnprobe.training.causality import observe_foresight
 from cnnprobe.training.derivatives import find_wrong_derivatives, watch_functions
@@ -139,7 +138,7 @@ class _Observation:
         backward = self.find_backward(steps)
         replays = self.replays(steps, values)
         restore(self.states)
-        averages = self.averages(steps)
+        averages, left = self.averages(steps)
         foresight = self.ask(
             steps, lambda put_back: observe_foresight(request, self.one_step(), put_back)
         )
@@ -174,6 +173,7 @@ class _Observation:
             idle=idle,
             derivatives=find_wrong_derivatives(functions),
             averages=averages,
+            left=left,
             overwritten=tuple(overwritten),
             foresight=foresight,
             code=code or OwnCode(),
@@ -354,10 +354,10 @@ class _Observation:
             stepper.run(run, statistics=False, measured=False)
         return BackwardFault(call=find_bad_derivative(self.model, run, self.names), step=bad[0])
 
-    def averages(self, steps: tuple[Step, ...]) -> tuple[Average, ...]:
+    def averages(self, steps: tuple[Step, ...]) -> Followed:
         """How copies of the weights follow them, where the steps went well."""
         if not steps or self.error is not None or not self.around.optimizers:
-            return ()
+            return (), ()
         try:
             return find_averages(self.model, self.around, self.one_step(), len(steps))
         finally:

@@ -7,7 +7,7 @@ from cnnprobe.diagnosis.evidence.asked import (
     OwnCode,
     UnpackedName,
 )
-from cnnprobe.diagnosis.evidence.beside import Companion
+from cnnprobe.diagnosis.evidence.beside import Companion, LeftBehind
 from cnnprobe.diagnosis.evidence.evidence import (
     Average,
     BackwardFault,
@@ -74,6 +74,7 @@ __all__ = [
     "Gradient",
     "Hidden",
     "IdleAttribute",
+    "LeftBehind",
     "Loss",
     "OptimizerInfo",
     "Overwritten",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cnnprobe.diagnosis.evidence.asked import OwnCode
-from cnnprobe.diagnosis.evidence.beside import Companion
+from cnnprobe.diagnosis.evidence.beside import Companion, LeftBehind
 from cnnprobe.diagnosis.evidence.texts import Texts
 from cnnprobe.records.trace import TensorInfo, Trace
 
@@ -255,6 +255,7 @@ class WrongDerivative:
     numeric: float  # the same by differences
     factor: float | None  # where all are off by the same one
     on_purpose: bool  # its name or text says so
+    is_upright: bool = False  # it is called a reversal, and hands the gradient on as it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,5 +363,6 @@ class Evidence:
     texts: Texts = field(default_factory=Texts)  # what the text of the program says
     derivatives: tuple[WrongDerivative, ...] = ()
     averages: tuple[Average, ...] = ()
+    left: tuple[LeftBehind, ...] = ()
     overwritten: tuple[Overwritten, ...] = ()
     own_loop: bool = False  # the steps are those of the user's own train_step

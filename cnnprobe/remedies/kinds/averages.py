@@ -34,7 +34,8 @@ def follow(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]
 
 
 def _follow(subject: Subject, name: str, newest: float) -> None:
-    read = {copy: (own, of) for copy, _, own, of in list_copies(subject.model, subject.around)}
+    copies = list_copies(subject.model, subject.around)
+    read = {copy.name: (copy.read, copy.read_of) for copy in copies}
     if name not in read:
         raise CannotTryError("the average is not found again")
     own, of = read[name]
@@ -52,11 +53,50 @@ def _follow(subject: Subject, name: str, newest: float) -> None:
     subject.after_each_step(write)
 
 
+@answers("left-behind")
+def bring_along(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The parameters or statistics that stay behind copied after each step."""
+    found = next((one for one in evidence.left if one.name == finding.subject), None)
+    if found is None:
+        return
+    is_parameters = finding.kind == "parameters"
+    names = found.parameters if is_parameters else found.statistics
+    what = "parameters" if is_parameters else "buffers"
+    yield Remedy(
+        title=f"copy the {what} of {found.of} to {found.name} after each step",
+        change=lambda subject: _bring_along(subject, found.name, names),
+        shows=f"the {what} of {found.name} follow",
+        is_comparable=False,
+    )
+
+
+def _bring_along(subject: Subject, name: str, tensors: tuple[str, ...]) -> None:
+    pairs = [c.modules for c in list_copies(subject.model, subject.around) if c.name == name]
+    if not pairs or pairs[0] is None:
+        raise CannotTryError("the copy is not found again")
+    copy, of = (dict([*m.named_parameters(), *m.named_buffers()]) for m in pairs[0])
+
+    def write() -> None:
+        with torch.no_grad():
+            for tensor in tensors:
+                copy[tensor].copy_(of[tensor])
+
+    subject.after_each_step(write)
+
+
 @answers("wrong-backward")
 def differentiate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The operations of the forward, which autograd differentiates itself."""
     wrong = next((w for w in evidence.derivatives if w.qualified == finding.subject), None)
     if wrong is None or wrong.on_purpose:
+        return
+    if wrong.is_upright:
+        yield Remedy(
+            title=f"the other sign in {wrong.name}.backward, or of the factor that it gets",
+            change=lambda subject: _reverse(subject, wrong.qualified),
+            shows="the gradient is reversed",
+            is_comparable=False,
+        )
         return
     yield Remedy(
         title=f"without {wrong.name}.backward: the operations of its forward called as they are",
@@ -86,6 +126,38 @@ def _call_forward(subject: Subject, qualified: str) -> None:
         raise CannotTryError("the class is not found again")
     for kind in kinds:
         subject.undo(_pass_backward_by(kind))
+
+
+def _reverse(subject: Subject, qualified: str) -> None:
+    kinds = [k for k in list_functions() if f"{k.__module__}.{k.__qualname__}" == qualified]
+    if not kinds:
+        raise CannotTryError("the class is not found again")
+    for kind in kinds:
+        subject.undo(_negate_backward(kind))
+
+
+def _negate_backward(kind: Any) -> Callable[[], None]:
+    """Lets a backward give the gradients with the other sign; gives how that is taken back."""
+    original, own = kind.backward, vars(kind).get("backward")
+
+    def backward(*args: Any) -> Any:
+        found = original(*args)
+        negated = (-g if isinstance(g, Tensor) else g for g in _as_tuple(found))
+        return tuple(negated) if isinstance(found, tuple) else next(negated)
+
+    def undo() -> None:
+        if own is not None:
+            kind.backward = own
+        else:
+            with contextlib.suppress(AttributeError):
+                del kind.backward
+
+    kind.backward = staticmethod(backward)
+    return undo
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _pass_backward_by(kind: Any) -> Callable[[], None]:

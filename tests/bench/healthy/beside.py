@@ -1,11 +1,13 @@
 """Healthy loops that work with more than the model: losses with networks, critics, teachers."""
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from bench.adversaries import judged
-from bench.case import looped
+from bench.case import looped, net
 from bench.design import design
 from bench.parts import Classifier, classifier, images
 
@@ -94,3 +96,112 @@ def critic_that_was_trained_before_and_only_judges():
         makes.step()
 
     return with_critic(step)
+
+
+def with_copies(follow):
+    """A classifier, a teacher in eval mode and an anchor that stays, and what follows how."""
+    torch.manual_seed(0)
+    model = Classifier()
+    teacher, anchor = (copy.deepcopy(model).eval().requires_grad_(False) for _ in range(2))
+
+    def step(model, x, y, optimizer):
+        with torch.no_grad():
+            wanted = teacher(x).softmax(1)
+            old = anchor(x).softmax(1)
+        optimizer.zero_grad()
+        scores = model(x)
+        asked = F.cross_entropy(scores, wanted) + F.cross_entropy(scores, old)
+        (F.cross_entropy(scores, y) + 0.1 * asked).backward()
+        optimizer.step()
+        with torch.no_grad():
+            follow(teacher, model)
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return looped(model, step, optimizer=torch.optim.Adam(trained, lr=1e-3))
+
+
+@design
+def teacher_that_follows_with_its_buffers_beside_an_anchor_that_stays():
+    def follow(teacher, model):
+        for own, of in zip(teacher.state_dict().values(), model.state_dict().values(), strict=True):
+            own.copy_(own.lerp(of, 0.01) if own.is_floating_point() else of)
+
+    return with_copies(follow)
+
+
+@design
+def average_that_follows_so_slowly_that_a_weight_of_one_stays():
+    def follow(teacher, model):
+        for own, of in zip(teacher.parameters(), model.parameters(), strict=True):
+            own.lerp_(of, 1e-5)
+        for own, of in zip(teacher.buffers(), model.buffers(), strict=True):
+            own.copy_(of)
+
+    return with_copies(follow)
+
+
+@design
+def average_of_parameters_that_is_not_called_in_training():
+    torch.manual_seed(0)
+    model = Classifier()
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+
+    def step(model, x, y, optimizer):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        with torch.no_grad():
+            for own, of in zip(average.parameters(), model.parameters(), strict=True):
+                own.lerp_(of, 0.01)
+
+    return looped(model, step)
+
+
+@design
+def padded_words_of_which_most_are_the_ignored_zero():
+    def forward(self, x):
+        return self.head(self.words(x)).transpose(1, 2)
+
+    words = torch.zeros(8, 12, dtype=torch.long)
+    words[:, :4] = torch.randint(1, 9, (8, 4), generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = net(forward, words=nn.Embedding(9, 8), head=nn.Linear(8, 9))
+    ignoring = nn.CrossEntropyLoss(ignore_index=0)
+    return classifier(model, inputs=words, targets=words.roll(1, 1), loss_fn=ignoring)
+
+
+@design
+def distance_to_a_surface_whose_slope_is_one_at_each_point():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 32), nn.Softplus(), nn.Linear(32, 1))
+    points = torch.randn(4, 16, 3, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+
+    def train_step(inputs):
+        inputs = inputs.clone().requires_grad_()
+        far = model(inputs)
+        slope = torch.autograd.grad(far.sum(), inputs, create_graph=True)[0]
+        wanted = inputs.detach().norm(dim=-1, keepdim=True) - 1
+        optimizer.zero_grad()
+        (F.l1_loss(far, wanted) + 0.1 * ((slope.norm(dim=-1) - 1) ** 2).mean()).backward()
+        optimizer.step()
+
+    return {"model": model, "inputs": points, "optimizer": optimizer, "train_step": train_step}
+
+
+@design
+def drawn_code_that_is_found_again_in_the_picture():
+    torch.manual_seed(0)
+    maker, finder = nn.Linear(8, 64), nn.Linear(64, 8)
+    parts = nn.ModuleDict({"maker": maker, "finder": finder})
+    optimizer = torch.optim.Adam(parts.parameters(), lr=1e-3)
+
+    def train_step(inputs):
+        code = torch.randn(len(inputs), 8)
+        made = maker(code).tanh()
+        optimizer.zero_grad()
+        (F.mse_loss(finder(made), code) + 0.1 * F.mse_loss(made, inputs)).backward()
+        optimizer.step()
+
+    inputs = torch.randn(8, 64, generator=torch.Generator().manual_seed(1)).tanh()
+    return {"model": parts, "inputs": inputs, "optimizer": optimizer, "train_step": train_step}

@@ -1,0 +1,102 @@
+"""A target that is the noisy input itself."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence.groups import ARRANGING
+from cnnprobe.diagnosis.evidence.questions import LossCall, loss_calls
+from cnnprobe.rulebook.material import images, layers
+
+ERRORS = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
+NOISE = frozenset({"randn", "randn_like", "normal"})
+HANDING = ARRANGING | {"detach"}
+
+
+def _denoising(clean: bool) -> Mapping[str, Any]:
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    net = layers(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1))
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+
+    def train_step(inputs: Any) -> None:
+        noisy = 0.9 * inputs + 0.4 * torch.randn_like(inputs)
+        optimizer.zero_grad()
+        loss: Any = functional.mse_loss(net(noisy), inputs if clean else noisy)
+        loss.backward()
+        optimizer.step()
+
+    return {"model": net, "inputs": images(), "optimizer": optimizer, "train_step": train_step}
+
+
+def sick() -> Mapping[str, Any]:
+    """The output is compared with the noisy input."""
+    return _denoising(clean=False)
+
+
+def healthy() -> Mapping[str, Any]:
+    """With the input before the noise."""
+    return _denoising(clean=True)
+
+
+@rule(code="CP458", name="noisy-target", severity=Severity.WARNING, examples=(sick, healthy))
+def noisy_target(evidence: Evidence) -> Iterator[Finding]:
+    """The target is the very tensor that the model is given, with the noise that was added to it.
+
+    Why it matters: the best answer is a copy of the input; nothing is learned of the noise or of
+    the data, and the loss looks good.
+    What to do: compare with the data before the noise, or with the noise.
+    Known exceptions: autoencoders without added noise; a code that was drawn, and is to be found
+    again.
+    Source: Ho et al. 2020, arXiv:2006.11239, algorithm 1; Vincent et al. 2008, "Extracting and
+    composing robust features with denoising autoencoders".
+    """
+    for loss in loss_calls(evidence):
+        if loss.operation not in ERRORS or loss.target is None:
+            continue
+        flow, made = loss.flow, loss.flow.origin(loss.target, HANDING)
+        taker = _find_taker(loss, made) if made is not None else None
+        if made is None or taker is None or not _is_noised(flow, made):
+            continue
+        yield Finding(
+            module=None,
+            message=(
+                f"the target of {describe(loss.call)} is the noisy tensor that "
+                f"{describe(flow.calls[taker])} is given: a copy of its input is the best answer"
+            ),
+            fix="compare with the data before the noise was added, or with the noise",
+            source=flow.line(loss.index),
+        )
+        return
+
+
+def _find_taker(loss: LossCall, made: int) -> int | None:
+    """The module that the prediction comes from and that is given the target."""
+    flow, end = loss.flow, loss.flow.producer(loss.prediction)
+    rows = sorted(flow.before(end) | {end}) if end is not None else []
+    return next(
+        (
+            i
+            for i in rows
+            if flow.calls[i].fqn is not None
+            and any(flow.origin(info, HANDING) == made for info in flow.calls[i].inputs)
+        ),
+        None,
+    )
+
+
+def _is_noised(flow: Flow, made: int) -> bool:
+    """Whether a row adds noise to what comes from outside."""
+    before = flow.before(made)
+    is_sum = operation(flow.calls[made]) in ("add", "sub", "lerp", "addcmul")
+    has_noise = any(operation(flow.calls[i]) in NOISE for i in before)
+    shape = flow.calls[made].outputs[0].shape if flow.calls[made].outputs else ()
+    has_data = any(
+        info.source is None and info.shape == shape and operation(flow.calls[i]) not in NOISE
+        for i in before | {made}
+        for info in flow.calls[i].inputs
+    )
+    return is_sum and has_noise and has_data
