@@ -58,10 +58,15 @@ def _find_odd(
     for places in groups.values():
         if len(places) < ALIKE:
             continue
-        between = range(places[0] + 1, places[-1])
-        if len(list(ast.walk(block[places[0]]))) > LARGEST or not between:
+        usual = block[places[0]]
+        between = [
+            i
+            for i in range(places[0] + 1, places[-1])
+            if len(shapes[i]) < len(shapes[places[0]]) and _is_same_target(block[i], usual)
+        ]
+        if not between or len(list(ast.walk(usual))) > LARGEST:
             continue
-        less = dict(_list_lesser(block[places[0]], kinds))
+        less = dict(_list_lesser(usual, kinds))
         odd = [i for i in between if shapes[i] in less]
         if len(odd) == 1:
             i = odd[0]
@@ -70,10 +75,14 @@ def _find_odd(
                 module=function.module,
                 source=f"{function.path}:{block[i].lineno}",
                 text=ast.unparse(block[i]),
-                usual=ast.unparse(block[places[0]]),
+                usual=ast.unparse(usual),
                 lacks=less[shapes[i]],
                 lines=tuple(sorted({block[p].lineno for p in places})),
             )
+
+
+def _is_same_target(one: ast.Assign, other: ast.Assign) -> bool:
+    return [ast.dump(t) for t in one.targets] == [ast.dump(t) for t in other.targets]
 
 
 def _list_lesser(statement: ast.Assign, kinds: Mapping[str, str]) -> Iterator[tuple[str, str]]:

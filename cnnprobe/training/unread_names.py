@@ -34,6 +34,7 @@ _FEATURES = (
     (r"pool", r"pool|mean\("),
     (r"mask", r"mask"),
 )
+LONGEST = 60  # characters of a value
 _LABELS = frozenset(
     {"name", "tag", "idx", "index", "id", "layer_id", "stage", "level", "verbose", "prefix",
      "device", "dtype", "seed", "debug"}
@@ -149,7 +150,7 @@ def _list_options(
                 )  # fmt: skip
                 continue
             for fqn, module in each.instances:
-                value = getattr(module, attribute, default) if attribute else default
+                value = vars(module).get(attribute, default) if attribute else default
                 if _is_active(name, value, default):
                     yield UnreadName(
                         kind="option",
@@ -212,7 +213,7 @@ def _is_active(name: str, value: Any, default: Any) -> bool:
     ):
         return False
     plain = isinstance(value, int | str | type | tuple) or callable(value)
-    return plain and type(value) is type(default) and bool(value != default)
+    return plain and type(value) is type(default) and repr(value) != repr(default)
 
 
 def _is_present(name: str, value: Any, each: ClassText) -> bool:
@@ -235,7 +236,8 @@ def _unparse(node: ast.FunctionDef, without: str) -> str:
 
 
 def _say(value: Any) -> str:
-    return getattr(value, "__name__", None) or repr(value)
+    said = getattr(value, "__name__", None) or repr(value)
+    return said if len(said) <= LONGEST else f"{said[:LONGEST]}..."
 
 
 # -- buffers ---------------------------------------------------------------------------------------
