@@ -2,6 +2,9 @@ import pickle
 import types
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.facts.frames import get_path, list_frames
@@ -77,10 +80,25 @@ def _find_culprit(loader: Any) -> tuple[str, Any]:
 
 def _is_picklable(value: Any) -> bool:
     try:
-        pickle.dumps(value)
+        _Pickler(_Sink()).dump(value)
     except Exception:  # whatever its __reduce__ raises
         return False
     return True
+
+
+class _Sink:
+    """A file that keeps nothing."""
+
+    def write(self, data: bytes) -> int:
+        return len(data)
+
+
+class _Pickler(pickle.Pickler):
+    """Leaves out the numbers of tensors and arrays, which may be many and can always be sent."""
+
+    def reducer_override(self, value: Any) -> Any:
+        is_array = isinstance(value, np.ndarray) and not value.dtype.hasobject
+        return (int, ()) if is_array or isinstance(value, Tensor) else NotImplemented
 
 
 def _describe(value: Any) -> tuple[str, str]:
