@@ -69,6 +69,13 @@ def test_six_targets_of_each_image_are_no_rows_of_objects():
     assert () == find_object_rows(read_columns(batch), 8)
 
 
+def test_rows_with_more_than_the_whole_image_are_no_rows_of_objects():
+    images, rows = next(draw_rows(centered=True))
+    assert ("[1]",) == find_object_rows(read_columns((images, rows)), 8)
+    rows[3, 4] = 1.01
+    assert () == find_object_rows(read_columns((images, rows)), 8)
+
+
 @pytest.mark.parametrize("form", ["xyxy", "cxcywh"])
 def test_parts_of_the_image_are_healthy_as_corners_and_as_centers(form):
     first = torch.rand(40, 4, 2) / 2
