@@ -245,6 +245,7 @@ def run_rules(
             )
         except Exception as error:  # one rule's mistake must not hide what the others found
             notes.append(f"rule {each.name} could not judge: {type(error).__name__}: {error}")
+    found = list(dict.fromkeys(found))  # one place, called again and again, is one fault
     kept, suppressed = split_ignored(found, ignore)
     return Diagnosis(findings=in_order(kept, rules), suppressed=suppressed, notes=tuple(notes))
 

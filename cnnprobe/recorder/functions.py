@@ -40,7 +40,10 @@ READING = frozenset(
         "__array__",
         "__float__",
         "__int__",
+        "__index__",
+        "__complex__",
         "__bool__",
+        "is_nonzero",
         "__format__",
         "__repr__",
     }

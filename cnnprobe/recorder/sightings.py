@@ -85,12 +85,23 @@ class Sightings:
                 found.append(self.see_given(value, path, row))
             else:
                 arguments[path] = plain(value)
+                if isinstance(value, slice):
+                    found += self._see_bounds(value, path, row)
         if len(found) == 1:
             row.given = found[0]
         elif found:
             more_of(row).inputs = tuple(found)
         if arguments:
             more_of(row).arguments = arguments
+
+    def _see_bounds(self, given: slice, path: str, row: CallRow) -> list[Sighting]:
+        """The tensors that are the bounds of a slice."""
+        bounds = {"start": given.start, "stop": given.stop, "step": given.step}
+        return [
+            self.see_given(bound, f"{path}.{name}", row)
+            for name, bound in bounds.items()
+            if isinstance(bound, Tensor)
+        ]
 
     def see_given(self, tensor: Tensor, path: str, row: CallRow) -> Sighting:
         """A tensor that a call is given, with what is known of it from the row that made it."""

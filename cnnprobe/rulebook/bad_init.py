@@ -64,12 +64,14 @@ def bad_init(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: over a few layers activations and gradients explode or vanish.
     What to do: nn.init.kaiming_normal_(weight) or torch's default.
     Known exceptions: layers in front of a normalisation, whose scale does not matter; weights that
-    start at exactly zero; a last layer may be small, as that of a policy, of several heads each.
+    start at exactly zero; a last layer may be small, as that of a policy, of several heads each;
+    one that has learnt before.
     Source: He et al. 2015, arXiv:1502.01852; Glorot and Bengio 2010.
     """
     flow = Flow(evidence.trace)
     rows = [i for i in flow.primitives(PROJECTIONS) if flow.calls[i].fqn is not None]
-    calls = {flow.calls[i].fqn: i for i in reversed(rows)}  # the first call of each layer
+    made = [i for i in reversed(rows) if flow.calls[i].fqn not in evidence.learnt]
+    calls = {flow.calls[i].fqn: i for i in made}  # the first call of each layer
     for i in sorted(calls.values()):
         fqn = flow.calls[i].fqn
         weight = evidence.values.get(f"{fqn}.weight")

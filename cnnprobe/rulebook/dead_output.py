@@ -99,6 +99,7 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
     returned = _returned(flow) | _list_handed(flow) | _list_weights(flow)
     losses = evidence.steps[0].losses if evidence.steps else ()
     nodes = frozenset().union(*(loss.nodes for loss in losses))
+    returned |= {row for row, _ in evidence.steps[0].reads} if evidence.steps else set()
     rounds = _list_rounds(flow)
     for i in flow.primitives(KINDS):
         call = flow.calls[i]
@@ -121,6 +122,7 @@ def dead_output(evidence: Evidence) -> Iterator[Finding]:
             continue
         if (call.kind, call.source) in evidence.probes.held:
             continue
+        told |= {call.source} - {""}
         lines = {found.source: found for found in named.values()}
         yield (
             _to_variable(call, flow.owner(i), lines[call.source])

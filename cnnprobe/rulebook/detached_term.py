@@ -227,7 +227,7 @@ def _read_numbers(step: Step, loss: Loss) -> tuple[list[Constant], list[tuple[in
         return [], []
     flow = Flow(step.trace)
     total = read_sum(flow, loss.call)
-    reads = step.uses.reads if step.uses is not None else ()
+    reads = step.reads
     chosen = [
         (row, number)
         for row, number in dict(reads).items()

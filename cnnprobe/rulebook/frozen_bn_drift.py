@@ -56,6 +56,8 @@ def frozen_bn_drift(evidence: Evidence) -> Iterator[Finding]:
     not stay what it was.
     What to do: put the frozen part into eval mode after each model.train().
     Known exceptions: statistics that were never trained (all 0 and 1) have nothing to lose: info.
+    A part without gradients whose weights the steps change, as the average of a momentum encoder,
+    is not frozen.
     Source: torch.nn.BatchNorm2d updates running_mean in train mode, whatever requires_grad is.
     """
     step = next((s for s in evidence.steps if s.losses), None)
@@ -75,6 +77,7 @@ def frozen_bn_drift(evidence: Evidence) -> Iterator[Finding]:
         and m.config.get("affine")
         and m.config.get("momentum") != 0
         and not any(f"{m.fqn}.{p}" in trainable_names for p in ("weight", "bias"))
+        and not _is_followed(evidence, m.fqn, trainable_names)
     ]
     if not drifting:
         yield from _find_undone(evidence, step, used)
@@ -94,6 +97,18 @@ def frozen_bn_drift(evidence: Evidence) -> Iterator[Finding]:
             + ("" if len(drifting) == 1 else ", and the others alike")
         ),
     )
+
+
+def _is_followed(evidence: Evidence, fqn: str, trainable_names: set[str]) -> bool:
+    """Whether the part without gradients that a norm lies in is changed by the steps: it follows
+    another network.
+    """
+    moved = {n for step in evidence.steps for n, change in step.changes.items() if change > 0}
+    names = [p.fqn for p in evidence.trace.parameters if p.kind == "parameter"]
+    part, outer = fqn, fqn.rpartition(".")[0]
+    while outer and not any(name.startswith(f"{outer}.") for name in trainable_names):
+        part, outer = outer, outer.rpartition(".")[0]
+    return any(name.startswith(f"{part}.") and name in moved for name in names)
 
 
 def _find_undone(evidence: Evidence, step: Step, used: set[str | None]) -> Iterator[Finding]:

@@ -7,11 +7,15 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, option
 from cnnprobe.diagnosis.evidence.questions import (
+    LossCall,
     given_values,
     input_stats,
     is_cosine,
     loss_calls,
+    owner,
+    spoken,
     stat,
+    trainable,
     variable,
 )
 from cnnprobe.rulebook.material import classifying, perceptron
@@ -48,7 +52,8 @@ def loss_at_init(evidence: Evidence) -> Iterator[Finding]:
     What to do: initialise the last layer smaller, normalise the inputs, or check that the labels
     belong to these classes.
     Known exceptions: class weights and summed losses are not judged, nor cosines with a scale and a
-    margin (ArcFace), which start out high by design.
+    margin (ArcFace), which start out high by design. A last layer that has learnt before, or that
+    is frozen, has no initialisation to be wrong: info.
     Source: Karpathy 2019, "A Recipe for Training Neural Networks", "verify loss @ init".
     """
     for loss in loss_calls(evidence):
@@ -76,17 +81,41 @@ def loss_at_init(evidence: Evidence) -> Iterator[Finding]:
                 stat(target, "min") >= 0 and stat(target, "max") <= 1
             ):
                 continue
-            yield Finding(
-                module=loss.flow.owner(loss.origin),
-                message=(
-                    f"the first loss is {value:.3g} (guessing among {classes} classes gives "
-                    f"{guess:.3g}, the bound is {TIMES * guess + MORE:.3g}); the logits have a "
-                    f"standard deviation of {spread:.3g}"
-                ),
-                fix=(
-                    f"initialise the last layer of {variable(evidence, 'model')} smaller, "
-                    "normalise the inputs, and check the labels"
-                ),
-                source=loss.call.source,
+            message = (
+                f"the first loss is {value:.3g} (guessing among {classes} classes gives "
+                f"{guess:.3g}, the bound is {TIMES * guess + MORE:.3g}); the logits have a "
+                f"standard deviation of {spread:.3g}"
             )
+            yield _to_finding(evidence, loss, message)
             return
+
+
+def _to_finding(evidence: Evidence, loss: LossCall, message: str) -> Finding:
+    module = loss.flow.owner(loss.origin)
+    if module is not None and _has_learnt(evidence, module):
+        return Finding(
+            module=module,
+            severity=Severity.INFO,
+            message=f"{message}; {spoken(evidence, module)} has learnt something else before",
+            fix=(
+                "nothing where the task is new; else use the labels and the normalisation of the "
+                "training before"
+            ),
+            source=loss.call.source,
+            kind="learnt",
+        )
+    return Finding(
+        module=module,
+        message=message,
+        fix=(
+            f"initialise the last layer of {variable(evidence, 'model')} smaller, "
+            "normalise the inputs, and check the labels"
+        ),
+        source=loss.call.source,
+    )
+
+
+def _has_learnt(evidence: Evidence, module: str) -> bool:
+    """Whether a layer holds what another training has left there."""
+    names = {p.fqn for p in evidence.trace.parameters if owner(p.fqn) == module}
+    return module in evidence.learnt or bool(names and not names & trainable(evidence).keys())

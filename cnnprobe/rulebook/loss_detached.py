@@ -120,7 +120,7 @@ def find_other_loss(evidence: Evidence) -> ModuleCall | None:
     """
     step = evidence.steps[0]
     flow = Flow(step.trace)
-    read = {row for row, _ in step.uses.reads} if step.uses is not None else set()
+    read = {row for row, _ in step.reads}
     rows = [i for i in flow.primitives(LOSSES) if is_loss(flow, i)]
     found = [i for i in rows if i not in read and not flow.readers.get(i)]
     return flow.calls[found[-1]] if found else None

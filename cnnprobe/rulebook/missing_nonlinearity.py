@@ -5,6 +5,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import (
+    ARRANGING,
     NONLINEAR,
     PROJECTIONS,
     Evidence,
@@ -14,8 +15,10 @@ from cnnprobe.diagnosis.evidence import (
 )
 from cnnprobe.diagnosis.evidence.projections import Projection, projection
 from cnnprobe.diagnosis.evidence.questions import owner, spoken, trainable
+from cnnprobe.records.trace import TensorInfo
 from cnnprobe.rulebook.material import classifying, images, layers
 
+SCALING = frozenset({"mul", "div", "dropout"})  # what an adapter does before it is added
 HANDING_ON = frozenset(
     {
         "flatten",
@@ -154,18 +157,25 @@ def _successor(flow: Flow, index: int) -> tuple[int, bool] | None:
 
 
 def _is_adapter(flow: Flow, first: int, second: int) -> bool:
-    """Whether the pair is added to what another layer makes of the same input (LoRA)."""
-    source = flow.producer(flow.data(first))
-    beside = (
-        [
-            r
-            for r in flow.readers.get(source, ())
-            if r != first and operation(flow.calls[r]) in PROJECTIONS
-        ]
-        if source is not None
-        else []
-    )
-    return bool(beside) and any(operation(flow.calls[r]) == "add" for r in flow.passes_on(second))
+    """Whether the pair is added to what another layer makes of the same input (LoRA), scaled or
+    not.
+    """
+    given = flow.data(first)
+    beside = [
+        i
+        for i in flow.primitives(PROJECTIONS)
+        if i not in (first, second) and _is_same(flow.data(i), given)
+    ]
+    ends = flow.passes_on(second, ARRANGING | SCALING)
+    sums = [i for i in ends if operation(flow.calls[i]) == "add"]
+    return any(i in flow.before(end) for end in sums for i in beside)
+
+
+def _is_same(data: TensorInfo | None, other: TensorInfo | None) -> bool:
+    """Whether two rows are given one tensor: of one row, or both what the model was given."""
+    if data is None or other is None or isinstance(data.source, str):
+        return False
+    return (data.source, data.shape) == (other.source, other.shape)
 
 
 def _outermost(flow: Flow, index: int) -> int:

@@ -48,6 +48,7 @@ from cnnprobe.training.rates import (
 )  # fmt: skip
 from cnnprobe.training.request import Raised, Request, check_values, keep_request
 from cnnprobe.training.settings import watch_settings
+from cnnprobe.training.spectra import find_learnt
 from cnnprobe.training.stepping import Stepper, finite, seeded
 from cnnprobe.training.surroundings import Surroundings, arguments_of
 from cnnprobe.training.texts import read_texts
@@ -179,6 +180,7 @@ class _Observation:
             code=code or OwnCode(),
             dropped=find_dropped(trace),
             texts=read_texts(request, self.around, trace),
+            learnt=find_learnt(model, steps),
             own_loop=request.train_step is not None,
         )
         return evidence, self.error

@@ -70,6 +70,7 @@ def forward(
     def run() -> Any:
         output = call(model, inputs)
         makers.extend(map(recording.find_maker, tensors_held(model)))
+        makers.extend(row for row, _ in recording.reads)
         return output
 
     wrapper = TrainingStep(model, run)

@@ -103,6 +103,11 @@ class Step:
     beside: tuple[Companion, ...] = ()  # parameters of the loop's other modules
 
     @property
+    def reads(self) -> tuple[tuple[int, float], ...]:
+        """The rows whose values were taken out of torch; none where that was not observed."""
+        return () if self.uses is None else self.uses.reads
+
+    @property
     def value(self) -> float | None:
         """The loss of the step's last backward."""
         return self.losses[-1].value if self.losses else None
@@ -299,7 +304,8 @@ class Probes:
     overwritten: tuple[
         int, ...
     ] = ()  # rows of the evaluation trace whose in-place write changes what the model gives
-    # kind and line of the rows whose results the model's attributes hold afterwards
+    # kind and line of the rows whose results the model's attributes hold afterwards, or whose
+    # values were taken out of torch
     held: frozenset[tuple[str, str]] = frozenset()
     keeps_state: bool = False  # a pass in eval mode leaves something behind for the next one
     mutated: tuple[
@@ -365,4 +371,7 @@ class Evidence:
     averages: tuple[Average, ...] = ()
     left: tuple[LeftBehind, ...] = ()
     overwritten: tuple[Overwritten, ...] = ()
+    # of the last layers, where the first loss is high: those whose weights are no independent
+    # random numbers
+    learnt: frozenset[str] = frozenset()
     own_loop: bool = False  # the steps are those of the user's own train_step

@@ -112,7 +112,7 @@ def initialise_for_scale(finding: Finding, evidence: Evidence, model: Any) -> It
 @answers("loss-at-init")
 def shrink_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The last layer a hundred times smaller."""
-    if finding.module is None:
+    if finding.module is None or finding.kind == "learnt":
         return
     place = spoken(evidence, finding.module)
     yield Remedy(
