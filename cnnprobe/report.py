@@ -66,7 +66,8 @@ class Report:
     @property
     def patch(self) -> str:
         """The proven fixes as one unified diff, each file once, for `patch -p1`; "" where none has
-        a known line in your files. A crash: its best repair.
+        a known line in your files. Fixes that only tidy up, as `bias=False` before a BatchNorm,
+        are left out. A crash: its best repair.
         """
         if self.explanation is not None:
             repairs = (each for each in self.explanation.repairs if each.plausible)
@@ -75,7 +76,9 @@ class Report:
             return self.together.patch
         tried = [f.tried for f in self.findings if f.tried is not None]
         return "".join(
-            dict.fromkeys(each.patch for each in tried if each.verdict is Verdict.PROVEN)
+            dict.fromkeys(
+                each.patch for each in tried if each.verdict is Verdict.PROVEN and not each.tidies
+            )
         )
 
     def to(

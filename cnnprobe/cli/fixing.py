@@ -47,20 +47,21 @@ def choose_repair(explanation: Explanation | None) -> Repair | None:
 def choose_fixes(
     findings: Iterable[Finding], *, unsafe: bool, together: Tried | None = None
 ) -> list[Fix]:
-    """The findings whose fix can be written: the proven ones, with `unsafe` the others too; as one
-    where a patch makes all of them together.
+    """The findings whose fix can be written: the proven ones, with `unsafe` the others and those
+    that only tidy up too; as one where a patch makes all of them together.
     """
     findings = tuple(findings)
     proven = [f for f in findings if f.tried is not None and f.tried.verdict is Verdict.PROVEN]
     if not unsafe and together is not None and together.patch:
-        names = ", ".join(dict.fromkeys(finding.rule for finding in proven))
+        mending = [f.rule for f in proven if f.tried is not None and not f.tried.tidies]
+        names = ", ".join(dict.fromkeys(mending))
         return [Fix(names, together.title, together.patch)]
     return [
         Fix(finding.rule, finding.tried.title, finding.tried.patch)
         for finding in findings
         if finding.tried is not None
         and finding.tried.patch
-        and (unsafe or finding.tried.verdict is Verdict.PROVEN)
+        and (unsafe or (finding.tried.verdict is Verdict.PROVEN and not finding.tried.tidies))
     ]
 
 

@@ -39,6 +39,7 @@ class Tried:
     own_step: bool = False  # the steps are those of the user's train_step
     clears: tuple[str, ...] = ()  # rules that find nothing any more
     patch: str = ""  # the unified diff that makes it, where its line is known
+    tidies: bool = False  # it changes no number: left out of the patch of a report
 
     @property
     def sentence(self) -> str:

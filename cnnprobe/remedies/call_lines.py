@@ -9,6 +9,7 @@ from cnnprobe.crash.edits.places import (
     find_called,
     get_given,
     is_function,
+    list_calls_on,
     open_line,
     read_called,
     write_operand,
@@ -38,14 +39,32 @@ def append_last(file: File, call: ast.Call, text: str) -> TextChange:
     return TextChange(file.path, len(before), len(before), f"{comma}{text}")
 
 
-def set_argument(source: str, kind: str, name: str, code: str) -> list[TextChange]:
-    """Another value, as code, for the first option of the only such call on a line."""
+def set_argument(
+    source: str, kind: str, name: str, code: str, *, behind: tuple[str, ...] = ()
+) -> list[TextChange]:
+    """Another value, as code, for an option of the only such call on a line: the first one, or that
+    behind others.
+    """
     file, call = find_called(source, _last(kind))
-    names = ["input", name] if is_function(file, call) else [name]
+    names = [*(("input",) if is_function(file, call) else ()), *behind, name]
     given = get_given(call, names, name)
     return [
         append_last(file, call, f"{name}={code}") if given is None else file.replace(given, code)
     ]
+
+
+def follow_mode(source: str) -> list[TextChange]:
+    """`.train(self.training)` behind the only layer that a line makes and calls at once."""
+    file, line = open_line(source)
+    made = [
+        call.func
+        for call in list_calls_on(file, line)
+        if isinstance(call.func, ast.Call) and "Dropout" in read_called(call.func)
+    ]
+    if len(made) != 1:
+        raise UnknownPlaceError
+    end = file.span(made[0])[1]
+    return [TextChange(file.path, end, end, ".train(self.training)")]
 
 
 def append_argument(source: str, kind: str, text: str) -> list[TextChange]:

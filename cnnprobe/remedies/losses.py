@@ -53,11 +53,16 @@ def doubles(losses: Sequence[float]) -> bool:
 
 def ends_as(wanted: str, before: Sequence[float], after: Sequence[float]) -> bool:
     """Whether the loss gets "lower" with a remedy, or ends as another ("other"), by more than a
-    thousandth of the first one. The lowest of each run counts: one step too far may be the last.
+    thousandth of the first one; or whether it "moved" at all. The lowest of each run counts: one
+    step too far may be the last.
 
     >>> ends_as("other", (0.76, 0.7557), (0.76, 0.7557)), ends_as("lower", (2.3, 2.2), (2.4, 2.1))
     (False, True)
+    >>> ends_as("moved", (0.76, 0.7557), (0.76, 0.7557)), ends_as("moved", (2.3, 2.2), (2.3, 2.19))
+    (False, True)
     """
+    if wanted == "moved":
+        return tuple(after) != tuple(before[: len(after)])
     scale = max(abs(before[0]), 1e-30)
     is_lower = (min(after) - min(before)) / scale < -LEAST
     if wanted == "other":

@@ -23,8 +23,10 @@ class Remedy:
     shows: str = ""
     by_loss: bool = False  # the loss alone judges; else the rule does, by a second observation
     is_comparable: bool = True  # the loss with it measures the same as the loss without it
-    # what the loss has to be at the end, beside the rule's word: "lower", "other"; "": anything
+    # what the loss has to be at the end, beside the rule's word: "lower", "other", "moved" (not
+    # the same to the digit); "": anything
     loss_ends: str = ""
+    tidies: bool = False  # it takes away what has no effect, and mends no number
     is_everywhere: bool = False  # for several findings of a rule: one change of all places
     written: Callable[[], list[TextChange]] | None = (
         None  # how the user's file changes, where known

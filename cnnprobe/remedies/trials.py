@@ -151,7 +151,7 @@ class Bench:
         finally:
             restore(self.states)
         own = self.request.train_step is not None
-        return replace(tried, own_step=own, patch=self._patch(remedy))
+        return replace(tried, own_step=own, patch=self._patch(remedy), tidies=remedy.tidies)
 
     def _patch(self, *remedies: Remedy) -> str:
         """The diff that makes the changes; of two that overlap, the first."""
@@ -203,7 +203,7 @@ class Bench:
         said, found = say_losses(before, after), None
         if verdict is Verdict.PROVEN:
             found = self._find_again(remedy)
-        if found is not None and _is_among(finding, found):
+        if found is not None and self._is_among(finding, found):
             verdict, said = Verdict.USELESS, f"{finding.rule} is still found; {said}"
         return Tried(
             title=remedy.title,
@@ -268,7 +268,8 @@ class Bench:
                     "the loss still rises" if remedy.is_comparable else "the loss rises then",
                 )
             elif not ends_as(remedy.loss_ends, before, after):
-                verdict, said = Verdict.USELESS, f"{said}, but the loss gets no lower"
+                what = "is the same" if remedy.loss_ends == "moved" else "gets no lower"
+                verdict, said = Verdict.USELESS, f"{said}, but the loss {what}"
             said += f"; {(say_losses if remedy.is_comparable else say_falls)(before, after)}"
         return Tried(
             title=remedy.title,
@@ -279,6 +280,13 @@ class Bench:
             clears=self._cleared(found) if verdict is Verdict.PROVEN else (),
         )
 
+    def _is_among(self, finding: Finding, found: Iterable[Finding]) -> bool:
+        """Whether it is found again; of several lines of one module, on its own one."""
+        before = [f for f in self.findings if _is_alike(f, finding)]
+        again = [f for f in found if _is_alike(f, finding)]
+        lines = {f.source for f in again}
+        return bool(again) and (len(again) >= len(before) or finding.source in lines)
+
     def _cleared(self, found: Sequence[Finding]) -> tuple[str, ...]:
         left = {f.rule for f in found}
         return tuple(dict.fromkeys(f.rule for f in self.findings if f.rule not in left))
@@ -287,7 +295,7 @@ class Bench:
         self, finding: Finding, remedy: Remedy, found: Sequence[Finding], *, makes_finite: bool
     ) -> tuple[Verdict, str]:
         """The verdict over what is found with the remedy, and why."""
-        if _is_among(finding, found):
+        if self._is_among(finding, found):
             return Verdict.USELESS, f"{finding.rule} is still found"
         known = {f.rule for f in self.findings}
         graver = [
@@ -303,8 +311,8 @@ class Bench:
     # -- all together ------------------------------------------------------------------------------
 
     def try_together(self) -> Tried | None:
-        """All proven remedies at once, where there are several."""
-        chosen = [remedy for _, remedy, _ in self.proven]
+        """All proven remedies at once, where there are several, without what only tidies up."""
+        chosen = [remedy for _, remedy, _ in self.proven if not remedy.tidies]
         if len(chosen) < 2:
             return None
         title = "; ".join(dict.fromkeys(remedy.title for remedy in chosen))
@@ -359,8 +367,8 @@ def _is_finite(values: Sequence[float]) -> bool:
     return bool(values) and all(map(math.isfinite, values))
 
 
-def _is_among(finding: Finding, found: Iterable[Finding]) -> bool:
-    return any(f.rule == finding.rule and f.module == finding.module for f in found)
+def _is_alike(finding: Finding, other: Finding) -> bool:
+    return finding.rule == other.rule and finding.module == other.module
 
 
 def _weight(finding: Finding) -> int:
@@ -369,15 +377,16 @@ def _weight(finding: Finding) -> int:
 
 def order_by_trials(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """The findings whose fix is proven before others of their kind, and those that clear the most
-    first.
+    first; last what only tidies up.
     """
     return tuple(sorted(findings, key=_place))
 
 
-def _place(finding: Finding) -> tuple[bool, bool, int, int]:
+def _place(finding: Finding) -> tuple[bool, bool, bool, int, int]:
     tried = finding.tried
     return (
         finding.severity is Severity.INFO,
+        finding.severity is Severity.INFO and tried is not None and tried.tidies,
         bool(finding.follows_from),
         tried.verdict.rank if tried is not None else Verdict.UNTRIED.rank,
         -len(tried.clears) if tried is not None and tried.verdict is Verdict.PROVEN else 0,

@@ -1,6 +1,8 @@
 """A result that is computed and dropped."""
 
+import linecache
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -28,6 +30,7 @@ KINDS = (
     | NORMALISING
     | {"dropout", "avg_pool", "add", "cat", "clamp", "flatten", "mul"}
 ) - {"softmax"}
+ASSIGNMENT = re.compile(r"\s*[\w.,\[\] ]+ = [^=]")
 ROUNDS = 2  # more calls of one line than these are taken for a loop
 
 
@@ -169,6 +172,7 @@ def _to_variable(call: ModuleCall, place: str | None, found: UnreadName) -> Find
 def _to_finding(call: ModuleCall, place: str | None) -> Finding:
     name = call.kind if call.fqn is None else call.fqn
     spelled = ("" if call.fqn is None else "self.") + name.rpartition(".")[2]
+    is_assigned = _is_assigned(call.source)
     return Finding(
         module=place,
         message=(
@@ -177,12 +181,20 @@ def _to_finding(call: ModuleCall, place: str | None) -> Finding:
         ),
         fix=(
             f"assign it: x = {spelled}(x), or remove the call"
-            if not spelled.rpartition(".")[2].isdigit()
+            if not is_assigned and not spelled.rpartition(".")[2].isdigit()
             else "use the result where it was meant, or remove the call"
         ),
+        kind="assigned" if is_assigned else "",
         source=call.source,
         subject=describe(call),
     )
+
+
+def _is_assigned(source: str) -> bool:
+    """Whether the line begins a statement that assigns what it computes."""
+    path, _, line = source.rpartition(":")
+    text = linecache.getline(path, int(line)) if line.isdigit() else ""
+    return ASSIGNMENT.match(text) is not None
 
 
 def _list_dropped(evidence: Evidence, flow: Flow) -> Iterator[Finding]:

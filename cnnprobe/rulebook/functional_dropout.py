@@ -1,10 +1,12 @@
 """A dropout that is on in eval mode."""
 
+import linecache
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, argument, describe, operation
+from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import classifying
 
 
@@ -45,11 +47,12 @@ def healthy() -> Mapping[str, Any]:
     explains=("eval-nondeterminism", "train-eval-gap"),
 )
 def functional_dropout(evidence: Evidence) -> Iterator[Finding]:
-    """F.dropout, or the dropout of scaled_dot_product_attention, drops values in eval mode.
+    """F.dropout, the dropout of scaled_dot_product_attention, or an nn.Dropout that the forward
+    makes, drops values in eval mode.
 
     Why it matters: F.dropout does not know the module's mode; its `training` is True unless it is
-    told otherwise.
-    What to do: F.dropout(x, p, training=self.training), or nn.Dropout.
+    told otherwise. An nn.Dropout that forward makes anew is in train mode, whatever the model is.
+    What to do: F.dropout(x, p, training=self.training), or an nn.Dropout that __init__ makes.
     Known exceptions: Monte Carlo dropout is on purpose: suppress it with that reason.
     Source: torch.nn.functional.dropout(input, p=0.5, training=True, inplace=False).
     """
@@ -76,6 +79,9 @@ def functional_dropout(evidence: Evidence) -> Iterator[Finding]:
                 if attention
                 else f"{describe(call)}(x, {rate:g}, training=self.training)"
             )
+            if _is_made_anew(call):
+                yield _to_unregistered(flow.owner(i), call, rate)
+                continue
             yield Finding(
                 module=flow.owner(i),
                 message=f"{describe(call)} drops {rate:.0%} of the values in eval mode (must be 0)",
@@ -83,3 +89,24 @@ def functional_dropout(evidence: Evidence) -> Iterator[Finding]:
                 source=call.source,
                 subject=describe(call),
             )
+
+
+def _is_made_anew(call: ModuleCall) -> bool:
+    """Whether the line makes an nn.Dropout, and calls it at once."""
+    path, _, line = call.source.rpartition(":")
+    text = linecache.getline(path, int(line)) if line.isdigit() else ""
+    return operation(call) == "dropout" and "Dropout" in text and ")(" in text
+
+
+def _to_unregistered(module: str | None, call: ModuleCall, rate: float) -> Finding:
+    return Finding(
+        module=module,
+        message=(
+            f"the forward makes an nn.Dropout anew, which drops {rate:.0%} of the values in eval "
+            "mode too (must be 0): model.eval() does not know of it"
+        ),
+        fix=f"make it in __init__: self.dropout = nn.Dropout({rate:g}), and call self.dropout(x)",
+        source=call.source,
+        kind="made-anew",
+        subject=describe(call),
+    )

@@ -12,6 +12,7 @@ from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
 from cnnprobe.rulebook.no_grad_params import unreached
 
+PAIR = 2  # tensors of a difference
 _REENTRANT = (
     "use_reentrant=False in checkpoint(...): the reentrant one trains nothing "
     "unless an input requires grad"
@@ -60,7 +61,8 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
     What to do: remove it; keep no_grad for evaluation and for parts that are frozen; a checkpoint
     of what is given no gradient needs use_reentrant=False.
     Known exceptions: a stop-gradient beside another path that reaches the same parameters (SimSiam,
-    a GAN's discriminator step).
+    a GAN's discriminator step). A straight-through estimator keeps its detach(): what it hides
+    needs a loss of its own.
     Source: torch.Tensor.detach, "Returns a new Tensor, detached from the current graph. The result
     will never require gradient".
     """
@@ -105,6 +107,8 @@ def _to_finding(
 ) -> Finding:
     call = flow.calls[i]
     is_checkpointed = _is_checkpointed(evidence, i)
+    if is_straight_through(flow, i):
+        return _to_straight_through(evidence, flow, i, count)
     kind = "detach" if operation(call) == "detach" else ""
     return Finding(
         module=flow.owner(i),
@@ -117,6 +121,38 @@ def _to_finding(
         source=call.source,
         kind="reentrant-checkpoint" if is_checkpointed else kind,
         subject=describe(call),
+    )
+
+
+def is_straight_through(flow: Flow, index: int) -> bool:
+    """Whether a detach() is that of x + (q - x).detach(), which gives the value of q and hands its
+    gradient to x on purpose (Bengio, Léonard, Courville 2013, arXiv:1308.3432).
+    """
+    given = flow.data(index)
+    made = None if given is None else flow.origin(given)
+    if operation(flow.calls[index]) != "detach" or made is None:
+        return False
+    if operation(flow.calls[made]) != "sub" or len(flow.calls[made].inputs) != PAIR:
+        return False
+    taken = flow.outer(flow.calls[made].inputs[1])
+    sums = [i for i in flow.passes_on(index) if operation(flow.calls[i]) == "add"]
+    added = [flow.outer(info) for i in sums for info in flow.calls[i].inputs]
+    return any((a.source, a.shape) == (taken.source, taken.shape) for a in added)
+
+
+def _to_straight_through(evidence: Evidence, flow: Flow, i: int, count: int) -> Finding:
+    module = flow.owner(i)
+    return Finding(
+        module=module,
+        message=(
+            f"x + (q - x).detach() in {spoken(evidence, module)} gives the gradient of its result "
+            f"to x alone: {format_counted(count, 'trainable parameter')} that "
+            f"{'makes' if count == 1 else 'make'} q {'gets' if count == 1 else 'get'} none"
+        ),
+        fix=("leave the detach(), and add a loss on q as it was before: F.mse_loss(q, x.detach())"),
+        source=flow.calls[i].source,
+        kind="straight-through",
+        subject=describe(flow.calls[i]),
     )
 
 

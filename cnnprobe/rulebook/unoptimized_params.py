@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Companion, Evidence
+from cnnprobe.diagnosis.evidence import Companion, Evidence, OptimizerInfo
 from cnnprobe.diagnosis.evidence.questions import (
     optimised,
     owner,
@@ -73,10 +73,45 @@ def unoptimized_params(evidence: Evidence) -> Iterator[Finding]:
                 f"in no optimizer: {named} ({names} has {len(optimised(evidence))})"
             ),
             fix=(
-                f"give {names} all of {variable(evidence, 'model')}.parameters(), or freeze "
+                f"{say_holder(evidence, module)}, or freeze "
                 f"these: {spoken(evidence, module)}.requires_grad_(False)"
             ),
         )
+
+
+def say_holder(evidence: Evidence, module: str) -> str:
+    """Which optimizer should hold what is left out: of several, each has a part of its own."""
+    holder = find_holder(evidence, module)
+    if holder is None:
+        return f"give one of the optimizers {spoken(evidence, module)}.parameters() too"
+    if len(evidence.optimizers) == 1:
+        return f"give {holder.name} all of {variable(evidence, 'model')}.parameters()"
+    return f"give {holder.name} {spoken(evidence, module)}.parameters() too"
+
+
+def find_holder(evidence: Evidence, module: str) -> OptimizerInfo | None:
+    """The optimizer that holds what is made like this module, or like one around it; the only one
+    there is; None where several do.
+    """
+    if len(evidence.optimizers) == 1:
+        return evidence.optimizers[0]
+    while module:
+        holders = _list_holders(evidence, module)
+        if len(holders) == 1:
+            return holders[0]
+        module = owner(module)
+    return None
+
+
+def _list_holders(evidence: Evidence, module: str) -> list[OptimizerInfo]:
+    """The optimizers with parameters of modules of the same class."""
+    kinds = {m.fqn: m.kind for m in evidence.trace.modules}
+    alike = [fqn for fqn, kind in kinds.items() if fqn and kind == kinds.get(module)]
+    return [
+        optimizer
+        for optimizer in evidence.optimizers
+        if any(p.startswith(f"{fqn}.") for fqn in alike for p in optimizer.parameters)
+    ]
 
 
 def _judge_loss(evidence: Evidence) -> Iterator[Finding]:

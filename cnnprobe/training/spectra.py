@@ -55,7 +55,7 @@ def is_learnt(weight: object) -> bool:
         return False
     n, m = (size**0.5 for size in matrix.shape)
     edge, width = (n + m) ** 2, (n + m) * (1 / n + 1 / m) ** (1 / 3)
-    return measure_stretch(matrix) ** 2 / variance > edge + BEYOND * width
+    return bool(measure_stretch(matrix) ** 2 / variance > edge + BEYOND * width)
 
 
 def measure_stretch(matrix: Tensor) -> float:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
-from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.axes import find_order
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.remedies.call_lines import (
     assign,
+    follow_mode,
     guard,
     guard_divisor,
     set_argument,
@@ -130,17 +131,21 @@ def dropout_by_mode(finding: Finding, evidence: Evidence, model: Any) -> Iterato
     """training=self.training."""
     found = find_call(finding, evidence)
     if found is not None:
-        name = describe(found[1])
+        name, is_anew = describe(found[1]), finding.kind == "made-anew"
         yield Remedy(
-            title=f"{name}(..., training=self.training)",
+            title="nn.Dropout(...).train(self.training)(...), or one that __init__ makes"
+            if is_anew
+            else f"{name}(..., training=self.training)",
             change=lambda subject: subject.rewrite(
                 found[1].kind, found[1].source, _by_mode(subject.module(finding.module or ""))
             ),
-            written=lambda: set_argument(
-                found[1].source, found[1].kind, "training", "self.training"
-            ),
+            written=lambda: follow_mode(found[1].source) if is_anew else _set_training(found[1]),
             shows="it drops nothing in eval mode",
         )
+
+
+def _set_training(call: ModuleCall) -> list[TextChange]:
+    return set_argument(call.source, call.kind, "training", "self.training", behind=("p",))
 
 
 def _by_mode(module: nn.Module) -> Rewriting:
@@ -181,7 +186,7 @@ def _in_training(model: nn.Module) -> Rewriting:
 def assign_result(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The result kept, by writing it to what went in; else the call left out."""
     found = find_call(finding, evidence)
-    if found is None or finding.kind == "variable":
+    if found is None or finding.kind in ("variable", "assigned"):
         return  # which of its readers was meant is not known
     _, call = found
     at_line = (d for d in evidence.dropped if evidence.trace.calls[d.call].source == call.source)
@@ -192,12 +197,16 @@ def assign_result(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
         written=lambda: assign(call.source, call.kind),
         shows="the result is used",
         is_comparable=False,
+        loss_ends="moved",
     )
+    if finding.severity is not Severity.INFO:
+        return  # it was written for something
     yield Remedy(
         title=f"remove {describe(call)}",
         change=instead(call, pass_on),
         written=lambda: remove_line(call.source, call.kind),
         shows="the outputs are the same without it",
+        tidies=True,
     )
 
 

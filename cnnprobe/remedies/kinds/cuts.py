@@ -22,6 +22,7 @@ from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.rewriting import Rewriting
 from cnnprobe.remedies.subject import CannotTryError, Subject
 from cnnprobe.rulebook.loss_detached import find_other_loss
+from cnnprobe.rulebook.no_grad_path import is_straight_through
 
 # What hands a tensor on without its graph, or makes a new one of its number.
 CUTTING = (
@@ -159,6 +160,7 @@ def soften_comparisons(evidence: Evidence) -> Iterator[Remedy]:
                 change=_soften(call.kind, call.source, SIGNS[operation(call)]),
                 shows="the gradient goes through the comparison",
                 is_comparable=False,
+                loss_ends="moved",
             )
 
 
@@ -185,7 +187,11 @@ def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Itera
     if finding.kind == "reentrant-checkpoint":
         yield _run_otherwise(finding, evidence)
         return
-    yield from _remove_detach(finding, evidence)
+    if finding.kind == "straight-through":
+        return  # the loss that is missing is not known
+    flow = Flow(evidence.trace)
+    if not any(is_straight_through(flow, i) for i in flow.primitives({"detach"})):
+        yield from _remove_detach(finding, evidence)
     yield from soften_comparisons(evidence)
     if finding.rule == "no-grad-params":
         yield Remedy(
@@ -193,12 +199,14 @@ def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Itera
             change=lambda subject: subject.rewrite("torch.Tensor.item", "", pass_on),
             shows=_REACHES,
             is_comparable=False,
+            loss_ends="moved",
         )
     yield Remedy(
         title=f"remove the torch.no_grad() in {spoken(evidence, finding.module)}",
         change=lambda subject: _without_no_grad(subject, evidence),
         written=lambda: keep_gradient(finding.source),
         shows=_REACHES,
+        loss_ends="moved",
     )
 
 
@@ -212,6 +220,7 @@ def _run_otherwise(finding: Finding, evidence: Evidence) -> Remedy:
             finding.source.rpartition(":")[0], "checkpoint", "use_reentrant", "False"
         ),
         shows=_REACHES,
+        loss_ends="moved",
     )
 
 
@@ -222,12 +231,14 @@ def _remove_detach(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
             change=lambda subject: _without_detach(subject, finding.source),
             written=lambda: drop_call(finding.source, "torch.Tensor.detach"),
             shows=_REACHES,
+            loss_ends="moved",
         )
     yield Remedy(
         title=f"remove the detach() or .data in {spoken(evidence, finding.module)}",
         change=_without_detach,
         written=lambda: drop_data(finding.source),
         shows=_REACHES,
+        loss_ends="moved",
     )
 
 

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import SQUASHING, Evidence, Flow, describe, operation
+from cnnprobe.records.trace import ModuleCall
 from cnnprobe.remedies.initialisation import initialise_one
-from cnnprobe.remedies.kinds.calls import instead, pass_on
+from cnnprobe.remedies.kinds.calls import all_instead, instead, pass_on
 from cnnprobe.remedies.loop_lines import drop_call
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError
@@ -26,6 +27,9 @@ def let_slope_through(finding: Finding, evidence: Evidence, model: Any) -> Itera
     if finding.kind == "single-step":
         return
     flow = Flow(evidence.trace)
+    clamps = [flow.calls[i] for i in list_flat(flow) if operation(flow.calls[i]) == "clamp"]
+    if len({(call.kind, call.source) for call in clamps}) > 1:
+        yield _remove_all(clamps)
     for i in list(reversed(list_flat(flow)))[:MOST]:
         call, kind = flow.calls[i], operation(flow.calls[i])
         if kind in SQUASHING:
@@ -48,6 +52,19 @@ def let_slope_through(finding: Finding, evidence: Evidence, model: Any) -> Itera
             shows="the gradient goes through as if it were not there",
             is_comparable=False,
         )
+
+
+def _remove_all(clamps: list[ModuleCall]) -> Remedy:
+    """No clamp whose values all lie beyond its bounds."""
+    names = " and ".join(dict.fromkeys(describe(call) for call in clamps))
+    places = dict.fromkeys((call.source, call.kind) for call in clamps)
+    return Remedy(
+        title=f"remove {names} in training",
+        change=all_instead(clamps, pass_on),
+        written=lambda: [change for place in places for change in drop_call(*place)],
+        shows="the gradient is no longer 0",
+        is_comparable=False,
+    )
 
 
 def pass_straight(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

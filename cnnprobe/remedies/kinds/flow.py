@@ -10,6 +10,7 @@ from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.sums import CUTS
+from cnnprobe.records.trace import ModuleCall
 from cnnprobe.remedies.call_lines import append_argument, drop_sum
 from cnnprobe.remedies.kinds.calls import instead, pass_on
 from cnnprobe.remedies.kinds.cuts import call_backward_on
@@ -31,17 +32,18 @@ def keep_gradient(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
     """The term as it was computed, without the detach(), the item() or the torch.no_grad()."""
     for found in find_detached_terms(evidence):
         if found.flow.line(found.cut) == finding.source and not found.fix:
-            call = found.flow.calls[found.cut]
-            is_detach = found.read is None and operation(call) == "detach"
+            cuts = [] if found.read is not None else list_cuts(found)
+            lines = dict.fromkeys((cut.source, cut.kind) for cut in cuts)
             place = finding.source.rpartition("/")[2]
             yield Remedy(
                 title=f"add the term at {place} with its gradient",
                 change=lambda subject, found=found: _keep_gradient(subject, found),  # type: ignore[misc]
-                edited=(lambda _, call=call: drop_call(call.source, call.kind))  # type: ignore[misc]
-                if is_detach
+                edited=(lambda _, lines=lines: drop_call(*next(iter(lines))))  # type: ignore[misc]
+                if len(lines) == 1 and all(operation(cut) == "detach" for cut in cuts)
                 else None,
                 shows="every term of the loss has a gradient",
                 is_comparable=False,
+                loss_ends="moved",
             )
             return
 
@@ -58,6 +60,19 @@ def _keep_gradient(subject: Subject, found: DetachedTerm) -> None:
         _drop(subject, flow, found.cut)
     else:
         subject.rewrite(cut.kind, cut.source, _with_gradient)
+        for each in list_cuts(found):
+            subject.rewrite(each.kind, each.source, pass_on)
+
+
+def list_cuts(found: DetachedTerm) -> list[ModuleCall]:
+    """The detach() and .data of what has a gradient, in front of a term or as it."""
+    flow = found.flow
+    rows = sorted(flow.before(found.cut) | {found.cut})
+    return [
+        flow.calls[i]
+        for i in rows
+        if operation(flow.calls[i]) in CUTS and any(t.requires_grad for t in flow.calls[i].inputs)
+    ]
 
 
 def _drop(subject: Subject, flow: Flow, index: int) -> None:

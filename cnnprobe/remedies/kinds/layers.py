@@ -128,15 +128,16 @@ def copy_for_each_place(finding: Finding, evidence: Evidence, model: Any) -> Ite
     """A copy for each name, or for each call of one name."""
     place = spoken(evidence, finding.module)
     count = sum(call.fqn == finding.module for call in evidence.trace.calls)
+    has_names = any(m.aliases for m in evidence.trace.modules if m.fqn == finding.module)
     yield Remedy(
         title=f"a module of its own for each place of {place}: copy.deepcopy({place})",
-        change=lambda subject: _copy_names(subject, finding.module or ""),
-        shows="each place has weights of its own",
-    )
-    yield Remedy(
-        title=f"a module of its own for each place of {place}: copy.deepcopy({place})",
-        change=lambda subject: _copy_calls(subject, finding.module or "", count),
-        shows="each place has statistics of its own",
+        change=lambda subject: (
+            _copy_names(subject, finding.module or "")
+            if has_names
+            else _copy_calls(subject, finding.module or "", count)
+        ),
+        shows=f"each place has {'weights' if has_names else 'statistics'} of its own",
+        is_comparable=not has_names,  # a net of more weights is another one
     )
 
 
@@ -249,6 +250,7 @@ def drop_bias(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Reme
         change=lambda subject: _drop_biases(subject, finding, evidence),
         edited=lambda program: _write_without_bias(program, finding, evidence),
         shows="the same outputs with fewer parameters",
+        tidies=True,
     )
 
 

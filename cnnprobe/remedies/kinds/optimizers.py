@@ -10,7 +10,7 @@ from torch import nn
 from cnnprobe.crash.edits.files import TextChange
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence
-from cnnprobe.diagnosis.evidence.questions import spoken, variable
+from cnnprobe.diagnosis.evidence.questions import optimised, spoken, variable
 from cnnprobe.records.words import format_counted
 from cnnprobe.remedies.gradients import enlarge_gradients, keep_gradients
 from cnnprobe.remedies.loop_lines import add_schedule
@@ -19,7 +19,7 @@ from cnnprobe.remedies.program import UserProgram, set_option, set_parameters
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
 from cnnprobe.rulebook.optimizer_setting import list_faults
-from cnnprobe.rulebook.unoptimized_params import find_forgotten
+from cnnprobe.rulebook.unoptimized_params import find_forgotten, find_holder, say_holder
 
 LOWER = (0.1, 0.01, 0.001)  # times the learning rate, as a search by hand goes
 HIGHER = (10.0, 100.0, 1000.0)
@@ -245,6 +245,9 @@ def give_all(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remed
     if finding.kind == "loss":
         yield from _give_loss(finding, evidence)
         return
+    if len(evidence.optimizers) > 1 and finding.rule == "unoptimized-params":
+        yield from _give_part(finding, evidence)
+        return
     held = sum(len(optimizer.parameters) for optimizer in evidence.optimizers)
     name = evidence.optimizers[0].name if evidence.optimizers else "optimizer"
     owned = [p for p in evidence.trace.parameters if p.kind == "parameter" and p.trainable]
@@ -253,6 +256,33 @@ def give_all(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remed
         change=_give_all,
         edited=lambda program: set_parameters(program, "{model}.parameters()"),
         shows=f"{len(owned) - held} more parameters are trained",
+    )
+
+
+def _give_part(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
+    """The parameters of a module, to the optimizer that holds its like."""
+    module = finding.module or ""
+    holder = find_holder(evidence, module)
+    if holder is None:
+        return
+    count = sum(
+        p.trainable and p.fqn.startswith(f"{module}.") and p.fqn not in optimised(evidence)
+        for p in evidence.trace.parameters
+        if p.kind == "parameter"
+    )
+
+    def change(subject: Subject) -> None:
+        found = [o for name, o in subject.around.optimizers.values() if name == holder.name]
+        if not found:
+            raise CannotTryError(f"{holder.name} is not known")
+        held = {id(p) for o in subject.optimizers for g in o.param_groups for p in g["params"]}
+        fresh = [p for p in subject.module(module).parameters() if p.requires_grad]
+        found[0].param_groups[0]["params"].extend(p for p in fresh if id(p) not in held)
+
+    yield Remedy(
+        title=say_holder(evidence, module),
+        change=change,
+        shows=f"{format_counted(count, 'more parameter')} {'is' if count == 1 else 'are'} trained",
     )
 
 

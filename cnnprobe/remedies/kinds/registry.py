@@ -170,6 +170,7 @@ def remove(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]
         if finding.rule == "unused-module"
         else None,
         shows="the outputs are the same without it",
+        tidies=True,
     )
 
 
