@@ -84,7 +84,7 @@ def batch_leak(evidence: Evidence) -> Iterator[Finding]:
             f"than 1e-4), first by {at}"
         ),
         fix=(
-            f"keep dim 0, the batch, out of {call}"
+            f"keep the batch out of {call}: let it run over another dim"
             if call
             else f"look for an operation over dim 0 in {place}"
         ),

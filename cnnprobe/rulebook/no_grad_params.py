@@ -4,7 +4,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, sources_read
+from cnnprobe.diagnosis.evidence import (
+    LOSSES,
+    Evidence,
+    Flow,
+    describe,
+    operation,
+    sources_read,
+)
 from cnnprobe.diagnosis.evidence.questions import (
     complete,
     find_cut,
@@ -63,7 +70,7 @@ def no_grad_params(evidence: Evidence) -> Iterator[Finding]:
     What to do: see where the path to the loss is cut (no-grad-path), or use the output that they
     make.
     Known exceptions: parameters of outputs that the model returns and the loss leaves alone are
-    info; those that no optimizer holds are not reported.
+    info, unless the loop computes a loss of them; those that no optimizer holds are not reported.
     Source: the autograd graph behind the loss against the registry.
     """
     idle = unreached(evidence)
@@ -86,10 +93,17 @@ def no_grad_params(evidence: Evidence) -> Iterator[Finding]:
         count = sum(
             1 for p in idle if owner(p) == module or p.startswith(module + ".") or module == ""
         )
+        dropped = aside and _find_dropped_loss(evidence, flow, onward - toward)
         kind, fix = _choose_fix(evidence, flow, module, rows, aside=aside)
+        if dropped:
+            fix = (
+                f"add {describe(flow.calls[dropped])} of it at "
+                f"{flow.line(dropped).rpartition('/')[2]} to the loss: it is computed, and no "
+                "backward reaches it"
+            )
         yield Finding(
             module=module,
-            severity=Severity.INFO if aside else None,
+            severity=Severity.INFO if aside and not dropped else None,
             message=(
                 f"{format_counted(count, 'trainable parameter')} of {spoken(evidence, module)} "
                 f"{'is used, but gets' if count == 1 else 'are used, but get'} no gradient in "
@@ -98,6 +112,21 @@ def no_grad_params(evidence: Evidence) -> Iterator[Finding]:
             fix=fix,
             kind=kind,
         )
+
+
+def _find_dropped_loss(evidence: Evidence, flow: Flow, rows: set[int]) -> int | None:
+    """A loss that the loop computes of an output, whose number nobody reads either."""
+    read = {row for row, _ in evidence.steps[0].reads}
+    return next(
+        (
+            i
+            for i in sorted(rows)
+            if operation(flow.calls[i]) in LOSSES
+            and flow.owner(i) is None
+            and not (flow.after(i) | {i}) & read
+        ),
+        None,
+    )
 
 
 def _choose_fix(

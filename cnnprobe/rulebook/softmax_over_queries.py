@@ -10,6 +10,7 @@ from cnnprobe.diagnosis.evidence.softmaxes import Softmax, find_softmaxes
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import classifying, images
 
+PAIR = 2  # tensors of an attention's product: weights and values
 # What is done to scores before the softmax.
 SCORING = FORWARDING | {"mul", "div", "add", "sub", "masked_fill"}
 # What is done to weights before the product that they belong to.
@@ -96,6 +97,9 @@ def _find_summed_dim(flow: Flow, softmax: Softmax) -> int | None:
     while len(readers := flow.readers.get(at, [])) == 1:
         before, at = at, readers[0]
         call = flow.calls[at]
+        if operation(call) == "einsum":
+            summed = _find_contracted(call, before, order)
+            return summed if summed != softmax.dim else None
         if _is_product(call, rank):
             summed = order[rank - 1 if call.inputs[0].source == before else rank - 2]
             return summed if summed != softmax.dim else None
@@ -110,10 +114,24 @@ def _are_scores(flow: Flow, index: int) -> bool:
     """Whether a softmax takes a product of two activations."""
     given = flow.data(index)
     made = None if given is None else flow.origin(given, SCORING)
-    if made is None or operation(flow.calls[made]) != "matmul":
+    if made is None or operation(flow.calls[made]) not in ("matmul", "einsum"):
         return False
     inputs = flow.calls[made].inputs
     return len(inputs) == 2 and all(isinstance(t.source, int) for t in inputs)
+
+
+def _find_contracted(call: ModuleCall, weights: int, order: list[int]) -> int | None:
+    """The only dim of the weights that an einsum sums over together with the values; else None."""
+    equation = next((v for v in call.arguments.values() if isinstance(v, str)), "")
+    given, arrow, result = equation.replace(" ", "").partition("->")
+    letters = given.split(",")
+    mine = [i for i, info in enumerate(call.inputs) if info.source == weights]
+    if not arrow or len(letters) != len(call.inputs) or len(letters) != PAIR or len(mine) != 1:
+        return None
+    own, other = letters[mine[0]], letters[1 - mine[0]]
+    summed = [k for k, name in enumerate(own) if name in other and name not in result]
+    is_known = len(summed) == 1 and len(own) == len(order) and "." not in own
+    return order[summed[0]] if is_known else None
 
 
 def _is_product(call: ModuleCall, rank: int) -> bool:

@@ -63,6 +63,14 @@ PROGRAMS = {
         ),
         ("self.a = nn.Linear(6, 8, bias=False)", "self.b = nn.Linear(8, 8, bias=False)"),
     ),
+    "zero-scale": (
+        net(
+            "self.a = nn.Linear(6, 8)\nself.n = nn.BatchNorm1d(8)\nself.c = nn.Linear(8, 3)\n"
+            "nn.init.zeros_(self.n.weight)",
+            "return self.c(torch.relu(self.n(self.a(x))))",
+        ),
+        ("model.n.weight.data.fill_(1.0)",),
+    ),
     "bn-momentum-zero": (
         net(
             "self.a = nn.Linear(6, 8)\nself.n = nn.BatchNorm1d(8, momentum=0.0)\n"

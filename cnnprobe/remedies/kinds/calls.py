@@ -128,7 +128,7 @@ def _copy_inputs(subject: Subject) -> None:
 
 @answers("functional-dropout")
 def dropout_by_mode(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """training=self.training."""
+    """training=self.training; .train(self.training) of a layer that forward makes."""
     found = find_call(finding, evidence)
     if found is not None:
         name, is_anew = describe(found[1]), finding.kind == "made-anew"
@@ -184,7 +184,7 @@ def _in_training(model: nn.Module) -> Rewriting:
 
 @answers("dead-output")
 def assign_result(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """The result kept, by writing it to what went in; else the call left out."""
+    """The result kept, by writing it to what went in; a copy or a move left out."""
     found = find_call(finding, evidence)
     if found is None or finding.kind in ("variable", "assigned"):
         return  # which of its readers was meant is not known

@@ -178,7 +178,9 @@ def _pass_beside(sign: float) -> Rewriting:
 
 @answers("no-grad-path", "no-grad-params")
 def let_gradient_pass(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """Without detach and .data; through comparisons; with gradients where they were off."""
+    """Without detach and .data, but not that of a straight-through estimator; through comparisons;
+    with gradients where they were off.
+    """
     if finding.kind == "no-derivative":
         yield from soften_comparisons(evidence)
         return

@@ -20,7 +20,8 @@ MOST = 3  # flat operations that are tried, the nearest to the loss first
 
 @answers("zero-grad")
 def let_slope_through(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """A fresh initialisation before a saturated sigmoid; no clamp; a straight-through gradient.
+    """A fresh initialisation before a saturated sigmoid; no clamp, of several none; a
+    straight-through gradient.
 
     Source: Bengio, Léonard, Courville 2013, arXiv:1308.3432.
     """

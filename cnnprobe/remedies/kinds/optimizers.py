@@ -241,7 +241,9 @@ def _one(_: int) -> float:
 
 @answers("unoptimized-params", "stale-optimizer")
 def give_all(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """Every trainable parameter of the model."""
+    """Every trainable parameter of the model; of several optimizers, what is left out for the one
+    that holds its like.
+    """
     if finding.kind == "loss":
         yield from _give_loss(finding, evidence)
         return

@@ -41,6 +41,28 @@ def initialise_again(finding: Finding, evidence: Evidence, model: Any) -> Iterat
     yield initialise_every_layer(model)
 
 
+@answers("zero-scale")
+def scale_by_one(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """A weight of 1 in every such normalisation."""
+    names = finding.subject.split(" ")
+    places = [spoken(evidence, name) for name in names]
+
+    def change(subject: Subject) -> None:
+        with torch.no_grad():
+            for name in names:
+                subject.module(name).weight.fill_(1.0)  # type: ignore[operator]
+
+    yield Remedy(
+        title=f"{places[0]}.weight.fill_(1)" + (", and the others alike" if names[1:] else ""),
+        change=change,
+        edited=lambda program: prepare_model(
+            program, lambda *_: [f"{place}.weight.data.fill_(1.0)" for place in places]
+        ),
+        shows="the input goes through",
+        loss_ends="moved",
+    )
+
+
 @answers("dead-relu")
 def initialise_before(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """A fresh initialisation of the layer before it; LeakyReLU; a lower rate."""

@@ -1,0 +1,133 @@
+"""Causes that are silent in the loss: each is named, and its healthy look-alike is left alone."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import cnnprobe
+
+
+def diagnose(model, x, **others):
+    torch.manual_seed(0)
+    given = {"loss_fn": nn.CrossEntropyLoss(), "trials": 0}
+    given["optimizer"] = torch.optim.SGD(model.parameters(), lr=0.05)
+    return cnnprobe.diagnose(model, x, torch.arange(len(x)) % 4, **given | others)
+
+
+def find(report, rule):
+    return [finding for finding in report.findings if finding.rule == rule]
+
+
+class Branches(nn.Module):
+    """Weighs two branches, which are stacked in front of the batch."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.branches = nn.ModuleList([nn.Linear(64, 16) for _ in range(2)])
+        self.weights = nn.ModuleList([nn.Linear(16, 16) for _ in range(2)])
+        self.head, self.dim = nn.Linear(16, 4), dim
+
+    def forward(self, x):
+        made = torch.stack([branch(x.flatten(1)).relu() for branch in self.branches])
+        told = torch.stack([weight(made.sum(0)) for weight in self.weights])
+        return self.head((told.softmax(self.dim) * made).sum(0))
+
+
+@pytest.mark.parametrize("count", [8, 96])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_a_softmax_over_a_batch_that_is_not_dim_0_is_named(dim, count):
+    torch.manual_seed(0)
+    found = find(diagnose(Branches(dim), torch.randn(count, 1, 8, 8)), "batch-leak")
+    assert bool(dim) == bool(found)
+    if dim:
+        assert "first by Tensor.softmax" in found[0].message
+        alone = Branches(dim).eval()
+        x = torch.randn(count, 1, 8, 8)
+        assert not torch.allclose(alone(x)[:1], alone(x[:1]), atol=1e-3)  # as the finding says
+
+
+class Attending(nn.Module):
+    def __init__(self, dim, scores="bihd,bjhd->bijh", result="bijh,bjhd->bihd"):
+        super().__init__()
+        self.given = nn.Linear(8, 24)
+        self.head, self.dim, self.scores, self.result = nn.Linear(8, 4), dim, scores, result
+
+    def forward(self, x):
+        q, k, v = self.given(x[:, 0]).view(len(x), 6, 2, 12).chunk(3, dim=-1)
+        weights = torch.einsum(self.scores, q, k).softmax(self.dim)
+        return self.head(torch.einsum(self.result, weights, v).flatten(2).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("dim", "scores", "result", "found"),
+    [
+        (1, "bihd,bjhd->bijh", "bijh,bjhd->bihd", True),
+        (2, "bihd,bjhd->bijh", "bijh,bjhd->bihd", False),
+        (2, "b i h d, b j h d -> b h i j", "b h i j, b j h d -> b i h d", True),
+        (-1, "b i h d, b j h d -> b h i j", "b h i j, b j h d -> b i h d", False),
+    ],
+)
+def test_the_softmax_of_an_attention_of_einsums_runs_over_the_keys(dim, scores, result, found):
+    torch.manual_seed(0)
+    report = diagnose(Attending(dim, scores, result), torch.randn(5, 1, 6, 8))
+    assert found == bool(find(report, "softmax-over-queries"))
+
+
+class Block(nn.Module):
+    def __init__(self, skip):
+        super().__init__()
+        self.conv, self.norm, self.skip = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), skip
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x):
+        made = self.norm(self.conv(x))
+        return F.relu(x + made if self.skip else made)
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_norm_of_scale_0_is_found_but_not_at_the_end_of_a_residual_branch(skip):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), Block(skip), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)
+    )
+    found = find(diagnose(model, torch.randn(8, 1, 8, 8)), "zero-scale")
+    assert bool(found) != skip
+
+
+class Deep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(64, 16)
+        self.outs = nn.ModuleList([nn.Linear(16, 4) for _ in range(2)])
+
+    def forward(self, x):
+        x = self.body(x.flatten(1)).relu()
+        return [out(x) for out in self.outs]
+
+
+def last_only(outputs, y):
+    for out in outputs:
+        loss = F.cross_entropy(out, y)
+    return loss
+
+
+def logged(outputs, y):
+    losses = [F.cross_entropy(out, y) for out in outputs]
+    losses[0].item()
+    return losses[1]
+
+
+def one_only(outputs, y):
+    return F.cross_entropy(outputs[1], y)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "severity"), [(last_only, "warning"), (logged, "info"), (one_only, "info")]
+)
+def test_an_output_whose_loss_is_computed_and_dropped_is_warned_of(loss_fn, severity):
+    torch.manual_seed(0)
+    report = diagnose(Deep(), torch.randn(8, 1, 8, 8), loss_fn=loss_fn)
+    (finding,) = find(report, "no-grad-params")
+    assert (severity, "outs.0") == (finding.severity, finding.module)
+    assert (severity == "warning") == ("it is computed, and no backward" in finding.fix)
