@@ -42,6 +42,7 @@ ADVICE: Mapping[str, str] = {
 UNWRITTEN: Mapping[str, str] = {
     "average-astray": "where the average is made is not known",
     "bn-reused": "which place is to keep the module is not known",
+    "divergence-outweighs": "which of the two is to change is not known",
     "future-seen": "where the mask is made is not known",
     "idle-attribute": "where the attribute is set is not known",
     "inverted-class-weights": "where the weights are counted is not known",

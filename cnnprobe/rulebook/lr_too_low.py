@@ -6,13 +6,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence
-from cnnprobe.diagnosis.evidence.pace import relative_changes
+from cnnprobe.diagnosis.evidence import Evidence, Replay
+from cnnprobe.diagnosis.evidence.pace import CRAWLING, MANY, relative_changes
 from cnnprobe.diagnosis.evidence.questions import optimised
 from cnnprobe.rulebook.material import classifying, perceptron
 
 # median of update norm over weight norm per step; about 1e-3 is usual (Karpathy, CS231n)
 SMALLEST = 1e-6
+# the same, over which a loss that crawls has another reason; a hundredth of the usual
+CRAWL = 1e-5
+GAINED = 10  # times its fall, which a few steps at the higher rate have to reach
 # largest rate that a LambdaLR returns instead of a factor and is looked for; 1 times 1 is 1
 SQUARED = 0.1
 # relative fall of the loss within three steps at the higher rate, ten times what counts as no
@@ -67,9 +70,12 @@ def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
         return
     ratio = _measure_ratio(evidence)
     reached = [loss for loss in faster.losses if loss is not None and math.isfinite(loss)]
-    if ratio is None or ratio >= SMALLEST or not reached:
+    if ratio is None or not reached:
         return
     end = min(reached)
+    if ratio >= SMALLEST:
+        yield from _find_crawl(evidence, ratio, faster, end)
+        return
     if end < losses[0] - FALL * abs(losses[0]):
         rate = max(rates)
         why, fix = _shrunk(evidence, ratio)
@@ -87,6 +93,33 @@ def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
                 f"{rate * max(min(100.0, faster.factor), faster.factor / 100):.1g} to begin with"
             ),
         )
+
+
+def _find_crawl(evidence: Evidence, ratio: float, faster: Replay, end: float) -> Iterator[Finding]:
+    """Many steps on one batch that lower the loss by next to nothing, where a few of larger ones
+    lower it by far more.
+    """
+    losses = [step.value for step in evidence.steps]
+    first, last = losses[0], losses[-1]
+    if len(losses) < MANY or ratio >= CRAWL or first is None or last is None or first <= 0:
+        return
+    own, other = (first - last) / first, (first - end) / first
+    if own >= CRAWLING or other < max(GAINED * own, CRAWLING):
+        return
+    rate = max(r for o in evidence.optimizers for r in o.rates)
+    yield Finding(
+        module=None,
+        message=(
+            f"the loss of one batch goes from {first:.4g} to {last:.4g} in {len(losses)} steps at "
+            f"a learning rate of {rate:g} (less than {CRAWLING:.0%}): a step changes the weights "
+            f"by {ratio:.1e} of their size (about 1e-3 is usual); at {rate * faster.factor:.2g} it "
+            f"reaches {end:.4g} in {len(faster.losses)} steps"
+        ),
+        fix=(
+            f"raise lr of {evidence.optimizers[0].name}, "
+            f"{rate * max(10.0, faster.factor / 100):.1g} to begin with"
+        ),
+    )
 
 
 def _find_squared_rates(evidence: Evidence) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from cnnprobe.diagnosis.evidence import (
     Values,
     sources_read,
 )
-from cnnprobe.diagnosis.evidence.pace import relative_changes
+from cnnprobe.diagnosis.evidence.pace import UNMOVED, least_movement, relative_changes
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.devices import is_device_lost
@@ -60,7 +60,6 @@ SLOWER = 0.001  # factor of the learning rate when the loss rose
 # CS231n)
 BRISK = 1e-2
 T = TypeVar("T")
-UNMOVED = 1e-4  # relative change of the loss that counts as none
 
 
 def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
@@ -308,7 +307,7 @@ class _Observation:
         moved = abs(highest - losses[0]) + abs(min(v for v in losses if v is not None) - losses[0])
         if highest > losses[0] + UNMOVED * abs(losses[0]):
             return (self.replay(SLOWER),)
-        if moved <= UNMOVED * abs(losses[0]):
+        if moved <= least_movement(len(steps)) * abs(losses[0]):
             ratios = relative_changes(steps, values, self.highest_rate())
             return (
                 (self.replay(min(1e9, max(10.0, BRISK / statistics.median(ratios)))),)

@@ -4,6 +4,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from cnnprobe.diagnosis.evidence.evidence import Step, Values
 
+UNMOVED = 1e-4  # relative change of the loss that counts as none
+MANY = 30  # steps on one batch, after which a change has to be larger
+CRAWLING = 1e-2  # relative change of the loss in that many steps that counts as next to none
+
+
+def least_movement(count: int) -> float:
+    """The relative change of the loss over some steps on one batch below which it is asked whether
+    a higher learning rate moves it.
+    """
+    return CRAWLING if count >= MANY else UNMOVED
+
 
 def relative_changes(
     steps: Sequence[Step],

@@ -1,4 +1,4 @@
-"""Remedies of a loss that ignores a class, and of a penalty that takes the wrong norm."""
+"""Remedies of terms that judge too little or too much: an ignored class, a norm, a mean error."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,6 +7,7 @@ from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.remedies.kinds.calls import instead, rows_at
 from cnnprobe.remedies.remedy import Remedy, answers
+from cnnprobe.rulebook.divergence_outweighs import find_outweighed
 
 NO_LABEL = -100  # torch's own ignore_index
 
@@ -42,3 +43,16 @@ def take_norm_of_samples(finding: Finding, evidence: Evidence, model: Any) -> It
 def _take_norms(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     given = next(iter((*args, *kwargs.values())))
     return given.flatten(1).norm(2, dim=1)
+
+
+@answers("divergence-outweighs")
+def sum_the_error(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The error of a sample as a sum, as the divergence is."""
+    values = next((found.values for found in find_outweighed(evidence)), 0)
+    for _, call in rows_at(finding, evidence)[:1]:
+        yield Remedy(
+            title=f"{finding.subject} times {values}, the sum over the values of a sample",
+            change=instead(call, lambda func, args, kwargs: func(*args, **kwargs) * values),
+            shows="error and divergence are both sums",
+            is_comparable=False,
+        )

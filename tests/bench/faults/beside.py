@@ -166,3 +166,11 @@ def reversal_with_a_positive_factor(sick):
         optimizer.step()
 
     return looped(Classifier(), step)
+
+
+@case("lr-too-low", None)
+def fifty_steps_that_hardly_lower_the_loss(sick):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 32), nn.ReLU(), nn.Linear(32, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5 if sick else 1e-2)
+    return classifier(model, optimizer=optimizer, steps=50)

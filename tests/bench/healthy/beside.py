@@ -205,3 +205,50 @@ def drawn_code_that_is_found_again_in_the_picture():
 
     inputs = torch.randn(8, 64, generator=torch.Generator().manual_seed(1)).tanh()
     return {"model": parts, "inputs": inputs, "optimizer": optimizer, "train_step": train_step}
+
+
+@design
+def fifty_steps_at_a_loss_that_cannot_fall():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 16), nn.ReLU(), nn.Linear(16, 4))
+    twice = torch.cat([images(4), images(4)])  # each picture has two labels: at best ln 2
+    named = torch.tensor([0, 1, 2, 3, 1, 2, 3, 0])
+    before = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(300):
+        before.zero_grad()
+        F.cross_entropy(model(twice), named).backward()
+        before.step()
+    before.zero_grad()
+    slow = torch.optim.SGD(model.parameters(), lr=1e-5)
+    return classifier(model, inputs=twice, targets=named, optimizer=slow, steps=50)
+
+
+def coding(weigh):
+    """A variational autoencoder; `weigh` makes its loss of the error and the divergence."""
+
+    def forward(self, x):
+        mean, spread = self.mean(x.flatten(1)), self.spread(x.flatten(1))
+        code = mean + torch.randn_like(mean) * (0.5 * spread).exp()
+        return self.back(code), mean, spread
+
+    def loss_fn(output, wanted):
+        made, mean, spread = output
+        apart = -0.5 * (1 + spread - mean.pow(2) - spread.exp()).sum(1)
+        return weigh(made, wanted.flatten(1), apart)
+
+    torch.manual_seed(0)
+    parts = {"mean": nn.Linear(768, 8), "spread": nn.Linear(768, 8), "back": nn.Linear(8, 768)}
+    return classifier(net(forward, **parts), targets=images(), loss_fn=loss_fn)
+
+
+@design
+def mean_error_beside_a_divergence_of_little_weight():
+    return coding(lambda made, wanted, apart: F.mse_loss(made, wanted) + 0.002 * apart.mean())
+
+
+@design
+def error_of_each_sample_with_a_divergence_of_four_times_its_weight():
+    def weigh(made, wanted, apart):
+        return F.mse_loss(made, wanted, reduction="sum") / len(made) + 4 * apart.mean()
+
+    return coding(weigh)
