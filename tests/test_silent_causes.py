@@ -131,3 +131,53 @@ def test_an_output_whose_loss_is_computed_and_dropped_is_warned_of(loss_fn, seve
     (finding,) = find(report, "no-grad-params")
     assert (severity, "outs.0") == (finding.severity, finding.module)
     assert (severity == "warning") == ("it is computed, and no backward" in finding.fix)
+
+
+class Pyramid(nn.Module):
+    """Reads two sizes of an image, with a layer for each."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 4)
+        self.reads = nn.ModuleList([nn.Conv2d(4, 4, 3, padding=1) for _ in range(2)])
+
+    def forward(self, x):
+        first = self.stem(x).relu()
+        sizes = first, F.avg_pool2d(first, 2)
+        made = [read(y).mean((2, 3)) for read, y in zip(self.reads, sizes, strict=True)]
+        return self.head(made[0] * made[1])
+
+
+class Times(Pyramid):
+    """With one layer, which stands twice in the list."""
+
+    def __init__(self):
+        super().__init__()
+        self.reads = nn.ModuleList([nn.Conv2d(4, 4, 3, padding=1)] * 2)
+
+
+class Named(Pyramid):
+    """With one layer that has a name, on purpose."""
+
+    def __init__(self):
+        super().__init__()
+        shared = nn.Conv2d(4, 4, 3, padding=1)
+        self.reads = nn.ModuleList([shared for _ in range(2)])
+
+
+class Chosen(Pyramid):
+    """With one layer where that is asked for."""
+
+    def __init__(self, shared=False):
+        super().__init__()
+        if shared:
+            self.reads = nn.ModuleList([nn.Conv2d(4, 4, 3, padding=1)] * 2)
+        else:
+            self.reads = nn.ModuleList([nn.Conv2d(4, 4, 3, padding=1), self.reads[0]])
+
+
+@pytest.mark.parametrize("kind", [Pyramid, Times, Named, Chosen])
+def test_one_layer_in_a_list_times_two_is_found_where_its_inputs_differ(kind):
+    torch.manual_seed(0)
+    report = diagnose(kind(), torch.randn(8, 1, 10, 10))
+    assert (kind is Times) == bool(find(report, "shared-module"))

@@ -54,7 +54,6 @@ UNWRITTEN: Mapping[str, str] = {
     "one-position-for-all": "whether it is the index or the table that is wrong is not known",
     "penalty-of-places": "how the gradients are named there is not known",
     "rounded-updates": "where the model is cast, and what else is, is not known",
-    "shared-module": "which place is to keep the module is not known",
     "size-changed-late": "where its attributes are set is not known",
     "stale-optimizer": "where the layer was replaced is not known",
     "tied-weights": "which layer is to keep the weight is not known",

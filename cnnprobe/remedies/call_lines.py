@@ -53,6 +53,25 @@ def set_argument(
     ]
 
 
+def make_each(source: str) -> list[TextChange]:
+    """`[Layer(...) for _ in range(n)]` in place of the only `[Layer(...)] * n` of a statement."""
+    file, line = open_line(source)
+    statements = [s for s in ast.walk(file.tree) if isinstance(s, ast.Assign) and s.lineno == line]
+    products = [
+        (node, one, count)
+        for statement in statements
+        for node in ast.walk(statement)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)
+        for one, count in ((node.left, node.right), (node.right, node.left))
+        if isinstance(one, ast.List) and len(one.elts) == 1 and isinstance(one.elts[0], ast.Call)
+    ]
+    if len(products) != 1:
+        raise UnknownPlaceError
+    node, one, count = products[0]
+    made = file.source(one.elts[0])
+    return [file.replace(node, f"[{made} for _ in range({file.source(count)})]")]
+
+
 def follow_mode(source: str) -> list[TextChange]:
     """`.train(self.training)` behind the only layer that a line makes and calls at once."""
     file, line = open_line(source)

@@ -48,10 +48,12 @@ def shared_module(evidence: Evidence) -> Iterator[Finding]:
     the weights that it seems to have, and three heads of one input give the same output.
     What to do: make a new layer for each place: [Layer() for _ in range(3)], or copy.deepcopy.
     Known exceptions: layers without parameters; an encoder or a head that is called on several
-    inputs (siamese, a pyramid); a loop that calls one name again and again.
+    inputs (siamese, a pyramid), unless the text makes it as [Layer(...)] * n; a loop that calls
+    one name again and again.
     Source: Python, "list * n" repeats references.
     """
     flow = Flow(evidence.trace)
+    repeated = dict(evidence.texts.repeated)
     owners = {owner(p.fqn) for p in evidence.trace.parameters if p.kind == "parameter"}
     for module in evidence.trace.modules:
         if (
@@ -73,13 +75,21 @@ def shared_module(evidence: Evidence) -> Iterator[Finding]:
         chained = any(made[0] & (flow.before(i) | {i}) - {i} for i in rows[1:]) if made else False
         siblings = {name.rpartition(".")[0] for name in (module.fqn, *module.aliases)}
         alike = _count_alike(flow, rows)
-        if len(siblings) == 1 and (chained or alike > 1):
+        line = repeated.get(next(iter(siblings)), "")
+        if len(siblings) == 1 and (chained or alike > 1 or (line and len(rows) > 1)):
             names = ", ".join((module.fqn, *module.aliases))
-            times = f"{len(rows)} times in a row" if chained else f"{alike} times on one input"
+            times = (
+                f"{len(rows)} times in a row"
+                if chained
+                else f"{alike} times on one input"
+                if alike > 1
+                else f"{len(rows)} times"
+            )
             yield Finding(
                 module=module.fqn,
                 message=(f"{names} are one {module.kind}, called {times} with the same weights"),
                 fix="make a new one for each place, or copy.deepcopy it",
+                source=line,
             )
 
 

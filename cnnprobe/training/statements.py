@@ -1,5 +1,5 @@
 """Finds statements of the user's that are not as those like them, load a checkpoint without a look
-at what fitted, or end a loop over batches in its first round.
+at what fitted, end a loop over batches in its first round, or put one layer at many places.
 """
 
 import ast
@@ -232,3 +232,41 @@ def _is_first_batch(node: ast.AST) -> bool:
         return False
     inner = node.args[0]
     return isinstance(inner, ast.Call) and name_of(inner.func) == "iter" and len(inner.args) == 1
+
+
+# -- one layer for many ----------------------------------------------------------------------------
+
+
+def find_repeated(classes: Iterable[ClassText]) -> Iterator[tuple[str, str]]:
+    """The attributes of modules that are made of [Layer(...)] * n and in no other way, and the
+    line.
+    """
+    for each in classes:
+        made: dict[str, list[tuple[bool, str]]] = defaultdict(list)
+        for text in each.constructors:
+            for node in ast.walk(text.node):
+                for name in _list_own(node):
+                    is_repeated = any(map(_repeats_call, ast.walk(node)))
+                    made[name].append((is_repeated, f"{text.path}:{node.lineno}"))  # type: ignore[attr-defined]
+        for name, found in made.items():
+            if all(is_repeated for is_repeated, _ in found):
+                for fqn, _ in each.instances:
+                    yield f"{fqn}.{name}" if fqn else name, found[0][1]
+
+
+def _list_own(node: ast.AST) -> list[str]:
+    """The attributes of self that a statement assigns."""
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return [
+        target.attr
+        for target in targets
+        if isinstance(target, ast.Attribute) and name_of(target.value) == "self"
+    ]
+
+
+def _repeats_call(node: ast.AST) -> bool:
+    """Whether it is a list of one call, times a number."""
+    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Mult):
+        return False
+    lists = [side for side in (node.left, node.right) if isinstance(side, ast.List)]
+    return len(lists) == 1 and len(lists[0].elts) == 1 and isinstance(lists[0].elts[0], ast.Call)

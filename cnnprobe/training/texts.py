@@ -16,7 +16,12 @@ from cnnprobe.training.sourcing import (
     list_functions,
     name_of,
 )
-from cnnprobe.training.statements import find_loads, find_odd_statements, find_short_loops
+from cnnprobe.training.statements import (
+    find_loads,
+    find_odd_statements,
+    find_repeated,
+    find_short_loops,
+)
 from cnnprobe.training.surroundings import Surroundings, arguments_of
 from cnnprobe.training.unread_names import find_unread_names
 
@@ -38,6 +43,7 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
         odd=tuple(find_odd_statements(classes)),
         loads=tuple(find_loads(ordered)),
         loops=tuple(find_short_loops(functions)),
+        repeated=tuple(find_repeated(classes)),
     )
 
 

@@ -63,6 +63,14 @@ PROGRAMS = {
         ),
         ("self.a = nn.Linear(6, 8, bias=False)", "self.b = nn.Linear(8, 8, bias=False)"),
     ),
+    "shared-module": (
+        net(
+            "self.a = nn.Linear(6, 8)\nself.b = nn.Linear(8, 3)\n"
+            "self.body = nn.Sequential(*(2 * [nn.Linear(8, 8)]))",
+            "return self.b(self.body(self.a(x).relu()))",
+        ),
+        ("self.body = nn.Sequential(*([nn.Linear(8, 8) for _ in range(2)]))",),
+    ),
     "zero-scale": (
         net(
             "self.a = nn.Linear(6, 8)\nself.n = nn.BatchNorm1d(8)\nself.c = nn.Linear(8, 3)\n"

@@ -63,3 +63,5 @@ class Texts:
     odd: tuple[OddStatement, ...] = ()
     loads: tuple[LoadStatement, ...] = ()
     loops: tuple[ShortLoop, ...] = ()
+    # the containers, by fqn, that are made of [Layer(...)] * n, with the line that does
+    repeated: tuple[tuple[str, str], ...] = ()

@@ -14,6 +14,7 @@ from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence, Flow, operation
 from cnnprobe.diagnosis.evidence.questions import spoken
 from cnnprobe.recorder.inventory import named_modules
+from cnnprobe.remedies.call_lines import make_each
 from cnnprobe.remedies.changes import exchange, find_module, initialise_all, set_attribute
 from cnnprobe.remedies.kinds.calls import instead, write_elsewhere
 from cnnprobe.remedies.kinds.dims import over_other_axis
@@ -136,6 +137,7 @@ def copy_for_each_place(finding: Finding, evidence: Evidence, model: Any) -> Ite
             if has_names
             else _copy_calls(subject, finding.module or "", count)
         ),
+        written=(lambda: make_each(finding.source)) if finding.source and has_names else None,
         shows=f"each place has {'weights' if has_names else 'statistics'} of its own",
         is_comparable=not has_names,  # a net of more weights is another one
     )
