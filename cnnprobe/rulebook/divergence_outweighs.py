@@ -18,7 +18,7 @@ ERRORS = frozenset(
         "binary_cross_entropy_with_logits"}
 )  # fmt: skip
 NOISE = frozenset({"randn", "randn_like", "normal"})
-SQUARES = frozenset({"pow", "square", "mul"})
+SQUARES = frozenset({"pow", "mul"})
 
 
 def _encoding(reduction: str) -> Mapping[str, Any]:

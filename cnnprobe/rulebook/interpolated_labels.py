@@ -8,7 +8,7 @@ from cnnprobe.diagnosis.evidence import ARRANGING, Evidence, argument, describe,
 from cnnprobe.diagnosis.evidence.questions import loss_calls
 from cnnprobe.rulebook.material import images, stepping
 
-SMOOTH = frozenset({"linear", "bilinear", "bicubic", "trilinear", "area"})
+SMOOTH = ("linear", "bilinear", "bicubic", "trilinear", "area")  # modes of interpolate
 _TURNING = frozenset({"long", "int", "to", "type", "round", "float", "clamp"})
 
 
