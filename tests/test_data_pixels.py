@@ -12,7 +12,7 @@ import cnnprobe
 from cnnprobe.data.columns import read_columns
 from cnnprobe.data.datasets import find_mispaired
 from cnnprobe.data.objects import find_between
-from cnnprobe.data.pixels import find_wrapped
+from cnnprobe.data.pixels import compare_orders, find_wrapped
 from reference_models import data as reference
 
 LABELS = torch.arange(32) % 4
@@ -60,6 +60,18 @@ def test_reshape_in_place_of_permute_is_found(photos, normalised):
     images = torch.from_numpy(photos[0]).reshape(32, 3, 32, 32).float() / 255
     images = (images - 0.45) / 0.22 if normalised else images
     assert "rearranged-pixels" in name_findings(load(images))
+
+
+@pytest.mark.parametrize(("noise", "found"), [(1, True), (18, False)])
+def test_reshape_is_found_though_some_are_noise_but_not_of_noise(photos, noise, found):
+    images = torch.from_numpy(photos[0]).reshape(32, 3, 32, 32).float() / 255
+    generator = torch.Generator().manual_seed(0)
+    random = torch.rand(60, 3, 32, 32, generator=generator)
+    factors = next(iter(compare_orders(random).values()))
+    lower = random[[i for i, factor in enumerate(factors) if 0.8 < factor < 1]]
+    assert len(lower) >= noise
+    images[:noise] = lower[:noise]
+    assert found == ("rearranged-pixels" in name_findings(load(images)))
 
 
 def test_rows_of_cifar_reshaped_with_the_channels_last_are_found(photos):

@@ -19,6 +19,8 @@ from cnnprobe.data.spots import Spotted
 
 LOOKED_AT = 16  # images whose pixels are compared with their neighbours
 PER_BATCH = 2  # of them
+SPARED = 5  # one image in so many may be noise, which has no order
+NOISE = 0.8  # the factor of noise is at least so large, that of a picture in order smaller
 LEAST_SIDE = 8  # pixels
 FRAMES = 11  # of a clip, from which on the order of strings is another one
 COLOURED = 1024  # images whose channels are compared
@@ -100,8 +102,9 @@ class PixelTally:
         medians = {name: float(np.median(each)) for name, each in self._factors.items()}
         smoothest = max(medians, key=lambda name: medians[name], default="")
         # What holds for most images alone is their motif, not the order of their values.
-        least = min(self._factors.get(smoothest, [0.0]))
-        found = smoothest if least > 1 and len(self._factors[smoothest]) > 1 else ""
+        ranked = sorted(self._factors.get(smoothest, [0.0]))
+        is_of_all = ranked[len(ranked) // SPARED] > 1 and ranked[0] > NOISE
+        found = smoothest if is_of_all and len(ranked) > 1 else ""
         return Pixels(
             images=self._looked_at,
             rearranged=found,
