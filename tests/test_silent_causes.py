@@ -181,3 +181,34 @@ def test_one_layer_in_a_list_times_two_is_found_where_its_inputs_differ(kind):
     torch.manual_seed(0)
     report = diagnose(kind(), torch.randn(8, 1, 10, 10))
     assert (kind is Times) == bool(find(report, "shared-module"))
+
+
+def mix_apart(x, y, order, other):
+    return 0.7 * x + 0.3 * x[order], 0.7 * y + 0.3 * y[other]
+
+
+@pytest.mark.parametrize("way", ["apart", "together", "images only", "shuffled twice"])
+def test_images_and_soft_labels_that_are_mixed_in_two_orders_are_found(way):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def train_step(x, y):
+        y = F.one_hot(y, 4).float()
+        order, other = torch.randperm(len(x)), torch.randperm(len(x))
+        if way == "shuffled twice":
+            x, y = x[other], y[other]
+        if way == "images only":
+            x = x.index_select(0, order)
+        else:
+            x, y = mix_apart(x, y, order, other if way == "apart" else order)
+        loss = F.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    report = cnnprobe.diagnose(
+        model, torch.randn(8, 1, 8, 8), torch.arange(8) % 4, optimizer=optimizer,
+        train_step=train_step, trials=0,
+    )  # fmt: skip
+    assert (way == "apart") == bool(find(report, "unpaired-order"))

@@ -5,6 +5,7 @@ reason.
 from collections.abc import Mapping
 
 ADVICE: Mapping[str, str] = {
+    "unpaired-order": "which of the two draws was meant is not known",
     "adversary-agrees": "which of the two labels was meant is not known",
     "blank-input": "what the input is to hold is not known",
     "checkpoint-unused": "what the checkpoint's names are to become is not known",
