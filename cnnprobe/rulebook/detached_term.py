@@ -72,7 +72,7 @@ class DetachedTerm:
     cut: int  # the row that hands it on without a gradient, or adds its number
     how: str
     read: int | None = None  # the row whose number was taken
-    fix: str = ""  # where it is no matter of a detach() or an item()
+    cure: str = ""  # what to do where it is no matter of a detach() or an item()
 
 
 @rule(code="CP440", name="detached-term", severity=Severity.WARNING, examples=(sick, healthy))
@@ -97,7 +97,7 @@ def detached_term(evidence: Evidence) -> Iterator[Finding]:
                 f"a term of the loss, made by {describe(each.flow.calls[row])}, has no gradient: "
                 f"{each.how}; it changes none of the {count} that this loss trains"
             ),
-            fix=each.fix or FIX,
+            fix=each.cure or FIX,
             source=each.flow.line(each.cut),
         )
 
@@ -138,7 +138,7 @@ def _find_tensors(flow: Flow, loss: Loss, total: Sum) -> Iterator[DetachedTerm]:
             )
             soft = f"compute the term from probabilities and not from what {kind} gives"
             yield DetachedTerm(
-                flow=flow, loss=loss, cut=path[-1], how=how, fix=soft if kind in STEPPING else "",
+                flow=flow, loss=loss, cut=path[-1], how=how, cure=soft if kind in STEPPING else "",
                 term=_find_maker(flow, source) if kind in CUTS else path[-1],
             )  # fmt: skip
         else:
@@ -156,7 +156,7 @@ def _find_foreign(flow: Flow, loss: Loss, made: int) -> Iterator[DetachedTerm]:
         yield DetachedTerm(
             flow=flow, loss=loss, term=row, cut=row,
             how="neither of its two sides comes from what is trained",
-            fix="compute it from the output of the model: one of its sides was meant to be that",
+            cure="compute it from the output of the model: one of its sides was meant to be that",
         )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ NUMBERS = ("torch.Tensor.item", "torch.Tensor.__float__")
 def keep_gradient(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The term as it was computed, without the detach(), the item() or the torch.no_grad()."""
     for found in find_detached_terms(evidence):
-        if found.flow.line(found.cut) == finding.source and not found.fix:
+        if found.flow.line(found.cut) == finding.source and not found.cure:
             cuts = [] if found.read is not None else list_cuts(found)
             lines = dict.fromkeys((cut.source, cut.kind) for cut in cuts)
             place = finding.source.rpartition("/")[2]
