@@ -89,7 +89,7 @@ def _judge_beside(evidence: Evidence) -> Iterator[Finding]:
     steps = [step for step in evidence.steps if step.losses]
     events = [event for step in steps for event in step.events]
     cleared = Counter(e.subject for e in events if e.kind == "zero_grad")
-    for optimizer in evidence.optimizers:
+    for optimizer in evidence.optimizers if steps else ():
         held = [c for c in steps[-1].beside if c.optimizer == optimizer.name]
         idle = [c for c in held if c.graded and not c.moved]
         names = dict.fromkeys(c.module for c in idle)
