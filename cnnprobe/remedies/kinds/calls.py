@@ -211,10 +211,13 @@ def assign_result(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
 
 
 def _write_back(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    result = func(*args, **kwargs)
-    if not isinstance(result, Tensor) or result.shape != args[0].shape:
+    place = args[0]
+    # autograd may keep what it is given, and must not find it overwritten
+    given = place.clone() if isinstance(place, Tensor) else place
+    result = func(given, *args[1:], **kwargs)
+    if not isinstance(result, Tensor) or result.shape != place.shape:
         raise CannotTryError("its result has another shape than what goes in")
-    return args[0].copy_(result)
+    return place.copy_(result)
 
 
 @answers("reshape-scramble")
