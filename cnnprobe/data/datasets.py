@@ -136,7 +136,7 @@ def find_mispaired(dataset: Any) -> Mispaired | None:
     for each in unwrap(dataset):
         for pair in combinations(_list_paths(each), 2):
             images, targets = sorted(pair, key=lambda one: bool(_TARGETS.search(_words(one))))
-            if _TARGETS.search(_words(images)):
+            if _TARGETS.search(_words(images)) or images[1] == targets[1]:
                 continue
             found = _compare_names(images[1], targets[1])
             if found is not None and _TARGETS.search(_words(targets)):
@@ -169,7 +169,7 @@ def _list_paths(dataset: Any) -> Iterator[tuple[str, list[str]]]:
 def _compare_names(first: list[str], second: list[str]) -> Mispaired | None:
     for key in (_strip_stem, _read_number):
         ours, theirs = ([key(name) for name in names] for names in (first, second))
-        if any(not k or len(set(each)) < len(each) for each in (ours, theirs) for k in each):
+        if any(not all(each) or len(set(each)) < len(each) for each in (ours, theirs)):
             continue
         if len(set(ours) & set(theirs)) < SHARED * min(len(ours), len(theirs)):
             continue

@@ -13,7 +13,7 @@ from bench.parts import classifier, images, labels
 @design
 def small_steps_that_each_lower_the_loss():
     model = nn.Sequential(nn.Flatten(), nn.Linear(768, 64), nn.ReLU(), nn.Linear(64, 4))
-    return classifier(model, optimizer=torch.optim.SGD(model.parameters(), lr=1e-5), steps=50)
+    return classifier(model, optimizer=torch.optim.SGD(model.parameters(), lr=1e-4), steps=50)
 
 
 @design
