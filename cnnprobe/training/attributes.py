@@ -215,11 +215,17 @@ def _is_stored(kind: type, attribute: str) -> bool:
     """
     if any(attribute in vars(base) for base in kind.__mro__):
         return True
-    return any(
-        instruction.opname == "STORE_ATTR" and instruction.argval == attribute
-        for base in kind.__mro__
-        for code in _list_codes(_functions_of(base))
+    return any(attribute in _list_stored(base) for base in kind.__mro__)
+
+
+@functools.lru_cache(maxsize=4096)
+def _list_stored(kind: type) -> frozenset[str]:
+    """The attributes that the class's own methods set; to read their code takes milliseconds."""
+    return frozenset(
+        instruction.argval
+        for code in _list_codes(_functions_of(kind))
         for instruction in dis.get_instructions(code)
+        if instruction.opname == "STORE_ATTR"
     )
 
 
