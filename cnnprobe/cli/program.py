@@ -2,7 +2,9 @@
 designed exit code.
 """
 
+import atexit
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -40,6 +42,8 @@ class Program(click.Group):
             tell(_write_usage_message(error))
             code = error.exit_code
         except (click.Abort, KeyboardInterrupt):
+            # a second Ctrl-C must not end in the traceback of some library's exit handler
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
             tell("interrupted")
             code = INTERRUPTED
         except BrokenPipeError:
