@@ -251,3 +251,49 @@ def test_option_that_is_kept_in_a_pair_of_assignments_is_found():
     subjects = [f.subject for f in diagnose(Paired(attention=True), "unread-name")]
     assert "attention" in subjects
     assert "attention" not in [f.subject for f in diagnose(Paired(), "unread-name")]
+
+
+def keep_best(model, results):
+    best_acc, best_loss, best_state, best_net = 0.0, 0.0, None, None
+    for acc, loss in results:
+        if acc > best_acc:
+            best_acc = acc
+            best_state = {"epoch": 1, "state": model.state_dict()}
+        if loss < best_loss:
+            best_loss = loss
+            best_net = None
+        if acc < best_acc:
+            best_acc = acc
+            best_net = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    model.load_state_dict(best_state["state"])
+    return best_net
+
+
+def test_best_state_that_is_kept_by_reference_or_never_is_found():
+    found = diagnose(classifier(), "best-not-kept")
+    said = {finding.kind: finding for finding in found}
+    assert len(found) == len(said) == 3
+    assert said["reference"].message == (
+        "`best_state = {'epoch': 1, 'state': model.state_dict()}` keeps model.state_dict() itself "
+        "and no copy: the next step changes best_state, which ends as the last state and not as "
+        "the best one"
+    )
+    assert said["reference"].fix == "best_state = copy.deepcopy(model.state_dict())"
+    assert said["start"].message.startswith("`loss < best_loss` is never true: best_loss starts at")
+    assert said["direction"].message.startswith(
+        "`acc < best_acc` is true when the model gets worse"
+    )
+
+
+def save_best(model, results):
+    best_loss, best_acc, state = float("inf"), 0.0, None
+    for acc, loss in results:
+        if loss >= best_loss - 0.01:
+            continue
+        best_loss = loss
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        if acc > best_acc:
+            best_acc = acc
+            saved = model.state_dict()
+            torch.save(saved, "best.pt")
+    return state

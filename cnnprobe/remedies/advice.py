@@ -7,6 +7,7 @@ from collections.abc import Mapping
 ADVICE: Mapping[str, str] = {
     "unpaired-order": "which of the two draws was meant is not known",
     "adversary-agrees": "which of the two labels was meant is not known",
+    "best-not-kept": "what is kept is used behind the training",
     "blank-input": "what the input is to hold is not known",
     "checkpoint-unused": "what the checkpoint's names are to become is not known",
     "broken-formula": "how the function is to be written is shown, not known",

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cnnprobe.diagnosis.evidence.texts import Texts, UnreadName
 from cnnprobe.records.trace import Trace
+from cnnprobe.training.records import find_kept
 from cnnprobe.training.request import Request
 from cnnprobe.training.sourcing import (
     DYNAMIC,
@@ -43,8 +44,14 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
         odd=tuple(find_odd_statements(classes)),
         loads=tuple(find_loads(ordered)),
         loops=tuple(find_short_loops(functions)),
+        kept=tuple(find_kept(functions, request.caller, _list_models(request, around))),
         repeated=tuple(find_repeated(classes)),
     )
+
+
+def _list_models(request: Request, around: Surroundings) -> frozenset[str]:
+    """The variables that hold a module."""
+    return frozenset({request.names.get("model", "model")} | {n for n, _ in around.models.values()})
 
 
 def _list_step_arguments(request: Request) -> Iterator[UnreadName]:

@@ -56,6 +56,18 @@ class ShortLoop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptBest:
+    """Where the best state of a training is taken for kept, and is not."""
+
+    # "reference": the weights themselves | "direction": the worst one | "start": none is better
+    kind: str
+    text: str
+    source: str
+    name: str  # the variable of the best value, or of what is kept
+    value: str = ""  # what is kept without a copy; what the best value starts with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
     """All that was read; empty where there is no text."""
 
@@ -63,5 +75,6 @@ class Texts:
     odd: tuple[OddStatement, ...] = ()
     loads: tuple[LoadStatement, ...] = ()
     loops: tuple[ShortLoop, ...] = ()
+    kept: tuple[KeptBest, ...] = ()
     # the containers, by fqn, that are made of [Layer(...)] * n, with the line that does
     repeated: tuple[tuple[str, str], ...] = ()

@@ -147,3 +147,29 @@ def norms_that_the_step_puts_back_into_train_mode(sick):
         optimizer.step()
 
     return looped(Tuned() if sick else TunedForGood(), step)
+
+
+@case("best-not-kept", None)
+def best_weights_kept_by_reference(sick):
+    best = {"loss": float("inf")}
+
+    def keep_itself(loss, model):
+        if loss.item() < best["loss"]:
+            best["loss"] = loss.item()
+            best["state"] = dict(model.state_dict())
+
+    def keep_a_copy(loss, model):
+        if loss.item() < best["loss"]:
+            best["loss"] = loss.item()
+            best["state"] = {name: value.clone() for name, value in model.state_dict().items()}
+
+    keep = keep_itself if sick else keep_a_copy
+
+    def train_step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        keep(loss, model)
+
+    return looped(Classifier(), train_step)
