@@ -72,3 +72,29 @@ def test_model_and_batch_are_as_before_when_the_loss_was_asked():
     assert torch.equal(y, given["targets"])
     assert torch.equal(state, torch.get_rng_state())
     assert all(p.grad is None for p in given["model"].parameters())
+
+
+def count_calls(loss_fn):
+    calls = []
+    model = Classifier()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def counted(*pair):
+        calls.append(1)
+        return loss_fn(*pair)
+
+    if isinstance(loss_fn, nn.Module):
+        loss_fn.register_forward_hook(lambda *_: calls.append(1))
+        counted = loss_fn
+    cnnprobe.diagnose(
+        model, images(), labels(), loss_fn=counted, optimizer=optimizer, steps=6, trials=0
+    )
+    return len(calls)
+
+
+def test_loss_of_torch_is_called_for_the_steps_and_the_evaluation_alone():
+    assert 7 == count_calls(nn.CrossEntropyLoss())
+
+
+def test_loss_of_the_user_is_asked_beyond_the_steps():
+    assert count_calls(F.cross_entropy) > 7

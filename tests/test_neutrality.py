@@ -14,7 +14,8 @@ from torch import nn
 
 import cnnprobe
 from cnnprobe.recorder import Recording, observe
-from cnnprobe.training.keeping import TensorState
+from cnnprobe.training.keeping import TensorState, kept
+from cnnprobe.training.surroundings import look_around
 from tests.support.models import Broken, Small, images
 
 
@@ -349,3 +350,28 @@ def test_diagnosis_puts_back_the_tensors_of_a_list_that_the_step_writes_to():
 
     cnnprobe.diagnose(model, torch.randn(6, 4), torch.arange(6) % 2, train_step=train)
     assert all(map(torch.equal, averages, before))
+
+
+@pytest.mark.skipif(torch.cuda.is_initialized(), reason="no seed waits for a device in use")
+def test_diagnosis_leaves_no_seed_for_a_device_that_is_not_in_use():
+    waiting = list(torch.cuda._queued_calls)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    x, y = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
+    cnnprobe.diagnose(model, x, y, loss_fn=F.cross_entropy, optimizer=optimizer, trials=0)
+    assert [each[0] for each in waiting] == [each[0] for each in torch.cuda._queued_calls]
+
+
+def test_values_that_model_and_optimizer_share_are_kept_once():
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    around = look_around(None, {"model": model, "optimizer": optimizer})
+    before = model.weight.detach().clone()
+    with kept(around, []) as states:
+        held = [each for each in states if isinstance(each, TensorState)]
+        optimizer.step()
+        assert not torch.equal(before, model.weight)
+    assert 1 == len(held)
+    assert torch.equal(before, model.weight)
+    assert not optimizer.state

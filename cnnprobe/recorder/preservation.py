@@ -310,6 +310,20 @@ def preserved_generators() -> Iterator[None]:
             numpy.random.set_state(numpy_state)
 
 
+def seed_generators(seed: int) -> None:
+    """Seed torch's generators of the CPU and of each device in use.
+
+    Where a device is not in use, `torch.manual_seed` keeps the seed for its first use, which may be
+    the user's.
+    """
+    torch.default_generator.manual_seed(seed)
+    for module in _device_modules():
+        if module.is_initialized():
+            module.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
+
+
 def _device_modules() -> list[Any]:
     return [torch.cuda] + (
         [torch.xpu] if hasattr(torch, "xpu") and hasattr(torch.xpu, "is_initialized") else []

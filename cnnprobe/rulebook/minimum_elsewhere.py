@@ -49,7 +49,8 @@ def minimum_elsewhere(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: the better the model fits this loss, the worse are its predictions.
     What to do: compare output and targets in the same order of samples and positions; see the sign
     of each term.
-    Known exceptions: silent where the step calls its model twice before the first backward, where
+    Known exceptions: silent for torch's own loss without a train_step, whose minimum is known;
+    where the step calls its model twice before the first backward, where
     the loss has weights of its own, sorts or compares all samples with all, and where the model
     gets the samples in another order; a shift along time is meant.
     Source: the step itself with a tensor in the place of the model: elements of the targets are

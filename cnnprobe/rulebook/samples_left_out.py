@@ -38,8 +38,8 @@ def samples_left_out(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: the forward pass of the others is for nothing, and the model learns from a part
     of its data.
     What to do: see what indexes the output, and whether a loop ends after its first sample.
-    Known exceptions: samples that their targets or values leave out (ignored labels, hard
-    examples); up to half of the batch.
+    Known exceptions: torch's own loss without a train_step, which reads all; samples that their
+    targets or values leave out (ignored labels, hard examples); up to half of the batch.
     Source: the gradient of the loss by the output, for three outputs and the batch in two orders.
     """
     free = evidence.code.free

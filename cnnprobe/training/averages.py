@@ -36,20 +36,31 @@ class Copy:
 
 
 def find_averages(
-    model: nn.Module, around: Surroundings, run: Callable[[], Any], steps: int = STEPS
+    model: nn.Module,
+    around: Surroundings,
+    run: Callable[[], Any],
+    put_back: Callable[[], None],
+    steps: int = STEPS,
 ) -> Followed:
     """How each copy follows the weights that it is of, over a few steps, and what is left behind;
-    copies that do not change are no averages. The steps are run; what they change is put back by
-    the caller.
+    copies that do not change are no averages. The steps are run; `put_back` restores what they
+    change.
     """
     pairs = list(list_copies(model, around))
     if not pairs:
         return (), ()
+    try:
+        return _follow(pairs, run, max(steps, STEPS))
+    finally:
+        put_back()
+
+
+def _follow(pairs: list[Copy], run: Callable[[], Any], steps: int) -> Followed:
     states = [_read(pairs)]
     still = [Still(c.name, c.of, *c.modules) for c in pairs if c.modules is not None]
     try:
         with watch_calls(still):
-            for _ in range(max(steps, STEPS)):
+            for _ in range(steps):
                 run()
                 states.append(_read(pairs))
     except Exception:  # the step's own; it is told elsewhere

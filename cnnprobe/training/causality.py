@@ -22,14 +22,13 @@ SMALLEST = 1e-4  # of the output's size; rounding hardly differs
 _IGNORED = -100  # of torch's losses by default
 
 
-def find_foresight(model: nn.Module, inputs: Any, targets: Any) -> Foresight | None:
-    """What outputs see of later steps, where the targets are the inputs, one step on; None where
-    they are not, or where nothing can be said.
+def find_foresight(
+    model: nn.Module, inputs: Any, shifted: tuple[Tensor, Tensor]
+) -> Foresight | None:
+    """What outputs see of later steps of `shifted`, an input and which of its steps count; None
+    where nothing can be said.
     """
-    found = _find_shifted(inputs, targets)
-    if found is None:
-        return None
-    sequence, counted = found
+    sequence, counted = shifted
     steps = sequence.shape[1]
     cut = steps // 2
     base = forward(model, inputs, training=False, summarise=_before(cut, sequence.shape[:2]))
@@ -59,12 +58,20 @@ def find_foresight(model: nn.Module, inputs: Any, targets: Any) -> Foresight | N
 def observe_foresight(
     request: Request, run: Callable[[], Any], put_back: Callable[[], None]
 ) -> Foresight | None:
-    """The same of a request; of a step of the user's own, for what it gives model and loss."""
+    """What outputs see of later steps, where the targets are the inputs, one step on; None where
+    they are not. Of a step of the user's own, for what it gives model and loss.
+    """
     inputs, targets = request.inputs, request.targets
     if request.train_step is not None and reads_words(inputs):
         inputs, targets = capture_pair(request.model, run)
         put_back()
-    return find_foresight(request.model, inputs, targets)
+    shifted = _find_shifted(inputs, targets)
+    if shifted is None:
+        return None
+    try:
+        return find_foresight(request.model, inputs, shifted)
+    finally:
+        put_back()
 
 
 def reads_words(inputs: Any) -> bool:

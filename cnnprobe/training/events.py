@@ -18,6 +18,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from cnnprobe.training.boxes import is_overlap
 
+_WATCHED = frozenset({"call", "return"})  # events of functions in Python
+
 
 def _step_code() -> types.CodeType | None:
     """The function that torch puts around every optimizer's step."""
@@ -96,10 +98,12 @@ class LoopWatch:
             getattr(self._previous, "enable", lambda: None)()
 
     def _profile(self, frame: types.FrameType, event: str, argument: object) -> None:  # noqa: ARG002
+        if event not in _WATCHED:  # first: most events are calls of functions in C
+            return
         kind = self._codes.get(frame.f_code, "")
         if kind == "":
             kind = self._codes[frame.f_code] = self._judge(frame.f_code)
-        if kind is None or event not in ("call", "return"):
+        if kind is None:
             return
         if (
             kind == "mode"

@@ -54,7 +54,8 @@ def _list_names(model: nn.Module, around: Surroundings) -> set[str]:
         for kind in {type(module) for _, module, _ in named_modules(each)}:
             if not kind.__module__.startswith("torch."):
                 names.add(kind.__name__)
-                codes += [f.__code__ for f in vars(kind).values() if inspect.isfunction(f)]
+                own = (f.__code__ for f in vars(kind).values() if inspect.isfunction(f))
+                codes += filter(is_own, own)  # what a library calls is none of the user's
     for code in codes:
         names |= {str(i.argval) for i in dis.get_instructions(code) if i.opname in _NAMING}
     return names

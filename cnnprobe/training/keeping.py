@@ -29,8 +29,9 @@ MOST = 4096  # tensors in a container that are kept
 class TensorState:
     """The values of tensors, and of the gradients that they had."""
 
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
-        unique = {id(t): t for t in tensors if has_values(t)}
+    def __init__(self, values: Iterable[Any]) -> None:
+        """Of the values, those that are tensors."""
+        unique = {id(t): t for t in values if isinstance(t, Tensor) and has_values(t)}
         gradients = {
             id(t.grad): t.grad for t in unique.values() if t.is_leaf and t.grad is not None
         }
@@ -82,23 +83,8 @@ def _equal(a: Tensor, b: Tensor) -> bool:
         return True
 
 
-class ModelState:
-    """A model with its parameters' values, requires_grad, gradients, buffers, modes and
-    attributes.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._modules = ModuleState(named_modules(model))
-        self._tensors = TensorState([*self._modules.parameters])
-
-    def restore(self) -> None:
-        """Put everything back."""
-        self._modules.restore()
-        self._tensors.restore()
-
-
 class OptimizerState:
-    """An optimizer's groups and state, down to the tensors in it."""
+    """An optimizer's groups and state; the values of its `tensors` are kept by another."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
@@ -126,9 +112,9 @@ class OptimizerState:
         rates = [
             v for group in optimizer.param_groups for v in group.values() if isinstance(v, Tensor)
         ]
-        self._tensors = TensorState(
-            [*held, *rates, *(p for group in optimizer.param_groups for p in group["params"])]
-        )
+        self.tensors: list[Tensor] = [
+            *held, *rates, *(p for group in optimizer.param_groups for p in group["params"])
+        ]  # fmt: skip
         self._flags = [
             (p, p.requires_grad, p.grad)
             for group in optimizer.param_groups
@@ -162,7 +148,6 @@ class OptimizerState:
         for parameter, requires_grad, grad in self._flags:
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
-        self._tensors.restore()
 
 
 def _copied(value: Any) -> Any:
@@ -229,26 +214,29 @@ def kept(surroundings: Surroundings, tensors: Iterable[Tensor]) -> Iterator[list
     """Everything in the surroundings, the tensors and the random generators are afterwards as they
     were; gives what restores them meanwhile.
     """
-    states: list[Any] = [TensorState(tensors)]
-    variables = [
-        (write, value, value.detach().clone() if isinstance(value, Tensor) else None)
-        for _, read, write in surroundings.variables
-        for value in [read()]
+    variables = [(write, read()) for _, read, write in surroundings.variables]
+    values = [value for _, value in variables]
+    models = [ModuleState(named_modules(model)) for _, model in surroundings.models.values()]
+    optimizers = [OptimizerState(each) for _, each in surroundings.optimizers.values()]
+    scalers = [value for value in values if isinstance(value, GradScaler)]
+    held = TensorState(  # one for all, so that what several hold is kept once
+        [
+            *tensors,
+            *(t for value in values for t in (value, *_list_tensors(value))),
+            *(p for model in models for p in model.parameters),
+            *(t for optimizer in optimizers for t in optimizer.tensors),
+            *(v for scaler in scalers for v in vars(scaler).values()),
+        ]
+    )
+    states: list[Any] = [
+        *(ContainerState(value) for value in values if ContainerState.fits(value)),
+        *models,
+        *optimizers,
+        *(AttributeState(each) for _, each in surroundings.schedulers.values()),
+        *map(AttributeState, scalers),
+        held,  # after what gives a parameter its gradient back
+        _Variables(variables),
     ]
-    states.extend(ContainerState(value) for _, value, _ in variables if ContainerState.fits(value))
-    states.extend(TensorState([value]) for _, value, content in variables if content is not None)
-    states.append(TensorState(t for _, value, _ in variables for t in _list_tensors(value)))
-    states.extend(ModelState(model) for _, model in surroundings.models.values())
-    states.extend(OptimizerState(optimizer) for _, optimizer in surroundings.optimizers.values())
-    states.extend(AttributeState(scheduler) for _, scheduler in surroundings.schedulers.values())
-    for scaler in (value for _, value, _ in variables if isinstance(value, GradScaler)):
-        states.extend(
-            [
-                AttributeState(scaler),
-                TensorState(v for v in vars(scaler).values() if isinstance(v, Tensor)),
-            ]
-        )
-    states.append(_Variables(variables))
     with preserved_generators():
         try:
             yield states
@@ -273,7 +261,7 @@ class _Variables:
 
     def restore(self) -> None:
         """Assign the variables what they had."""
-        for write, value, _ in self._variables:
+        for write, value in self._variables:
             with contextlib.suppress(
                 Exception
             ):  # a read-only attribute was not written to by the step either

@@ -138,7 +138,7 @@ class _Observation:
         backward = self.find_backward(steps)
         replays = self.replays(steps, values)
         restore(self.states)
-        averages, left = self.averages(steps)
+        copies = self.ask(steps, self.averages)
         foresight = self.ask(
             steps, lambda put_back: observe_foresight(request, self.one_step(), put_back)
         )
@@ -172,8 +172,8 @@ class _Observation:
             class_weights=weigh_classes(self.around, request),
             idle=idle,
             derivatives=find_wrong_derivatives(functions),
-            averages=averages,
-            left=left,
+            averages=copies[0] if copies is not None else (),
+            left=copies[1] if copies is not None else (),
             overwritten=tuple(overwritten),
             foresight=foresight,
             code=code or OwnCode(),
@@ -355,23 +355,19 @@ class _Observation:
             stepper.run(run, statistics=False, measured=False)
         return BackwardFault(call=find_bad_derivative(self.model, run, self.names), step=bad[0])
 
-    def averages(self, steps: tuple[Step, ...]) -> Followed:
-        """How copies of the weights follow them, where the steps went well."""
-        if not steps or self.error is not None or not self.around.optimizers:
+    def averages(self, put_back: Callable[[], None]) -> Followed:
+        """How copies of the weights follow them."""
+        if not self.around.optimizers:
             return (), ()
-        try:
-            return find_averages(self.model, self.around, self.one_step(), len(steps))
-        finally:
-            restore(self.states)
+        return find_averages(self.model, self.around, self.one_step(), put_back, self.request.steps)
 
     def ask(self, steps: tuple[Step, ...], question: Callable[[Callable[[], None]], T]) -> T | None:
-        """What further passes say, where the steps went well; `question` gets what restores."""
+        """What further passes say, where the steps went well; `question` gets what restores, and
+        calls it after what it runs.
+        """
         if not steps or self.error is not None:
             return None
-        try:
-            return question(lambda: restore(self.states))
-        finally:
-            restore(self.states)
+        return question(lambda: restore(self.states))
 
     def called_in_train(self) -> frozenset[str]:
         """The modules that a forward in train mode calls."""

@@ -4,12 +4,13 @@ what they are named for, and which names it never reads.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cnnprobe.diagnosis.evidence import OwnCode
 from cnnprobe.training.determinants import find_wrong_volume
 from cnnprobe.training.formulas import find_broken
 from cnnprobe.training.loss_minimum import judge_loss
+from cnnprobe.training.passes import is_torchs_loss
 from cnnprobe.training.request import Request
 from cnnprobe.training.surroundings import Surroundings, look_around
 from cnnprobe.training.target_places import Making
@@ -25,18 +26,33 @@ def read_code(
     if request.train_step is None:  # then the loss is the only code that is the user's
         around = replace(around, functions=look_around(request.loss_fn, {}).functions)
 
+    ran: list[Callable[[], Any]] = []  # the steps, since all was put back
+
+    def make(request: Request, *, seed: int = 0) -> Callable[[], Any]:
+        step = making(request, seed=seed)
+
+        def run() -> Any:
+            ran.append(step)
+            return step()
+
+        return run
+
     def ask(question: Callable[[], T | None]) -> T | None:
         try:
             return question()
         except Exception:  # code that cannot be run in this way is not judged
             return None
         finally:
-            put_back()
+            if ran:
+                put_back()
+                ran.clear()
 
-    model, step = request.model, making(request)
+    model, step = request.model, make(request)
     volume = ask(lambda: find_wrong_volume(model, step))
+    is_own = request.train_step is not None or not is_torchs_loss(request.loss_fn)
     return OwnCode(
-        free=ask(lambda: judge_loss(request, making, put_back)),
+        # torch's own loss is smallest where its page says: only the user's is to be tried
+        free=ask(lambda: judge_loss(request, make, put_back)) if is_own else None,
         broken=(ask(lambda: find_broken(model, around, step, put_back)) or ())
         + (() if volume is None else (volume,)),
         unread=find_unpacked(around),

@@ -10,6 +10,7 @@ from torch.masked import is_masked_tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from cnnprobe.recorder import Recording, list_modes, restore_modes, switch_mode
+from cnnprobe.recorder.preservation import seed_generators
 from cnnprobe.recorder.values import leaves
 from cnnprobe.records.trace import Trace
 from cnnprobe.training.hidden import find_hidden
@@ -81,7 +82,7 @@ def forward(
         names={key: f"model.{name}" for key, name in (names or {}).items()},
     )
     output, error = None, None
-    torch.manual_seed(seed)
+    seed_generators(seed)
     try:
         switch_mode(model, training=training)
         with torch.no_grad(), recording:
@@ -190,8 +191,7 @@ def fit_output(output: Any, loss_fn: Any) -> tuple[str, Any]:
     """
     if isinstance(output, tuple):
         return "", output
-    places = [getattr(each, "__module__", "") for each in (type(loss_fn), loss_fn)]
-    if isinstance(output, Tensor) or not any(place.startswith("torch.") for place in places):
+    if isinstance(output, Tensor) or not is_torchs_loss(loss_fn):
         return "", output
     for name in ("logits", "out"):
         found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
@@ -200,3 +200,9 @@ def fit_output(output: Any, loss_fn: Any) -> tuple[str, Any]:
             return f"output[{name!r}]" if is_key else f"output.{name}", found
     tensors = ((f"output{path}", leaf) for path, leaf in leaves(output) if isinstance(leaf, Tensor))
     return next(tensors, ("", output))
+
+
+def is_torchs_loss(loss_fn: Any) -> bool:
+    """Whether a loss is one of torch's, as a module or as a function."""
+    places = [getattr(each, "__module__", None) or "" for each in (type(loss_fn), loss_fn)]
+    return any(place.startswith("torch.") for place in places)

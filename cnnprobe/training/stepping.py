@@ -16,6 +16,7 @@ from torch import nn
 from cnnprobe.diagnosis.evidence import Step
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.inventory import has_values
+from cnnprobe.recorder.preservation import seed_generators
 from cnnprobe.recorder.values import read_dense
 from cnnprobe.records.trace import Trace
 from cnnprobe.training.draft import BetweenSteps, StepDraft
@@ -113,7 +114,7 @@ def seeded(step: Callable[[], Any], seed: int) -> Callable[[], Any]:
     """
 
     def run() -> Any:
-        torch.manual_seed(seed)
+        seed_generators(seed)
         return step()
 
     return run

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cnnprobe.diagnosis.evidence import Unread
 from cnnprobe.recorder import list_modes, restore_modes, switch_mode
+from cnnprobe.recorder.preservation import seed_generators
 from cnnprobe.recorder.values import EXACT, leaves
 from cnnprobe.training.passes import call, difference, forward, fresh, tensors_of
 
@@ -96,7 +97,7 @@ def _find_read(model: nn.Module, inputs: Any, chosen: list[Tensor]) -> list[Tens
         lambda v: places.get(id(v), v).clone() if isinstance(v, Tensor) else v, inputs
     )
     modes = list_modes(model)
-    torch.manual_seed(0)
+    seed_generators(0)
     try:
         switch_mode(model, training=False)
         with torch.enable_grad():
