@@ -6,6 +6,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow, describe, operation
 from cnnprobe.operations import select_groups
+from cnnprobe.rulebook.functional_dropout import drops_on_purpose
 from cnnprobe.rulebook.material import classifying
 
 DIFFERENT = 1e-4  # greatest difference of two runs over the output's magnitude
@@ -53,8 +54,8 @@ def eval_nondeterminism(evidence: Evidence) -> Iterator[Finding]:
     What to do: make noise and sampling depend on self.training.
     Known exceptions: sampling by a learned scale or learned probabilities, as in a variational
     auto-encoder, and a model that gives its own loss or target beside or in place of a prediction,
-    or the mask that it drew, are info; one that writes to its own buffers in eval mode, such as a
-    queue of keys, is not judged.
+    or the mask that it drew, are info, as is an F.dropout with training=True; one that writes to
+    its own buffers in eval mode, such as a queue of keys, is not judged.
     Source: two forward passes in eval mode with different seeds.
     """
     gap = evidence.probes.repeat
@@ -74,11 +75,12 @@ def eval_nondeterminism(evidence: Evidence) -> Iterator[Finding]:
     learned = place is not None and (
         _has_learned_scale(flow, place) or _has_learned_probabilities(flow, place)
     )
+    meant = learned or (place is not None and drops_on_purpose(flow.calls[place]))
     what = f": {describe(flow.calls[place])} is random" if place is not None else ""
     yield Finding(
         module=flow.owner(place) if place is not None else "",
         severity=Severity.INFO
-        if learned or _is_objective(flow) or _is_handed_out(flow, place)
+        if meant or _is_objective(flow) or _is_handed_out(flow, place)
         else None,
         message=(
             f"two passes in eval mode differ by {gap:.1e} of the output's size (more than "

@@ -1,6 +1,7 @@
 """A dropout that is on in eval mode."""
 
 import linecache
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,6 +9,8 @@ from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, argument, describe, operation
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import classifying
+
+ALWAYS = re.compile(r"\btraining\s*=\s*True\b")
 
 
 def _net(guarded: bool) -> Mapping[str, Any]:
@@ -53,7 +56,8 @@ def functional_dropout(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: F.dropout does not know the module's mode; its `training` is True unless it is
     told otherwise. An nn.Dropout that forward makes anew is in train mode, whatever the model is.
     What to do: F.dropout(x, p, training=self.training), or an nn.Dropout that __init__ makes.
-    Known exceptions: Monte Carlo dropout is on purpose: suppress it with that reason.
+    Known exceptions: Monte Carlo dropout is on purpose: it is info where the line says
+    training=True, which is the default; suppress it elsewhere, with that reason.
     Source: torch.nn.functional.dropout(input, p=0.5, training=True, inplace=False).
     """
     trace = evidence.evaluation
@@ -84,17 +88,29 @@ def functional_dropout(evidence: Evidence) -> Iterator[Finding]:
                 continue
             yield Finding(
                 module=flow.owner(i),
+                severity=Severity.INFO if drops_on_purpose(call) else None,
                 message=f"{describe(call)} drops {rate:.0%} of the values in eval mode (must be 0)",
-                fix=fix,
+                fix=f"nothing for Monte Carlo dropout, else {fix}"
+                if drops_on_purpose(call)
+                else fix,
                 source=call.source,
                 subject=describe(call),
             )
 
 
+def drops_on_purpose(call: ModuleCall) -> bool:
+    """Whether the line of a dropout asks for it in both modes, in so many words."""
+    return operation(call) == "dropout" and bool(ALWAYS.search(_read_line(call)))
+
+
+def _read_line(call: ModuleCall) -> str:
+    path, _, line = call.source.rpartition(":")
+    return linecache.getline(path, int(line)) if line.isdigit() else ""
+
+
 def _is_made_anew(call: ModuleCall) -> bool:
     """Whether the line makes an nn.Dropout, and calls it at once."""
-    path, _, line = call.source.rpartition(":")
-    text = linecache.getline(path, int(line)) if line.isdigit() else ""
+    text = _read_line(call)
     return operation(call) == "dropout" and "Dropout" in text and ")(" in text
 
 

@@ -1,6 +1,6 @@
 """Two linear layers with nothing between them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
@@ -15,7 +15,7 @@ from cnnprobe.diagnosis.evidence import (
 )
 from cnnprobe.diagnosis.evidence.projections import Projection, projection
 from cnnprobe.diagnosis.evidence.questions import owner, spoken, trainable
-from cnnprobe.records.trace import TensorInfo
+from cnnprobe.records.trace import ModuleCall, TensorInfo
 from cnnprobe.rulebook.material import classifying, images, layers
 
 SCALING = frozenset({"mul", "div", "dropout"})  # what an adapter does before it is added
@@ -73,19 +73,19 @@ def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
     What to do: put an activation between them, or merge them.
     Known exceptions: low-rank bottlenecks and adapters, depthwise, factorised (1 x k) and
     transposed convolutions, normalised projections (MobileNet), values that something else reads
-    too, what the loop hands from one network to another, and a pair of which one is frozen. What
-    one named network of layers and activations hands to the next, as a projector to a predictor,
-    is info.
+    too, what the loop hands from one network to another, and a pair of which one is frozen or has
+    fixed filters in a buffer. What one named network of layers and activations hands to the next,
+    as a projector to a predictor, is info.
     Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.1.
     """
-    flow, learning = Flow(evidence.trace), {owner(name) for name in trainable(evidence)}
+    flow, learning = Flow(evidence.trace), trainable(evidence)
     blamed: set[str | None] = set()
     for i in flow.primitives({"linear", "conv"}):
         found = _successor(flow, i)
         if found is None or flow.owner(i) is None:
             continue
         following, normalised = found
-        if _is_half_frozen(learning, flow.calls[i].fqn, flow.calls[following].fqn):
+        if _is_half_frozen(learning, flow.calls[i], flow.calls[following]):
             continue
         first, second = (
             projection(evidence.trace, flow.calls[i]),
@@ -116,9 +116,19 @@ def missing_nonlinearity(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _is_half_frozen(learning: set[str], *modules: str | None) -> bool:
-    """Whether one of two layers is trained and the other is not: they cannot be one."""
-    return None not in modules and len({module in learning for module in modules}) > 1
+def _is_half_frozen(learning: Collection[str], *calls: ModuleCall) -> bool:
+    """Whether one of two layers is trained and the other is not: they cannot be one. The filters of
+    a wavelet, which are a buffer, are not.
+    """
+    return {True, False} <= {_learns(learning, call) for call in calls}
+
+
+def _learns(learning: Collection[str], call: ModuleCall) -> bool | None:
+    """Whether a layer is trained; None for a function whose weights are computed."""
+    if call.fqn is not None:
+        return call.fqn in {owner(name) for name in learning}
+    named = {info.source for info in call.inputs[1:] if isinstance(info.source, str)}
+    return bool(named & set(learning)) if named else None
 
 
 def _joins_networks(flow: Flow, first: int, second: int) -> bool:

@@ -85,9 +85,8 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
         if not owned:
             bare.append(module)
             continue
-        doubtful = not any(p.trainable for p in owned) or any(
-            _is_inside(module.fqn, c) for c in choices
-        )
+        is_choice = any(_is_inside(module.fqn, c) for c in choices)
+        doubtful = is_choice or not any(p.trainable for p in owned)
         elsewhere = not any(step.losses for step in evidence.steps) and _is_network(
             evidence, module
         )
@@ -99,7 +98,10 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
                 f"{format_counted(len(owned), 'parameter')}, but "
             )
             + ("nothing in it was called" if module.is_container else "was called 0 times"),
-            fix="call it in the forward, or remove it"
+            kind="chosen" if is_choice else "",
+            fix="nothing, where another batch or another call chooses it"
+            if is_choice
+            else "call it in the forward, or remove it"
             + ("; if the training step calls it, pass train_step" if elsewhere else ""),
         )
     if bare:

@@ -33,6 +33,7 @@ _ON_PURPOSE = re.compile(
 # What a function that reverses gradients is called.
 _REVERSING = re.compile(r"revers|(?<![a-z])grl(?![a-z])|rev_?grad|grad_?rev", re.IGNORECASE)
 EVEN = 0.999  # cosine of two gradients of which one is a multiple of the other
+ROUNDED = 4  # values that become one level, on average
 Function = type[torch.autograd.Function]
 
 
@@ -133,6 +134,8 @@ def _check(kind: Any, args: tuple[Any, ...]) -> WrongDerivative | None:
         if _REVERSING.search(kind.__name__):
             return _judge_reversal(kind, wide[chosen[0]], first[0])
         return None  # it changes nothing: its backward is what it is for
+    if any(_is_rounded(out, wide[i]) for out in first for i in chosen):
+        return None  # to a few levels, as ternary weights are: its backward is an estimate
     weights = [torch.randn_like(out) for out in first]
     whole = _weigh(first, weights)
     gradients = torch.autograd.grad(whole, [wide[i] for i in chosen], allow_unused=True)
@@ -144,6 +147,12 @@ def _check(kind: Any, args: tuple[Any, ...]) -> WrongDerivative | None:
     if any(not c.numeric.any() and c.analytic.any() for c in compared.values()):
         return None  # a step function: no derivative of it would be of use
     return next((w for i, c in compared.items() if (w := _judge(kind, i, c)) is not None), None)
+
+
+def _is_rounded(made: Tensor, given: Tensor) -> bool:
+    """Whether many values become few; a zero is none, as most of what a ReLU gives is one."""
+    levels, values = (len(torch.unique(t.detach()[t.detach() != 0])) for t in (made, given))
+    return made.shape == given.shape and ROUNDED * levels <= values
 
 
 def _widen(value: Any) -> Any:

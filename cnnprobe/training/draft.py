@@ -19,7 +19,7 @@ from cnnprobe.training.events import find_caller
 from cnnprobe.training.graph_walk import walk
 from cnnprobe.training.hidden import list_parameters
 from cnnprobe.training.mixing import Mixing
-from cnnprobe.training.norms import measure_gradients, measure_norm, measure_total
+from cnnprobe.training.norms import has_gradients, measure_gradients, measure_norm, measure_total
 from cnnprobe.training.silence import Silence
 from cnnprobe.training.surroundings import Surroundings
 from cnnprobe.training.terms import Terms
@@ -73,6 +73,7 @@ class StepDraft:
         self.recording: Recording | None = None
         self.is_paused = False
         self.was_empty = False  # the state of the optimizer, before its step
+        self.is_fed = True  # whether the optimizer has gradients, before its step
         self.stumbled: dict[str, None] = {}
         self.terms = Terms()
         self.differentiated: frozenset[int] = frozenset()
@@ -267,6 +268,7 @@ class StepDraft:
         self._forget_cleared()
         self.kept.waste.step()
         self.was_empty = not getattr(args[0] if args else None, "state", None)
+        self.is_fed = has_closure or has_gradients(args[0] if args else None)
         held = self._held_by(args[0] if args else None)
         self._note_stale(held)
         if self.recording is not None and not has_closure:
@@ -278,7 +280,9 @@ class StepDraft:
         if len(args) > 1 or kwargs.get("closure") is not None:  # backward was within the step
             self._note_stale(self._held_by(args[0]))
         fresh = self.was_empty and bool(getattr(args[0], "state", None))
-        self.events.append(Event(kind="step", subject=self._name(args[0]), fresh=fresh))
+        self.events.append(
+            Event(kind="step", subject=self._name(args[0]), fresh=fresh, effective=self.is_fed)
+        )
         self.kept.waste.step_done()
         self.terms.step(args[0])
         held = self._held_by(args[0])

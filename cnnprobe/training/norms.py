@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,13 @@ def measure_norm(tensor: Tensor) -> float:
     if _SAFE_NORM[0] < norm < _SAFE_NORM[1] or (norm == 0 and not tensor.any()):
         return norm
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+
+
+def has_gradients(optimizer: Any) -> bool:
+    """Whether an optimizer has a gradient to use that is not all zeros."""
+    groups = getattr(optimizer, "param_groups", ())
+    gradients = (p.grad for group in groups for p in group["params"])
+    return any(bool((g.detach() != 0).any()) for g in gradients if g is not None)
 
 
 def measure_gradients(parameters: Mapping[str, Tensor]) -> dict[str, Gradient]:

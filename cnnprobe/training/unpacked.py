@@ -10,6 +10,7 @@ from cnnprobe.diagnosis.evidence import UnpackedName
 from cnnprobe.training.surroundings import Surroundings, is_own
 
 FEWEST = 2  # names in an unpacking, of which another is read
+SIZES = ("shape",)  # of a tensor: its numbers are no part of the batch
 
 
 def find_unpacked(around: Surroundings) -> tuple[UnpackedName, ...]:
@@ -77,6 +78,8 @@ def _is_open(tree: ast.FunctionDef) -> bool:
 def _list_unpacked(node: ast.AST) -> list[tuple[str, int]]:
     """The names that a statement unpacks a plain variable to, with their lines."""
     if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Name | ast.Attribute):
+        return []
+    if isinstance(node.value, ast.Attribute) and node.value.attr in SIZES:
         return []
     tuples = [t for t in node.targets if isinstance(t, ast.Tuple | ast.List)]
     names = [n for t in tuples for n in t.elts if isinstance(n, ast.Name)]

@@ -45,7 +45,8 @@ class Event:
     # of the first group after a "schedule"; what a "scale" multiplies by; the share that a "clip"
     # leaves
     rate: float | None = None
-    # a clip that had gradients to clip; a train or eval of the root; a grad with create_graph
+    # a clip that had gradients to clip, a step that had some to use; a train or eval of the root;
+    # a grad with create_graph
     effective: bool = True
     fresh: bool = False  # a step that gave its optimizer the first state that it has
     # what a "schedule" that waits for a larger number was given

@@ -290,13 +290,14 @@ def clears_before_stepping(evidence: Evidence) -> bool:
 
 
 def _is_cleared_before(events: list[Event], step: int) -> bool:
-    """Whether the last thing before this step is a zero_grad of the same optimizer, and a backward
-    the one before it.
+    """Whether the last thing before a step without gradients is a zero_grad of the same optimizer,
+    and a backward the one before it.
     """
     before = [
         e for e in events[:step] if e.kind != "zero_grad" or e.subject == events[step].subject
     ]
-    return len(before) > 1 and before[-1].kind == "zero_grad" and before[-2].kind == "backward"
+    kinds = [e.kind for e in before[-2:]]
+    return not events[step].effective and kinds == ["backward", "zero_grad"]
 
 
 def warms_up(evidence: Evidence) -> bool:

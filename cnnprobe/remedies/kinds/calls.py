@@ -130,7 +130,7 @@ def _copy_inputs(subject: Subject) -> None:
 def dropout_by_mode(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """training=self.training; .train(self.training) of a layer that forward makes."""
     found = find_call(finding, evidence)
-    if found is not None:
+    if found is not None and finding.severity is not Severity.INFO:  # there it is on purpose
         name, is_anew = describe(found[1]), finding.kind == "made-anew"
         yield Remedy(
             title="nn.Dropout(...).train(self.training)(...), or one that __init__ makes"
