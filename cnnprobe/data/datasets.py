@@ -2,8 +2,9 @@
 transforms.
 """
 
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, islice
 from pathlib import Path
@@ -168,8 +169,9 @@ def _list_paths(dataset: Any) -> Iterator[tuple[str, list[str]]]:
 
 def _compare_names(first: list[str], second: list[str]) -> Mispaired | None:
     for key in (_strip_stem, _read_number):
-        ours, theirs = ([key(name) for name in names] for names in (first, second))
-        if any(not all(each) or len(set(each)) < len(each) for each in (ours, theirs)):
+        ours = _list_keys(first, key)
+        theirs = _list_keys(second, key) if ours else []
+        if not theirs:
             continue
         if len(set(ours) & set(theirs)) < SHARED * min(len(ours), len(theirs)):
             continue
@@ -183,15 +185,30 @@ def _compare_names(first: list[str], second: list[str]) -> Mispaired | None:
     return None
 
 
+def _list_keys(names: list[str], key: Callable[[str], str]) -> list[str]:
+    """A key of each name; none where one has no key, or the key of another."""
+    found: dict[str, None] = {}
+    for name in names:
+        each = key(name)
+        if not each or each in found:
+            return []
+        found[each] = None
+    return list(found)
+
+
 def _strip_stem(name: str) -> str:
     """The name of a file without its folder, its ending, and the words for masks and images."""
-    return re.sub(r"[\W_]+", "", _ROLE_WORDS.sub("", Path(name).stem.lower()))
+    return re.sub(r"[\W_]+", "", _ROLE_WORDS.sub("", _read_stem(name).lower()))
 
 
 def _read_number(name: str) -> str:
     """The last number in the name of a file; "" where there is none."""
-    found = re.findall(r"\d+", Path(name).stem)
+    found = re.findall(r"\d+", _read_stem(name))
     return found[-1].lstrip("0") or "0" if found else ""
+
+
+def _read_stem(name: str) -> str:
+    return os.path.splitext(os.path.basename(name))[0]  # noqa: PTH119, PTH122 (a tenth of Path's time)
 
 
 def list_transforms(dataset: Any) -> list[Any]:
