@@ -1,5 +1,13 @@
-from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause
+import ast
+from functools import partial
+
+from torch import Tensor
+
+from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
+from cnnprobe.crash.edits.outside import Check
+from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.dims import explain_rank, propose_rank
+from cnnprobe.crash.facts.values import read_failing_line
 from cnnprobe.crash.facts.words import count_of, read_argument, shorten
 from cnnprobe.operations import resolve_name
 from cnnprobe.records.trace import ModuleCall
@@ -27,7 +35,18 @@ _SECOND = """
 - model, args = Net(), (torch.randn(7, 4),)
 + model, args = Net(), (torch.randn(1, 7, 4),)
 """
-EXAMPLES = (Example(_FIRST, blames=""), Example(_SECOND, blames="", repair="x.unsqueeze(0)"))
+_NUMBER = """
+  model = nn.Linear(4, 2)
+  def run(model):
+      loss = model(torch.randn(3, 4)).mean()
+-     print(loss.data[0])
++     print(loss.item())
+"""
+EXAMPLES = (
+    Example(_FIRST, blames=""),
+    Example(_SECOND, blames="", repair="x.unsqueeze(0)"),
+    Example(_NUMBER, repair="write loss.item() instead of loss.data[0]"),
+)
 
 
 @cause("CP012", "index-out-of-range", EXAMPLES, family="index-range", prior=200)
@@ -44,6 +63,9 @@ def index_out_of_range(crash: Crash) -> Suspects:
         return
     x, owner = call.inputs[0], crash.describe_module(crash.owner)
     parts = _list_parts(call)
+    if not x.shape and parts and (of_number := tuple(_suspect_number(crash))):
+        yield from of_number
+        return
     if len(parts) > len(x.shape):
         yield blame(
             crash.owner,
@@ -62,6 +84,28 @@ def index_out_of_range(crash: Crash) -> Suspects:
                 arithmetic=f"{x.shape} from {crash.describe_origin(x)}, at {shorten(call.source)}",
             )
             return
+
+
+def _suspect_number(crash: Crash) -> Suspects:
+    """An index of one number, as code for torch 0.3 reads a loss: item() is what reads it."""
+    line = read_failing_line(crash)
+    for node in (n for n in line.nodes if isinstance(n, ast.Subscript)):
+        base = node.value
+        if isinstance(base, ast.Attribute) and base.attr == "data":
+            base = base.value
+        value = line.evaluate(base)
+        if not isinstance(value, Tensor) or value.dim():
+            continue
+        old, name = ast.unparse(node), ast.unparse(base)
+        edit = Check(
+            title=f"write {name}.item() instead of {old}",
+            code=f"{name}.item()",
+            check=partial("it gives {:.4g}".format, value.item()),
+            written=replace_expression(crash.error, node, f"{name}.item()"),
+        )
+        message = f"{name} is one number (0 dims), of which no index can be taken: {old}"
+        yield blame(crash.owner, message, propose(edit), arithmetic=f"{name} has the shape ()")
+        return
 
 
 def _list_parts(call: ModuleCall) -> tuple[object, ...]:
