@@ -297,3 +297,36 @@ def save_best(model, results):
             saved = model.state_dict()
             torch.save(saved, "best.pt")
     return state
+
+
+def reset_by_reference(model, optimizer):
+    initial_state = model.state_dict()
+    optimizer.step()
+    model.load_state_dict(initial_state)
+
+
+def reset(model, optimizer):
+    initial_state = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer.step()
+    model.load_state_dict(initial_state)
+
+
+def average(ema_model):
+    averaged = list(ema_model.parameters())
+    averaged[0].mul_(0.9)
+    return averaged
+
+
+def rename(model):
+    old_state = model.state_dict()
+    new_state = {name.removeprefix("net."): value for name, value in old_state.items()}
+    model.load_state_dict(new_state)
+
+
+def test_copy_of_the_weights_that_is_none_is_found_and_one_that_is_read_at_once_is_not():
+    (found,) = diagnose(classifier(), "copy-by-reference")
+    assert found.message == (
+        "`initial_state = model.state_dict()` copies nothing: initial_state holds the weights of "
+        "model themselves and changes with each step"
+    )
+    assert found.fix == "initial_state = copy.deepcopy(model.state_dict())"

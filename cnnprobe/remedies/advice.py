@@ -11,6 +11,7 @@ ADVICE: Mapping[str, str] = {
     "blank-input": "what the input is to hold is not known",
     "checkpoint-unused": "what the checkpoint's names are to become is not known",
     "broken-formula": "how the function is to be written is shown, not known",
+    "copy-by-reference": "whether the values or a moving average were meant is not known",
     "constant-output": "where the model loses its input is shown, not known",
     "constant-targets": "only other labels mend it",
     "divergence-sign": "which part of the loss is the divergence is not known",

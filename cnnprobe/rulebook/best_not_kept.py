@@ -62,6 +62,8 @@ def best_not_kept(evidence: Evidence) -> Iterator[Finding]:
     returns a reference to the state and not its copy".
     """
     for kept in evidence.texts.kept:
+        if kept.kind == "alias":
+            continue
         message, fix = _describe(kept)
         yield Finding(
             module=None,

@@ -1,8 +1,8 @@
-"""Finds where the text of a program keeps the best state of a training, and keeps another one."""
+"""Finds where the text of a program keeps a state of the weights, and keeps another one."""
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cnnprobe.diagnosis.evidence.texts import KeptBest
@@ -18,6 +18,12 @@ BEYOND = 100.0  # no accuracy is above it, in percent
 # calls that give a new container of the same tensors, or the same tensor
 _SHALLOW = frozenset({"copy", "dict", "OrderedDict", "list", "tuple"})
 _SAME = frozenset({"detach", "data", "cpu", "to"})
+# words in the names of what is to stay while the weights change
+_STAYS = frozenset(
+    {"before", "old", "init", "initial", "anchor", "shadow", "prev", "previous", "ema", "backup",
+     "snapshot", "teacher", "frozen", "pretrained", "source", "original", "orig", "averaged"}
+)  # fmt: skip
+_CHANGES = frozenset({"step", "load_state_dict", "copy_", "add_", "mul_", "lerp_", "backward"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +39,7 @@ class _Branch:
 
 
 def find_kept(
-    functions: Iterable[FunctionText], caller: str, models: frozenset[str]
+    functions: Sequence[FunctionText], caller: str, models: frozenset[str]
 ) -> Iterator[KeptBest]:
     """What the functions of the step and the file that asks keep of the best state so far;
     `models` are the variables that hold a module.
@@ -41,6 +47,10 @@ def find_kept(
     scopes: list[tuple[str, ast.AST]] = [(f.path, f.node) for f in functions]
     tree = read_file(caller) if is_own_file(caller) else None
     seen: set[str] = set()
+    files = {path for path, _ in scopes} | ({caller} if tree is not None else set())
+    for path in sorted(files):
+        steps = [f.node for f in functions if f.path == path] if path != caller else None
+        yield from _find_aliases(path, models, steps)
     for path, scope in [*scopes, *([(caller, tree)] if tree is not None else [])]:
         whole = read_file(path)
         for node, owner in _list_repeated(scope, scope, isinstance(scope, ast.Module)):
@@ -133,7 +143,7 @@ def _judge(
 
 def _tell_better(text: str) -> str:
     """Which values are better, by the words of the names: "less", "greater", "" if unknown."""
-    words = set(re.split(r"[^a-z0-9]+", text.lower()))
+    words = _split(text)
     small, large = words & _SMALL, words & _LARGE
     if bool(small) == bool(large) or "-" in text or words & {"worst", "neg", "negative"}:
         return ""
@@ -245,3 +255,86 @@ def _is_saved_at_once(statement: ast.stmt, branch: _Branch, whole: ast.Module) -
         and ast.unparse(n) == target
     ]
     return bool(reads) and all(reads)
+
+
+# -- what is no copy -------------------------------------------------------------------------------
+
+
+def _find_aliases(
+    path: str, models: frozenset[str], steps: list[ast.FunctionDef] | None
+) -> Iterator[KeptBest]:
+    """The variables of a file that are named as an earlier or another state of the weights, hold
+    the weights themselves, and are read after these have changed. `steps`: only in these functions
+    and those around them.
+    """
+    whole = read_file(path)
+    for owner, node in _list_assigned(whole, None) if whole is not None else ():
+        of = _find_alias(node, path, models)
+        inside = set(ast.walk(owner or node)) if of and steps is not None else set()
+        if not of or (owner and steps is not None and not inside.intersection(steps)):
+            continue
+        target = node.targets[0]
+        words = _split(ast.unparse(target).rpartition(".")[2])
+        stays = words & _STAYS and not _split(of) & _STAYS
+        if stays and whole is not None and _is_read_late(node, owner, whole):
+            yield KeptBest(
+                kind="alias",
+                text=ast.unparse(node),
+                source=f"{path}:{node.lineno}",
+                name=ast.unparse(target),
+                value=of,
+            )
+
+
+def _split(name: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", name.lower()))
+
+
+def _list_assigned(
+    node: ast.AST, owner: ast.AST | None
+) -> Iterator[tuple[ast.AST | None, ast.Assign]]:
+    """The assignments of a file to one target, each with its function; None: the file."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Assign) and len(child.targets) == 1:
+            yield owner, child
+        is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+        yield from _list_assigned(child, child if is_function else owner)
+
+
+def _is_read_late(assigned: ast.Assign, owner: ast.AST | None, whole: ast.Module) -> bool:
+    """Whether a variable that is assigned once is read in another function, or behind a call that
+    changes weights; weights that are given other memory leave it as it is.
+    """
+    scope = owner or whole
+    name = ast.unparse(assigned.targets[0])
+    nodes = list(ast.walk(whole if "." in name or owner is None else scope))
+    stores = [s for n in nodes if isinstance(n, ast.Assign) for s in n.targets]
+    others = [s for s in stores if ast.unparse(s) == name and s is not assigned.targets[0]]
+    if others or any(isinstance(s, ast.Attribute) and s.attr == "data" for s in stores):
+        return False
+    own = {id(n) for n in _list_own(scope)}
+    reads = [n for n in nodes if _reads(n, name)]
+    if any(id(n) not in own for n in reads):
+        return True
+    changed = [
+        n.lineno
+        for n in nodes
+        if isinstance(n, ast.Call) and name_of(n.func) in _CHANGES and n.lineno > assigned.lineno
+    ]
+    return any(n.lineno > min(changed) for n in reads) if changed else False  # type: ignore[attr-defined]
+
+
+def _list_own(scope: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a function or file without those of its inner functions."""
+    for child in ast.iter_child_nodes(scope):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield child
+            yield from _list_own(child)
+
+
+def _reads(node: ast.AST, name: str) -> bool:
+    return (
+        isinstance(node, ast.Name | ast.Attribute)
+        and isinstance(node.ctx, ast.Load)
+        and ast.unparse(node) == name
+    )

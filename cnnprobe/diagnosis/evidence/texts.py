@@ -57,9 +57,10 @@ class ShortLoop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptBest:
-    """Where the best state of a training is taken for kept, and is not."""
+    """Where a state of the weights is taken for kept, and is not."""
 
-    # "reference": the weights themselves | "direction": the worst one | "start": none is better
+    # of the best state, "reference": the weights themselves | "direction": the worst one | "start":
+    # none is better; of an earlier one, "alias": the weights themselves
     kind: str
     text: str
     source: str

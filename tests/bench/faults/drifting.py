@@ -173,3 +173,36 @@ def best_weights_kept_by_reference(sick):
         keep(loss, model)
 
     return looped(Classifier(), train_step)
+
+
+def follow_the_weights_themselves(model):
+    shadow = [p.data for p in model.parameters()]
+
+    def train_step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+        for average, parameter in zip(shadow, model.parameters(), strict=True):
+            average.mul_(0.9).add_(parameter.data, alpha=0.1)
+
+    return train_step
+
+
+def follow_by_clones(model):
+    shadow = [p.data.clone() for p in model.parameters()]
+
+    def train_step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+        for average, parameter in zip(shadow, model.parameters(), strict=True):
+            average.mul_(0.9).add_(parameter.data, alpha=0.1)
+
+    return train_step
+
+
+@case("copy-by-reference", None)
+def average_that_starts_as_the_weights_themselves(sick):
+    model = Classifier()
+    follow = follow_the_weights_themselves if sick else follow_by_clones
+    return looped(model, follow(model))
