@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import textwrap
 import time
 import tracemalloc
@@ -182,6 +183,30 @@ def test_a_full_disk_is_said_once_and_the_training_goes_on():
         str(said[0].message)
     ]
     assert all(map(torch.equal, bare.state_dict().values(), model.state_dict().values()))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if os.name == "nt" or os.getuid() or subprocess.run(command, check=False).returncode:
+        pytest.skip("NOT TESTED: mounting is not allowed")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full_when_the_log_rotates_keeps_what_was_written(small_disk, monkeypatch):
+    monkeypatch.setattr(journal, "LARGEST", 150_000)
+    with pytest.warns(RuntimeWarning, match="No space left on device") as said:
+        monitor = run(small(), steps=300, log=small_disk / "run.jsonl")
+    assert 1 == len(said)
+    assert 300 == monitor.history.total
+    assert ["run.jsonl"] == os.listdir(small_disk)
+    read = cnnprobe.load(small_disk / "run.jsonl").history
+    assert 0 < len(read.steps) < 300
+    assert monitor.history.steps[: len(read.steps)] == read.steps
 
 
 def test_where_warnings_are_errors_a_full_disk_ends_no_training(tmp_path, monkeypatch):
