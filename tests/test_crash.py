@@ -346,3 +346,13 @@ def test_repair_of_a_statement_in_place_keeps_its_names_and_its_operand_whole():
     best = recording.explanation.repairs[0]
     assert "write out = out * (scale + 1) instead of out *= scale + 1" in best.title
     assert "+        out = out * (scale + 1)" in best.patch
+
+
+def test_one_parameter_in_two_groups_is_written_in_the_singular():
+    model = nn.Linear(4, 2)
+    with pytest.raises(ValueError) as raised, cnnprobe.record(model):
+        optimizer = torch.optim.SGD([model.weight], lr=0.1)
+        optimizer.add_param_group({"params": [model.weight]})
+    note = raised.value.__notes__[0]
+    assert "has 1 parameter, of which 1 is in group 0" in note
+    assert "takes groups of 1 parameter)" in note

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     default=1024,
     show_default=True,
     metavar="N",
-    help="Read so many of each.",
+    help="Read at most N samples of each.",
 )
 @click.option(
     "--seconds",

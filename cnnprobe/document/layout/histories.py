@@ -129,7 +129,7 @@ def _describe_range(event: NonFinite) -> str:
         return ""
     odd = stats.get("nan", 0) + stats.get("inf", 0)
     return (
-        f", of which {format_count(odd)} values are not finite"
+        f", of which {format_count(odd)} {'value is' if odd == 1 else 'values are'} not finite"
         if odd
         else f", all finite, from {format_value(stats['min'])} to {format_value(stats['max'])}"
     )

@@ -10,6 +10,7 @@ from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.frames import parse_function, read_frame
 from cnnprobe.crash.facts.saved import name_parameters
 from cnnprobe.crash.facts.words import quote
+from cnnprobe.records.words import format_counted
 
 _MOST_NAMED = 4
 _Filter = tuple[ast.Compare, str, str]  # the test, the text that it looks for, the name's name
@@ -63,8 +64,8 @@ def parameter_groups(crash: Crash) -> Suspects:
         f"{count} {verb} in the parameter groups {taken[0]} and {last}"
         + (f": {shown}" if shown else ""),
         propose(_leave_out(crash, optimizer, group, shared, (both, own))),
-        arithmetic=f"group {last} has {len(added)} parameters, of which {count} are in group "
-        f"{taken[0]} already",
+        arithmetic=f"group {last} has {format_counted(len(added), 'parameter')}, of which {count} "
+        f"{'is' if count == 1 else 'are'} in group {taken[0]} already",
         raised_in=type(optimizer).__name__,
     )
 
@@ -98,7 +99,8 @@ def _leave_out(
         other: Any = type(optimizer)
         other(groups)
         sizes = " and ".join(str(len(g["params"])) for g in groups)
-        return f"{other.__name__} takes groups of {sizes} parameters"
+        noun = "parameter" if sizes == "1" else "parameters"
+        return f"{other.__name__} takes groups of {sizes} {noun}"
 
     last, found = len(optimizer.param_groups), _find_filter(crash, *names)
     if found is None:
