@@ -209,6 +209,13 @@ def test_a_disk_that_is_full_when_the_log_rotates_keeps_what_was_written(small_d
     assert monitor.history.steps[: len(read.steps)] == read.steps
 
 
+def test_a_disk_that_is_mounted_read_only_is_said_once(small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.warns(RuntimeWarning, match="Read-only file system") as said:
+        monitor = run(small(), log=small_disk / "run.jsonl")
+    assert (1, 3, []) == (len(said), monitor.history.total, os.listdir(small_disk))
+
+
 def test_where_warnings_are_errors_a_full_disk_ends_no_training(tmp_path, monkeypatch):
     monkeypatch.setattr(journal, "_write_whole", lambda *_: (_ for _ in ()).throw(OSError("gone")))
     with warnings.catch_warnings():
