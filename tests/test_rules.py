@@ -47,6 +47,22 @@ def test_rule_counts_one_in_the_singular(name):
         assert not OF_ONE.search(finding.message), finding.message
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_bias_counts_before_a_batchnorm_that_is_in_eval_mode_while_the_model_trains(frozen):
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4).train(not frozen)
+    x = torch.randn(8, 1, 8, 8)
+    model = nn.Sequential(conv, norm, nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    norm.train(not frozen)
+    before = norm(conv(x)).detach()
+    with torch.no_grad():
+        conv.bias.add_(1.0)
+    is_cancelled = torch.allclose(before, norm(conv(x)).detach(), atol=1e-5)
+    report = cnnprobe.diagnose(model, x, torch.arange(8) % 3, loss_fn=nn.CrossEntropyLoss())
+    assert is_cancelled is not frozen
+    assert any(f.rule == "redundant-bias" for f in report.findings) is is_cancelled
+
+
 def test_one_layer_has_a_redundant_bias_and_two_have():
     conv = functools.partial(nn.Conv2d, 3, 3, 3)
     (one,) = cnnprobe.diagnose(

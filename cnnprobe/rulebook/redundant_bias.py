@@ -41,7 +41,8 @@ def redundant_bias(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: BatchNorm subtracts the mean, and the bias with it; harmless, but memory and
     time for nothing.
     What to do: bias=False in the layer before a BatchNorm.
-    Known exceptions: torchvision's vgg_bn does it too.
+    Known exceptions: torchvision's vgg_bn does it too; a BatchNorm in eval mode within a model that
+    trains subtracts a constant, so the bias counts.
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, section 3.2.
     """
     found = find_redundant(evidence)
@@ -70,8 +71,16 @@ def find_redundant(evidence: Evidence) -> list[str]:
             or fqn is None
             or operation(flow.calls[source]) not in PROJECTIONS
             or flow.readers.get(source) != [i]
+            or _is_kept_still(evidence, flow.calls[i].fqn)
         ):
             continue
         if evidence.trace.module(fqn).config.get("bias") is True:
             found.setdefault(fqn)
     return list(found)
+
+
+def _is_kept_still(evidence: Evidence, fqn: str | None) -> bool:
+    """Whether a norm is in eval mode while the model trains: what it subtracts is a constant."""
+    if fqn is None:
+        return False
+    return evidence.trace.module("").training and not evidence.trace.module(fqn).training
