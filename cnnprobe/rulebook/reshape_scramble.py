@@ -125,7 +125,8 @@ def _moves_batch(evidence: Evidence, flow: Flow, index: int) -> bool:
 def _find_straddling(flow: Flow) -> Iterator[Finding]:
     """Maps of a convolution cut into rows that begin in one line of the map and end in another."""
     for i in flow.primitives({"view", "reshape"}):
-        call, made = flow.calls[i], flow.origin(flow.data(i))
+        call = flow.calls[i]
+        made = flow.origin(call.inputs[0]) if call.inputs and call.outputs else None
         if made is None or operation(flow.calls[made]) not in _MAPPING or flow.owner(i) is None:
             continue
         before, after = call.inputs[0].shape, call.outputs[0].shape
