@@ -14,7 +14,7 @@ import pytest
 from torch.distributed import FileStore, HashStore, PrefixStore
 
 import cnnprobe
-from cnnprobe.monitoring import comparing, differing
+from cnnprobe.monitoring import comparing, differing, post
 from cnnprobe.monitoring.differing import Differences, Judged
 from cnnprobe.monitoring.exchange import share
 from cnnprobe.monitoring.leading import Lead
@@ -220,30 +220,47 @@ def test_a_rank_that_is_slow_holds_up_nobody_and_is_left_out_in_the_end(monkeypa
     assert "'0.bias' differs between rank 0 and rank 1 before step 1; before step 0" in said[1]
 
 
-def test_steps_that_are_told_together_are_compared_one_by_one():
+@pytest.mark.parametrize("total", [20, 200])
+def test_steps_that_are_told_together_are_compared_one_by_one(total):
     together = Together(2)
     steps = [
         RankStep(step=number, seconds=SECONDS, parameters=OTHER if number == 5 else SAME)
-        for number in range(20)
+        for number in range(total)
     ]
-    together.posts[1].put(Telling(steps=tuple(steps), total=20))
+    together.posts[1].put(Telling(steps=tuple(steps), total=total))
     steps = [replace(step, parameters=SAME) for step in steps]
-    (text,) = together.follow(Telling(steps=tuple(steps), total=20))
+    (text,) = together.follow(Telling(steps=tuple(steps), total=total))
     assert text.startswith("step 5: ranks-diverged: parameter '0.bias' differs between rank 0 and ")
     assert "before step 5; before step 4 it was equal" in text
+
+
+def test_steps_that_were_told_long_ago_are_not_sent_again(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(post.time, "monotonic", lambda: now[0])
+    store = CountingStore()
+    mine = Post(store, "run0", RankInfo(rank=0, of=2, **INFO))
+    told = []
+    for number in range(600):  # 50 in a second, then 512
+        now[0] += 1 / 50 if number < 100 else 1 / 512
+        step = RankStep(step=number, seconds=SECONDS, parameters=SAME)
+        mine.put(Telling(steps=(step,), total=number + 1))
+        told.append(store.get("cnnprobe/run0/0").decode().count("\n"))
+    assert (32, 32, 512 // 4 + 1) == (told[50], told[99], told[599])
 
 
 def test_of_many_tensors_the_hashes_of_few_steps_are_kept_and_the_rest_found_later():
     infos = [RankInfo(rank=rank, of=2, parameters=("a",) * 4096) for rank in range(2)]
     store = HashStore()
-    post, other = [Post(store, "run0", info) for info in infos]
+    reader, other = [Post(store, "run0", info) for info in infos]
     steps = [RankStep(step=number, parameters=f"{number:08x}" * 4096) for number in range(20)]
     other.put(Telling(steps=tuple(steps), total=20))
     assert [] == [
-        post.read_hashes([1], number) for number in range(12) if {} != post.read_hashes([1], number)
+        reader.read_hashes([1], number)
+        for number in range(12)
+        if {} != reader.read_hashes([1], number)
     ]
     for number in range(12, 20):
-        assert {1: (f"{number:08x}" * 4096, "")} == post.read_hashes([1], number)
+        assert {1: (f"{number:08x}" * 4096, "")} == reader.read_hashes([1], number)
 
 
 def test_a_rank_that_has_left_its_block_is_not_waited_for():

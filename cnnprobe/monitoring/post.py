@@ -17,7 +17,8 @@ from cnnprobe.records import reading, schema
 from cnnprobe.records.history import NonFinite
 from cnnprobe.records.ranks import RankInfo, RankStep
 
-LATEST = 32  # steps that a rank tells again, as the others may not have read them yet
+LATEST = 256  # steps that are kept: as many as there may be between two talks
+_AGAIN = (32, 0.25)  # steps that a rank tells again, or for how many seconds where that is more
 _RING = (8, 4096)  # steps whose hashes of each tensor are kept, or as many hashes where more fit
 _EAGER = 20.0  # seconds in which a rank that has told nothing is looked for each time
 _SELDOM = 5.0  # seconds between two such looks later: on some ranks there may be no monitor
@@ -46,7 +47,7 @@ class Post:
         self._info = info
         self._beat = 0
         self._short: dict[int, RankStep] = {}  # this rank's latest steps
-        self._lines: deque[str] = deque(maxlen=LATEST)  # those that it has told
+        self._lines: deque[tuple[float, str]] = deque(maxlen=LATEST)  # when, and what it has told
         self._unknown = set(range(info.of)) - {info.rank}  # ranks that have told nothing yet
         self._begun = self._sought = time.monotonic()
         self._infos: dict[int, RankInfo] = {}
@@ -72,10 +73,18 @@ class Post:
         hashes = {}
         for step in telling.steps:
             hashes[_name_hashes(key, self._info, step.step)] = _write_hashes(step)
-            self._lines.append(_write_line(self.shorten(step)))
-        text = "\n".join([json.dumps(head), *self._lines])
+            self._lines.append((time.monotonic(), _write_line(self.shorten(step))))
+        text = "\n".join([json.dumps(head), *self._tell_again()])
         # The hashes first: who finds a step finds its hashes.
         self._store.multi_set([*hashes, key], [*hashes.values(), text])
+
+    def _tell_again(self) -> Iterator[str]:
+        """The latest lines, as the others may not have read them yet."""
+        fewest, seconds = _AGAIN
+        now, lines = time.monotonic(), self._lines
+        while len(lines) > fewest and now - lines[0][0] > seconds:
+            lines.popleft()
+        return (line for _, line in lines)
 
     def look(self) -> Iterator[tuple[int, Telling]]:
         """What is new from the other ranks: the steps that were not read before."""
