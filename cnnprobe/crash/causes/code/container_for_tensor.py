@@ -8,7 +8,7 @@ from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.edits.writing import replace_expression
-from cnnprobe.crash.facts.frames import find_missing, parse_function
+from cnnprobe.crash.facts.frames import find_missing, list_backward_frames, parse_function
 from cnnprobe.crash.facts.values import FailingLine, read_failing_line
 from cnnprobe.crash.facts.words import count_of
 
@@ -46,6 +46,8 @@ def container_for_tensor(crash: Crash) -> Suspects:
     """
     subject, name = find_missing(crash.error)
     if type(subject) not in (list, tuple) or not hasattr(Tensor, name):
+        return
+    if list_backward_frames(crash.error):  # a hook's own cause tells more
         return
     line = read_failing_line(crash)
     node = _find_asked(line, subject, name)
