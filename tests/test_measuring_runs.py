@@ -107,6 +107,30 @@ def test_a_killed_measurement_goes_on_where_it_was(tmp_path, one_thread):
     assert not seen.exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
+@pytest.mark.parametrize("victims", [("1",), ("0", "1")])
+def test_ranks_of_torchrun_that_were_killed_go_on_where_they_were(tmp_path, victims, one_thread):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    program = ("-m", "tests.support.rank_programs", "measure", str(tmp_path), "43", *victims)
+    killed = run_python(
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program,
+        env=env, cwd=ROOT,
+    )  # fmt: skip
+    assert 0 != killed.returncode and "SIGKILL" in killed.stderr, killed.stderr
+    assert not list(tmp_path.glob("found*"))
+    for rank in victims:
+        (tmp_path / f"seen{rank}.txt").unlink()
+    for ended in run_ranks("measure", str(tmp_path), "43", ranks=2):
+        assert 0 == ended.returncode, ended.stderr
+    batches = [range(first, min(first + 4, 43)) for first in range(0, 43, 4)]
+    for rank in victims:
+        left = [number for part in batches[int(rank) :: 2][2:] for number in part]
+        assert left == list(map(int, (tmp_path / f"seen{rank}.txt").read_text().split()))
+    alone = cnnprobe.measure(make_net(), Images(43), batch_size=4)
+    assert all(is_same(alone, load_measurements(path)) for path in tmp_path.glob("found*.json"))
+    assert 2 == len(list(tmp_path.glob("found*.json")))
+
+
 def make_other_net():
     net = make_net()
     with torch.no_grad():

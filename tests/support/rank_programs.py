@@ -294,14 +294,22 @@ def left(folder):
     end()
 
 
-def measure(folder, samples):
-    """The statistics of a data set, each rank its part; rank 1 of a broken one raises."""
-    from tests.support.measured import Images, make_net
+def measure(folder, samples, *victims):
+    """The statistics of a data set, each rank its part; rank 1 of a broken one raises, and a
+    victim kills itself in its third pass.
+    """
+    from cnnprobe.measuring import log
+    from tests.support.measured import Images, kill_after, make_net
 
-    rank = begin()
-    data = Images(int(samples), broken=5 if (folder / "broken").exists() else None)
+    rank, model = begin(), make_net()
+    if victims:
+        log.PAUSE = log.FACTOR = 0  # seconds: each batch is written
+    if str(rank) in victims:
+        kill_after(model, 2)
+    broken, seen = 5 if (folder / "broken").exists() else None, folder / f"seen{rank}.txt"
+    data = Images(int(samples), broken=broken, seen=seen)
     try:
-        found = cnnprobe.measure(make_net(), data, batch_size=4, log=folder / "log.jsonl")
+        found = cnnprobe.measure(model, data, batch_size=4, log=folder / "log.jsonl")
     except Exception as error:
         (folder / f"error{rank}.txt").write_text(f"{type(error).__name__}: {error}")
     else:
