@@ -66,13 +66,14 @@ def test_the_rank_whose_backward_is_slow_is_told_from_those_that_wait_for_it(tol
     said, folder = told
     (text,) = [text for text in said["slow"][-1] if "straggles" in text]
     where = r"(in step \d, with|longer than the others for) backward"
-    assert re.search(rf" (0\.9|1\.)\d* s {where}", text)
+    (longer,) = re.findall(rf" (\d+(?:\.\d+)?) s {where}", text)
+    assert float(longer[0]) > 0.5, "it sleeps for a second"
     report = cnnprobe.load(folder / "slow")
     assert ["rank-straggles"] == [finding.rule for finding in report.findings]
     seconds = [rank.seconds for rank in report.history.ranks]
-    assert seconds[2]["backward"] > 0.4 > seconds[2]["reduction"]
-    for rank in (0, 1):
-        assert seconds[rank]["backward"] < 0.4 < seconds[rank]["reduction"]
+    for rank in (0, 1):  # in proportion: a busy machine lengthens all of them
+        assert seconds[2]["backward"] > 2 * seconds[rank]["backward"]
+        assert seconds[rank]["reduction"] > 2 * seconds[2]["reduction"]
 
 
 def test_sound_ranks_say_nothing(told):
