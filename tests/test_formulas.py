@@ -195,6 +195,14 @@ def kl_std(mean, log_std):
     return (0.5 * (mean**2 + (2 * log_std).exp() - 1) - log_std).sum(1).mean()
 
 
+def kl_short(mu, logs):
+    return 0.5 * ((2 * logs).exp() + mu**2 - 1 - 2 * logs).sum(1).mean()
+
+
+def kl_short_bad(mu, logs):
+    return 0.5 * ((2 * logs).exp() + mu**2 - 1 + 2 * logs).sum(1).mean()
+
+
 def kl_bad(mean, logstd):
     return -0.5 * (1 + 2 * logstd - mean**2 - torch.exp(logstd)).sum(1).mean()
 
@@ -510,6 +518,7 @@ RIGHT = [
     (kl_loss, MEANS, SPREADS),
     (kl_mean, MEANS, SPREADS),
     (kl_std, MEANS, SPREADS),
+    (kl_short, MEANS, SPREADS),
     (loss_function, RECONSTRUCTED, RECONSTRUCTED.clone(), MEANS, SPREADS),
     (gaussian_nll, MEANS, SPREADS, MEANS + 1),
     (gaussian_loss, MEANS, SPREADS.exp(), MEANS + 1),
@@ -549,6 +558,7 @@ WRONG = [
     (reparam_missing, MEANS, SPREADS),
     (kl_bad, MEANS, SPREADS),
     (kl_bad2, MEANS, SPREADS),
+    (kl_short_bad, MEANS, SPREADS),
     (vae_loss_bad, RECONSTRUCTED, RECONSTRUCTED.clone(), MEANS, SPREADS),
     (gaussian_nll_bad, MEANS, SPREADS, MEANS + 1),
     (mixup_bad, IMAGES, KINDS),

@@ -17,9 +17,9 @@ MEAN = re.compile(r"(^|_)(mu|mean|means|loc)(_|$|\d)|^m$", re.IGNORECASE)
 TARGET = re.compile(r"targ|label|true|^y$|^t$|mask|^gt|real|^x$", re.IGNORECASE)
 # What a spread of a normal distribution is called, and which deviations `x` may stand for.
 _SPREADS: tuple[tuple[str, Callable[[Tensor], tuple[Tensor, ...]]], ...] = (
-    (r"log_?(var|sigma_?(2|sq)|std_?2)", lambda x: ((0.5 * x).exp(),)),
+    (r"log_?(var|v$|sigma_?(2|sq)|std_?2)", lambda x: ((0.5 * x).exp(),)),
     (r"log_?(std|sd|scale)|l?std_?log", lambda x: (x.exp(),)),
-    (r"log_?sig", lambda x: (x.exp(), (0.5 * x).exp())),
+    (r"log_?(sig|s$)", lambda x: (x.exp(), (0.5 * x).exp())),
     (r"var|sigma_?(2|sq)", lambda x: (x.sqrt(),)),
     (r"std|stdd?ev|(^|_)sd$|scale", lambda x: (x,)),
     (r"sigma", lambda x: (x, x.sqrt())),
