@@ -58,6 +58,14 @@ def term_of_a_detached_output(loop, x, y):
     loop.train(F.cross_entropy(out, y) + F.mse_loss(out.detach(), loop.real))
 
 
+@sick("detached-term", "F.triplet_margin_loss", "nothing that it compares")
+def term_by_numpy(loop, x, y):
+    out = loop.model(x)
+    kept = torch.from_numpy(out.data.numpy())
+    far = F.triplet_margin_loss(kept, kept.roll(1, 0), kept.flip(0), margin=5.0)
+    loop.train(F.cross_entropy(out, y) + 0.1 * far)
+
+
 @sick("detached-term", "F.mse_loss", "without gradient")
 def term_under_no_grad(loop, x, y):
     out = loop.model(x)

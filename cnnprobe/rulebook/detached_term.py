@@ -7,7 +7,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import (
-    LOSSES,
+    ANY_LOSS,
     PROJECTIONS,
     Evidence,
     Flow,
@@ -152,11 +152,13 @@ def _find_foreign(flow: Flow, loss: Loss, made: int) -> Iterator[DetachedTerm]:
     """A loss of torch's whose two sides do not come from what is trained."""
     row = _find_maker(flow, made)
     call = flow.calls[row]
-    if operation(call) in LOSSES and len(call.inputs) > 1 and _is_of_layers(flow, row):
+    if operation(call) in ANY_LOSS and len(call.inputs) > 1:
+        is_outside = not _is_of_layers(flow, row)
         yield DetachedTerm(
             flow=flow, loss=loss, term=row, cut=row,
-            how="neither of its two sides comes from what is trained",
-            cure="compute it from the output of the model: one of its sides was meant to be that",
+            how="nothing that it compares comes from what is trained",
+            cure="compute it from the output of the model: one side was meant to be that"
+            + ("; .data, numpy() and a new tensor of it have no gradient" if is_outside else ""),
         )  # fmt: skip
 
 

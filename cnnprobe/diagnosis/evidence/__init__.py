@@ -33,6 +33,7 @@ from cnnprobe.diagnosis.evidence.evidence import (
 )  # fmt: skip
 from cnnprobe.diagnosis.evidence.flow import Flow, describe, sources_read
 from cnnprobe.diagnosis.evidence.groups import (
+    ANY_LOSS,
     ARRANGING,
     CREATING,
     FORWARDING,
@@ -50,6 +51,7 @@ from cnnprobe.diagnosis.evidence.groups import (
 )  # fmt: skip
 
 __all__ = [
+    "ANY_LOSS",
     "ARRANGING",
     "CREATING",
     "FORWARDING",

@@ -51,6 +51,9 @@ LOSSES = frozenset(
     if info.family == "loss" and info.signature.names[:2] == ("input", "target")
 )
 
+# The same, and those of other arguments, as a triplet loss.
+ANY_LOSS = frozenset(info.group for info in ALL if info.family == "loss")
+
 
 def operation(call: ModuleCall) -> str:
     """The operation of a row: "relu", "conv", "cross_entropy"; the class name of a module that is
