@@ -76,6 +76,23 @@ def test_one_layer_has_a_redundant_bias_and_two_have():
     assert two.message.startswith("2 layers have a bias that the following BatchNorm cancels (")
 
 
+@pytest.mark.parametrize("norms", [1, 2])
+def test_a_fix_speaks_of_other_norms_where_there_are_some(norms):
+    torch.manual_seed(0)
+    frozen = [nn.BatchNorm2d(4).requires_grad_(False) for _ in range(norms)]
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), *frozen, nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    report = cnnprobe.diagnose(
+        model,
+        torch.randn(8, 1, 8, 8),
+        torch.arange(8) % 3,
+        loss_fn=nn.CrossEntropyLoss(),
+        optimizer=torch.optim.SGD(model[-1].parameters(), lr=0.1),
+    )
+    (found,) = [f for f in report.findings if f.rule == "frozen-bn-drift"]
+    assert found.tried is not None
+    assert ("and the others alike" in found.fix) is (norms > 1)
+
+
 def write_row(name):
     """The row of a rule in the table of remedies, from what a diagnosis of its sick example
     says.

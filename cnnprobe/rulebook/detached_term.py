@@ -149,7 +149,7 @@ def _find_tensors(flow: Flow, loss: Loss, total: Sum) -> Iterator[DetachedTerm]:
 
 
 def _find_foreign(flow: Flow, loss: Loss, made: int) -> Iterator[DetachedTerm]:
-    """A loss of torch's whose two sides do not come from what is trained."""
+    """A loss of torch's that compares nothing that comes from what is trained."""
     row = _find_maker(flow, made)
     call = flow.calls[row]
     if operation(call) in ANY_LOSS and len(call.inputs) > 1:

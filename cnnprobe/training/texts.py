@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cnnprobe.diagnosis.evidence.texts import Texts, UnreadName
 from cnnprobe.records.trace import Trace
-from cnnprobe.training.records import find_kept
+from cnnprobe.training.kept_weights import find_kept
 from cnnprobe.training.request import Request
 from cnnprobe.training.sourcing import (
     DYNAMIC,

@@ -48,9 +48,10 @@ def _train_at_forward(subject: Subject) -> None:
 def freeze_statistics(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """eval() of every BatchNorm that is frozen."""
     bare = replace(evidence, names={"model": ""})
+    others = ", and the others alike" if len(_name_frozen(model)) > 1 else ""
     yield Remedy(
         title=f"call {spoken(evidence, finding.module)}.eval() after "
-        f"{variable(evidence, 'model')}.train(), and the others alike",
+        f"{variable(evidence, 'model')}.train(){others}",
         change=_freeze_statistics,
         edited=lambda program: freeze_modules(
             program, [spoken(bare, n) for n in _name_frozen(model)]

@@ -1,4 +1,6 @@
-"""Finds where the text of a program keeps a state of the weights, and keeps another one."""
+"""Finds in the text of a program where it keeps weights, best or earlier ones, by reference alone,
+or in a comparison that keeps the wrong ones.
+"""
 
 import ast
 import re
