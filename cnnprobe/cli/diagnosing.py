@@ -194,7 +194,7 @@ def _parse_setting(key: str, value: str) -> Any:
     try:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError):
-        raise ValueError(f"{key.strip()}={value} is no number") from None
+        raise ValueError(f"{key.strip()}={value} is not a number") from None
 
 
 def _build_optimizer(model: Any, text: str) -> Any:

@@ -128,7 +128,7 @@ def _loading(split: Split, *, shared: bool) -> Iterator[tuple[str, str]]:
     if split.trials.random is not None:
         yield (
             "augmented",
-            "yes, a sample comes out otherwise each time" if split.trials.random else "no",
+            "yes, a sample differs each time" if split.trials.random else "no",
         )
     if shared:
         yield "transform", "one for training and validation: both are parts of one data set"

@@ -230,7 +230,7 @@ def _read_before(outputs: Mapping[str, Any], model: str) -> Reading | None:
         return None
     if type(resume) not in (bool, int) or resume < 0:
         raise UsageError(
-            f"resume={resume!r} is no step",
+            f"resume={resume!r} is not a step",
             where=_WHERE,
             fix="give resume=True, or the step at which the loop goes on: resume=1200",
         )

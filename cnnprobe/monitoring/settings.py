@@ -34,7 +34,7 @@ class Settings:
             )
         if self.budget is not None and not 0 < self.budget < 1:
             raise UsageError(
-                f"budget={self.budget!r} is no fraction of the time",
+                f"budget={self.budget!r} is not a fraction of the time",
                 where=_WHERE,
                 fix="give budget=0.01 for one percent",
             )

@@ -71,8 +71,8 @@ class Term:
 
 @rule(code="CP545", name="adversary-agrees", severity=Severity.WARNING, examples=(sick, healthy))
 def adversary_agrees(evidence: Evidence) -> Iterator[Finding]:
-    """A discriminator is told the same of real and made samples, or the generator is trained
-    towards the label that the discriminator gives to what is made.
+    """A discriminator is trained with the same label for real and generated samples, or the
+    generator is trained towards the label that the discriminator learns for generated ones.
 
     Why it matters: a discriminator of one label learns nothing; a generator that helps it learns to
     be recognised.

@@ -43,7 +43,7 @@ def healthy() -> Mapping[str, Any]:
 
 @rule(code="CP531", name="average-astray", severity=Severity.WARNING, examples=(sick, healthy))
 def average_astray(evidence: Evidence) -> Iterator[Finding]:
-    """A moving average of the weights runs away from them, shrinks, grows, or is but a copy.
+    """A moving average of the weights runs away from them, shrinks, grows, or is only a copy.
 
     Why it matters: what is evaluated, saved, or used as a teacher or target is not an average of
     the weights.

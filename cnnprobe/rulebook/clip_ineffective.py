@@ -52,9 +52,9 @@ def clip_ineffective(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: the step has already been made with the gradients as they were; scaled ones are
     cut to next to nothing.
-    What to do: clip between backward() and step(), and after scaler.unscale_(optimizer).
-    A limit that leaves less than a hundredth of the gradients is told too, where plain SGD then
-    moves no weight.
+    What to do: clip between backward() and step(), and after scaler.unscale_(optimizer). A limit
+    that leaves less than a hundredth of the gradients is reported too, where plain SGD then moves
+    no weight.
     Known exceptions: clipping of each part while gradients are accumulated.
     Source: torch.nn.utils.clip_grad_norm_, which changes gradients in place.
     """

@@ -75,8 +75,8 @@ class Outweighed:
     code="CP459", name="divergence-outweighs", severity=Severity.WARNING, examples=(sick, healthy)
 )
 def divergence_outweighs(evidence: Evidence) -> Iterator[Finding]:
-    """The error of an output that is made of a drawn code is a mean over all values, while the
-    divergence of the code is a sum over its dims.
+    """In the loss of a VAE the reconstruction error is a mean over all values, and the KL
+    divergence is a sum over the dims of the code, which outweighs it.
 
     Why it matters: against a likelihood, which is a sum over the pixels, the divergence counts as
     many times too much as there are values. The code becomes the prior, and holds nothing of the

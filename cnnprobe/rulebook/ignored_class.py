@@ -41,7 +41,7 @@ def ignored_class(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: no pixel of that class is ever judged, so the model gives each of them one of
     the other classes.
-    What to do: ignore a label that is no class, as 255 or -100.
+    What to do: ignore a label that is not a class, as 255 or -100.
     Known exceptions: padding in sequences; labels of a few pixels, as scribbles, where 0 is no
     label.
     Source: torch.nn.CrossEntropyLoss, ignore_index.
@@ -59,7 +59,7 @@ def ignored_class(evidence: Evidence) -> Iterator[Finding]:
                     f"{describe(loss.call)} ignores class 0 (ignore_index=0), which is {share:.0%} "
                     f"of the labels: output 0 of {loss.prediction.shape[1]} is never right"
                 ),
-                fix="ignore a label that is no class: ignore_index=255 or -100",
+                fix="ignore a label that is not a class: ignore_index=255 or -100",
                 source=loss.flow.line(loss.index),
                 subject=describe(loss.call),
             )

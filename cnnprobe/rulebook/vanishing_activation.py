@@ -63,7 +63,7 @@ def healthy() -> Mapping[str, Any]:
     ),
 )
 def vanishing_activation(evidence: Evidence) -> Iterator[Finding]:
-    """After a few layers next to nothing is left of the input's size.
+    """Within a few layers the activations shrink to almost nothing, compared with the input.
 
     Why it matters: the outputs hardly depend on the input, and the gradient shrinks by the same
     factor on its way back.

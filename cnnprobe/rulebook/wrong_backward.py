@@ -49,8 +49,8 @@ def healthy() -> Mapping[str, Any]:
     explains=("loss-not-decreasing", "cannot-overfit", "exploding-gradient", "vanishing-gradient"),
 )
 def wrong_backward(evidence: Evidence) -> Iterator[Finding]:
-    """The backward of an own torch.autograd.Function is not the derivative of its forward, or does
-    not reverse the gradient though that is what it is called after.
+    """The backward of a custom torch.autograd.Function is not the derivative of its forward, or
+    does not reverse the gradient although its name says so.
 
     Why it matters: the layers before it follow a wrong gradient; the loss falls slowly, or not at
     all, and nothing raises.

@@ -384,7 +384,7 @@ BAD_DIAGNOSIS = {
         "no optimizer named 'adamm'",
         "did you mean 'adam'",
     ),
-    "a rate that is no number": (
+    "a rate that is not a number": (
         [NET, *LOSS, "--optimizer", "adam:lr=fast"],
         2,
         "cannot be built",

@@ -35,7 +35,7 @@ def healthy() -> Mapping[str, Any]:
     examples=(sick, healthy),
 )
 def augmented_validation(data: Data) -> Iterator[Finding]:
-    """Images of the validation come out otherwise each time that they are read.
+    """Validation images differ each time they are read.
 
     Why it matters: its loss is that of distorted images, and differs from run to run, so that
     epochs cannot be compared.

@@ -41,7 +41,7 @@ def box_format(data: Data) -> Iterator[Finding]:
     """Boxes are written in another form than their name says, or in two forms; key points as (y,
     x).
 
-    Boxes of flipped images whose x1 and x2 were not exchanged are told as such.
+    Boxes of flipped images whose x1 and x2 were not exchanged are reported as such.
 
     Why it matters: [x, y, width, height] taken for corners are other boxes, most of them empty.
     What to do: torchvision.ops.box_convert(boxes, "xywh", "xyxy"); or tv_tensors.BoundingBoxes,
@@ -49,7 +49,7 @@ def box_format(data: Data) -> Iterator[Finding]:
     Rows of all objects of a batch, (image, class, x, y, width, height) in parts of the image, are
     taken for those of YOLO, whose x and y are the center.
     Known exceptions: what is called "bbox" is taken for COCO's [x, y, width, height]. Boxes in
-    parts of their image that lie inside of it in the form that is meant are not told, whatever
+    parts of their image that lie inside of it in the form that is meant are not reported, whatever
     they were.
     Source: cocodataset.org, "format-data": bbox [x, y, width, height];
     torchvision.models.detection: boxes [x1, y1, x2, y2].

@@ -53,7 +53,7 @@ def channel_order(data: Data) -> Iterator[Finding]:
     Why it matters: weights that were trained on red, green, blue see other colours; the validation
     is judged on colours that were not trained.
     What to do: cv2.cvtColor(image, cv2.COLOR_BGR2RGB) behind cv2.imread, in both loaders alike.
-    Known exceptions: it is told by files that the data set names, or where training and validation
+    Known exceptions: recognised by files that the data set names, or where training and validation
     are each other's mirror image; else nothing is said. Where both loaders agree and no published
     weights are used it is info: a model learns either order, and weights from Caffe want B, G, R.
     Source: OpenCV, cv.imread: "the decoded images will have the channels stored in B G R order".

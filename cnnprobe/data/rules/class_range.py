@@ -41,7 +41,7 @@ def healthy() -> Mapping[str, Any]:
 def class_range(data: Data) -> Iterator[Finding]:
     """The images of one class lie in another range than those of the other classes.
 
-    Why it matters: the model learns the range, and knows the class no more once all are alike.
+    Why it matters: the model learns the range instead of the class, and fails once all are alike.
     What to do: read the files of all classes in one way: one folder of PNG beside JPEG, of 16 bits,
     or already scaled.
     Known exceptions: greatest values up to a factor of 8 apart; a class that is black.

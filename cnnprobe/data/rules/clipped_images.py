@@ -41,11 +41,10 @@ def healthy() -> Mapping[str, Any]:
 
 @data_rule(code="CP860", name="clipped-images", severity=Severity.WARNING, examples=(sick, healthy))
 def clipped_images(data: Data) -> Iterator[Finding]:
-    """A large part of the images has the greatest value there is, and their pictures have not.
+    """Many pixels have the maximum value, but not in the files: the images were clipped.
 
-    Why it matters: what is cut off is white without a drawing, and nothing brings it back.
-    What to do: clamp before what shifts or scales the values and not after it; look for a
-    brightness, a gain or a second scaling.
+    Why it matters: detail that is cut off becomes plain white, and is lost.
+    What to do: look for a brightness, a gain or a second scaling before the clamp.
     Known exceptions: pictures that are white by themselves, as scanned pages; images of two values.
     Told where the pictures are in files, or as bytes in the data set, as CIFAR's are; fills of
     white around turned pictures are found too.

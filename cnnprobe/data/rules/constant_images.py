@@ -44,8 +44,8 @@ def healthy() -> Mapping[str, Any]:
 def constant_images(data: Data) -> Iterator[Finding]:
     """Images of a single colour: blank, black in place of a broken file, or lost on the way.
 
-    Why it matters: there is nothing in them to learn a class from; where all are so, what was drawn
-    was divided away.
+    Why it matters: there is nothing in them to learn from; where all images are constant, the
+    content was lost in a division.
     What to do: look at the named files; where all images are constant, look at the transforms
     (uint8 divided by 255 as whole numbers).
     Files that cannot be opened are named: there __getitem__ catches what the file raises, and

@@ -32,7 +32,7 @@ def healthy() -> Mapping[str, Any]:
 def few_levels(data: Data) -> Iterator[Finding]:
     """Colour images hold a few whole numbers: they were rounded after they were normalised.
 
-    Why it matters: a handful of levels are left of 256, and most of the picture is gone.
+    Why it matters: a few of 256 levels are left, and most of the picture is gone.
     What to do: cast to uint8 before the normalisation, or not at all; .float() and not .byte() or
     .long().
     Known exceptions: images of 0 and 1 alone, and those of one channel, as maps of classes are.

@@ -38,10 +38,10 @@ def healthy() -> Mapping[str, Any]:
 def frames_as_strings(data: Data) -> Iterator[Finding]:
     r"""The frames of clips stand in the order of their names: frame 10 before frame 2.
 
-    Why it matters: what moves jumps to and fro, and a model of motion learns the jumps.
+    Why it matters: motion jumps back and forth, and the model learns the jumps.
     What to do: sorted(files, key=lambda file: int(re.search(r"\d+", file.stem)[0])), or names with
     leading zeros.
-    Known exceptions: told for clips of 11 frames or more that change steadily.
+    Known exceptions: reported only for clips of 11 frames or more that change steadily.
     Source: Python, sorted: strings are compared character by character.
     """
     for split in data.splits:

@@ -52,10 +52,10 @@ def healthy() -> Mapping[str, Any]:
     explains=("impossible-boxes",),
 )  # fmt: skip
 def ignored_orientation(data: Data) -> Iterator[Finding]:
-    """Files say how their photo is to be turned, and the images are not.
+    """The EXIF orientation of the files is ignored, so that photos lie on their side.
 
-    Why it matters: photos of phones lie on their side or on their head, though every viewer shows
-    them upright; boxes and masks that were drawn in a viewer lie elsewhere.
+    Why it matters: phone photos lie on their side or upside down, though every viewer shows them
+    upright; boxes and masks that were drawn in a viewer lie elsewhere.
     What to do: PIL.ImageOps.exif_transpose(Image.open(file)), or
     torchvision.io.decode_image(file, apply_exif_orientation=True).
     Known exceptions: with boxes, masks or key points it is info, if no box lies outside of its

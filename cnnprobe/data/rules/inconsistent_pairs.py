@@ -42,9 +42,9 @@ def inconsistent_pairs(data: Data) -> Iterator[Finding]:
 
     Why it matters: a contrastive loss pulls such images together and pushes them apart.
     What to do: draw the second image of a different pair until its class is another.
-    Known exceptions: told where the images themselves come again in several pairs, unchanged to
-    the bit, and where the pairs called the same leave several groups. Pairs of another meaning,
-    which of two is better, say, leave none.
+    Known exceptions: reported only where the images themselves come again in several pairs,
+    unchanged to the bit, and where the pairs called the same leave several groups. Pairs of another
+    meaning, which of two is better, say, leave none.
     Source: "the same class" is transitive; Hadsell, Chopra and LeCun 2006, "Dimensionality
     Reduction by Learning an Invariant Mapping", section 2.1.
     """

@@ -47,8 +47,7 @@ def healthy() -> Mapping[str, Any]:
     examples=(sick, healthy),
 )
 def interpolated_masks(data: Data) -> Iterator[Finding]:
-    """Masks hold values at the edges that lie between those of the two sides, as an interpolation
-    makes them.
+    """Masks hold values at edges that lie between those of the two sides, as interpolation does.
 
     Why it matters: a value between two classes is a third class, which is not there.
     What to do: v2.Resize(size, interpolation=InterpolationMode.NEAREST) for masks, or wrap them as

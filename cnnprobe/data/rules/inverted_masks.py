@@ -35,12 +35,12 @@ def healthy() -> Mapping[str, Any]:
 def inverted_masks(data: Data) -> Iterator[Finding]:
     """In some masks the object has the greater value, in others the background has it.
 
-    Why it matters: the model is asked for the object here and for all but the object there, and
-    learns neither.
+    Why it matters: the model is asked for the object in some masks and for the background in
+    others, and learns neither.
     What to do: look at the contact sheet; exchange the two values of the masks that are the other
     way round: mask = 1 - mask.
-    Known exceptions: told for masks of two values where at least 80% have one value all along the
-    border; objects that reach the border tell nothing.
+    Known exceptions: reported only for masks of two values where at least 80% have one value all
+    along the border; objects that reach the border tell nothing.
     Source: a report on a public set of tongue images, "Incorrect foreground and background in some
     masks" (BioHit/TongeImageDataset, issue 1, 2026).
     """

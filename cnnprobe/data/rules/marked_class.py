@@ -28,17 +28,16 @@ def healthy() -> Mapping[str, Any]:
 
 @data_rule(code="CP856", name="marked-class", severity=Severity.WARNING, examples=(sick, healthy))
 def marked_class(data: Data) -> Iterator[Finding]:
-    """An edge stands at one place in nearly all images of one class, and in hardly one of the
-    others.
+    """Nearly all images of one class have an edge at the same place, and almost none of the others.
 
-    Why it matters: the model learns the mark, a stamp, a ruler or a logo, and nothing of what is to
-    be told; without the mark it fails.
+    Why it matters: the model learns the mark, a stamp, a ruler or a logo, and nothing of the
+    object; without the mark it fails.
     What to do: look at the contact sheet. Crop or cover the place in the images of all classes.
-    Known exceptions: told of a spot of at least about a sixteenth of a side and at most a seventh
-    of the image, in 20 images of the class or more, where the rest of the image changes; flips and
-    crops by chance move a mark, so the validation tells more. A lamp that a fixed camera sees lit
-    in one class alone is found too. Nothing is said where a class has its own edges all over, as
-    the pitches of spectrograms or aligned digits.
+    Known exceptions: reported only for a spot of at least about a sixteenth of a side and at most a
+    seventh of the image, in 20 images of the class or more, where the rest of the image changes;
+    flips and crops by chance move a mark, so the validation tells more. A lamp that a fixed camera
+    sees lit in one class alone is found too. Nothing is said where a class has its own edges all
+    over, as the pitches of spectrograms or aligned digits.
     Source: Lapuschkin et al. 2019, "Unmasking Clever Hans predictors", Nature Communications 10;
     Zech et al. 2018, "Variable generalization performance of a deep learning model to detect
     pneumonia in chest radiographs", PLOS Medicine 15.

@@ -40,10 +40,10 @@ def marked_targets(data: Data) -> Iterator[Finding]:
     Why it matters: a squared error is made by the few marks alone, and the model learns to avoid
     them.
     What to do: leave these samples out, or mask them in the loss: loss[targets != -999].mean().
-    Known exceptions: told where the value is at least twice there, at three times the range of all
-    others from them. Of key points it is the least or the greatest coordinate, in x or in y alone,
-    at least 10 times and 3 times as often as all of the next tenth of the range; points at the
-    border of their image, where a crop cuts them off, are info.
+    Known exceptions: reported only where the value is at least twice there, at three times the
+    range of all others from them. Of key points it is the least or the greatest coordinate, in x or
+    in y alone, at least 10 times and 3 times as often as all of the next tenth of the range; points
+    at the border of their image, where a crop cuts them off, are info.
     Source: pandas, read_csv, parameter na_values: "additional strings to recognize as NA".
     """
     for split in data.splits:

@@ -42,10 +42,10 @@ def misaligned_batches(data: Data) -> Iterator[Finding]:
 
     Why it matters: the labels are those of other images, and nothing can be learned from them.
     What to do: sort or shuffle the samples, (image, label), and take them apart afterwards.
-    Known exceptions: told where each image of the first batch is found again in the data set;
-    samples that are augmented by chance tell nothing. Of images that are mixed (mixup, cutmix) both
-    samples are found again, and the weights of their labels compared. Nor does torch's own collate
-    tell anything, which keeps the order.
+    Known exceptions: reported only where each image of the first batch is found again in the data
+    set; samples that are augmented by chance tell nothing. Of images that are mixed (mixup, cutmix)
+    both samples are found again, and the weights of their labels compared. Nor does torch's own
+    collate tell anything, which keeps the order.
     Source: torch.utils.data, "Working with collate_fn"; Zhang et al. 2018, "mixup",
     arXiv:1710.09412, equation 1.
     """

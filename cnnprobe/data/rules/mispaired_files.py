@@ -52,10 +52,10 @@ def mispaired_files(data: Data) -> Iterator[Finding]:
     mask.
     What to do: sort both lists of files, and compare their names; os.listdir and glob have no
     order.
-    Known exceptions: told by names where two lists of the data set have the same numbers or stems
-    in other places, and one is of masks or labels by its name or folder, or the labels say nothing
-    about the images; else by the edges of 32 samples in a row, where a neighbour's image fits
-    better. Lists mixed up without such names are not told.
+    Known exceptions: recognised by names where two lists of the data set have the same numbers
+    or stems in other places, and one is of masks or labels by its name or folder, or the labels say
+    nothing about the images; else by the edges of 32 samples in a row, where a neighbour's image
+    fits better. Lists mixed up without such names are not found.
     Source: os.listdir, "The list is in arbitrary order".
     """
     yield from _compare(data)

@@ -44,8 +44,8 @@ def mixed_ranges(data: Data) -> Iterator[Finding]:
     Why it matters: the few large ones make the gradient, and the others count for nothing.
     What to do: read all files in one way, and divide by what their type holds: 255 for 8 bits,
     65535 for 16.
-    Known exceptions: told for images up to 1 or normalised ones beside such up to 255, and for 8
-    beside 16 bits; a few of another range are not.
+    Known exceptions: reported only for images up to 1 or normalised ones beside such up to 255, and
+    for 8 beside 16 bits; a few of another range are not.
     Source: LeCun et al. 1998, "Efficient BackProp", section 4.3.
     """
     for split in data.splits:

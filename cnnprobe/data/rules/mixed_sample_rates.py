@@ -68,10 +68,11 @@ def mixed_sample_rates(data: Data) -> Iterator[Finding]:
     """Sound files have several sample rates, and a row of the spectrograms stands for another
     frequency in each.
 
-    Why it matters: the same sound stands at half or twice the height, and lasts as much longer.
+    Why it matters: the same sound lies at half or twice the height of the spectrogram, and lasts
+    twice or half as long.
     What to do: torchaudio.functional.resample(sound, rate, 16000) where the file is read, or
     librosa.load(file, sr=16000).
-    Known exceptions: told for WAV files that the data set lists, 4 of each rate, and for
+    Known exceptions: reported only for WAV files that the data set lists, 4 of each rate, and for
     spectrograms with the frequency along their height, linear or in mel. Spectrograms of sounds
     that were resampled fit their files at one rate.
     Source: Oppenheim and Schafer, "Discrete-Time Signal Processing", section 4.2: a frequency of a

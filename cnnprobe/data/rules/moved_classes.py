@@ -43,10 +43,10 @@ def moved_classes(data: Data) -> Iterator[Finding]:
     Why it matters: right answers count as wrong ones.
     What to do: give both the same folders (an empty one needs ImageFolder(..., allow_empty=True)),
     or one class_to_idx.
-    Known exceptions: where the data sets do not name their classes it is a warning, and told by a
-    simple model of small copies alone: it must tell 60% of the training, or of two classes of it,
-    and of the classes that it takes for one another nearly as much after an exchange, and half of
-    that without.
+    Known exceptions: where the data sets do not name their classes it is a warning, and recognised
+    by a simple model of small copies alone: it must tell 60% of the training, or of two classes of
+    it, and of the classes that it takes for one another nearly as much after an exchange, and half
+    of that without.
     Source: torchvision.datasets.ImageFolder numbers the folders that it finds, in the order of
     their names.
     """

@@ -43,9 +43,9 @@ def noisy_labels(data: Data) -> Iterator[Finding]:
     training loss still falls.
     What to do: look at the samples that are named; label smoothing and early stopping help where
     labels cannot be mended.
-    Known exceptions: told from 300 images and four classes on, about one wrong label in seven, and
-    where wrong labels are of all other classes. Classes that a simple model of small copies does
-    not tell are not judged.
+    Known exceptions: reported only from 300 images and four classes on, about one wrong label in
+    seven, and where wrong labels are of all other classes. Classes that a simple model of small
+    copies does not tell are not judged.
     Source: Northcutt, Jiang and Chuang 2021, "Confident Learning", arXiv:1911.00068, section 3.
     """
     for split in data.splits:

@@ -35,11 +35,11 @@ def healthy() -> Mapping[str, Any]:
 def not_shuffled(data: Data) -> Iterator[Finding]:
     """Every epoch has the same batches in the same order.
 
-    Why it matters: the gradients of an epoch are no random sample, and what one batch teaches the
-    next always undoes.
+    Why it matters: the batches are not random samples, and each batch undoes what the one before
+    taught.
     What to do: shuffle=True; a sampler of your own draws its permutation in __iter__ from a
-    generator that it keeps.
-    In the order of the data set, drop_last leaves out the same samples each time: told from 2% on.
+    generator that it keeps. In the order of the data set, drop_last leaves out the same samples
+    each time: reported from 2% on.
     Known exceptions: it is info with shuffle=False, as for data that is in random order already; a
     DistributedSampler gets its epoch by set_epoch.
     Source: Bottou 2012, "Stochastic Gradient Descent Tricks", section 4 (shuffle the examples).

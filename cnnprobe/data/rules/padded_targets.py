@@ -37,8 +37,8 @@ def padded_targets(data: Data) -> Iterator[Finding]:
     Why it matters: the model learns to give padding, which is easy, and the mean over all places
     makes the loss of the words look small.
     What to do: CrossEntropyLoss(ignore_index=...), or labels of -100 there.
-    Known exceptions: told where the loss is cross entropy with a mean or a sum; nothing of less
-    than 2% of padding, nor where it stands at the beginning of the rows.
+    Known exceptions: reported only where the loss is cross entropy with a mean or a sum; nothing of
+    less than 2% of padding, nor where it stands at the beginning of the rows.
     Source: torch.nn.CrossEntropyLoss, "ignore_index (int, optional): specifies a target value that
     is ignored".
     """

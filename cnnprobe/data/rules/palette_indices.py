@@ -48,10 +48,10 @@ def healthy() -> Mapping[str, Any]:
     code="CP859", name="palette-indices", severity=Severity.WARNING, examples=(sick, healthy)
 )
 def palette_indices(data: Data) -> Iterator[Finding]:
-    """Images are made of the numbers of colours in a palette, as if these were brightness.
+    """Images hold the indices of palette colours, as if these were brightness.
 
-    Why it matters: neighbours in a palette are no neighbours in colour, so that what the model gets
-    is another picture in each file.
+    Why it matters: neighbours in a palette are not neighbours in colour, and each file has a
+    palette of its own.
     What to do: Image.open(file).convert("RGB").
     Known exceptions: masks, which are such numbers and are meant so (Pascal VOC); palettes in the
     order of brightness.

@@ -44,11 +44,11 @@ def rearranged_pixels(data: Data) -> Iterator[Finding]:
     """Images are smoother when their values are read in another order: reshape stood where permute
     was meant, or height and width were swapped.
 
-    Why it matters: the pixels of one place are strewn over the image; a convolution finds no edges.
+    Why it matters: neighbouring pixels are scattered over the image; a convolution finds no edges.
     What to do: array.transpose(2, 0, 1) or tensor.permute(2, 0, 1) to move a dim; look at the
     contact sheet.
-    Known exceptions: images that are cropped, flipped or resized afterwards cannot be told; noise
-    has no order.
+    Known exceptions: images that are cropped, flipped or resized afterwards cannot be recognised;
+    noise has no order.
     Source: torch.Tensor.permute and reshape; neighbours in a picture are alike: Ruderman 1994, "The
     statistics of natural images", Network 5(4).
     """

@@ -36,9 +36,10 @@ def healthy() -> Mapping[str, Any]:
 def shared_episodes(data: Data) -> Iterator[Finding]:
     """The query of an episode holds images of its support.
 
-    Why it matters: such an image is told by itself, and the accuracy is not that of new images.
+    Why it matters: such an image is classified by itself, and the accuracy is not that of new
+    images.
     What to do: draw shots + queries images of a class without replacement, and part them.
-    Known exceptions: told by parts that are named support (or context) and query.
+    Known exceptions: recognised by parts that are named support (or context) and query.
     Source: Vinyals et al. 2016, "Matching Networks for One Shot Learning", arXiv:1606.04080,
     section 4 (support set and batch are sampled apart).
     """

@@ -40,9 +40,9 @@ def target_in_features(data: Data) -> Iterator[Finding]:
 
     Why it matters: the model reads the answer, and has learned nothing for data without it.
     What to do: leave the column out of the features.
-    Known exceptions: told from 32 rows of (N, F) on, with one value for each class of at least 5
-    rows, in their order, or with an affine function of a target of numbers. A feature that is the
-    law of the target by itself, in made-up data, is told too; a single feature is not.
+    Known exceptions: reported only from 32 rows of (N, F) on, with one value for each class of at
+    least 5 rows, in their order, or with an affine function of a target of numbers. A feature that
+    is the law of the target by itself, in made-up data, is reported too; a single feature is not.
     Source: Kaufman et al. 2012, "Leakage in Data Mining", ACM TKDD 6; Kapoor and Narayanan 2023,
     "Leakage and the reproducibility crisis", section 3.
     """

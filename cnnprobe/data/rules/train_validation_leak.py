@@ -74,12 +74,10 @@ def train_validation_leak(data: Data) -> Iterator[Finding]:
     Why it matters: what was learnt by heart is counted as understood, so that the validation no
     longer shows overfitting.
     What to do: split by index, and by patient, scene or video where there are several images of
-    one; remove copies first.
-    Frames of one video on both sides are told by their place in the list, or the number in the name
-    of their file: the sample beside is in the training, and far more alike than other ones of its
-    class.
-    Rows of a table are compared where several columns tell most rows apart; windows of a series by
-    four steps in a row that are equal at any place.
+    one; remove copies first. Frames of one video on both sides are recognised by their place in the
+    list, or the number in the name of their file: the sample beside is in the training, and far
+    more alike than other ones of its class. Rows of a table are compared where several columns tell
+    most rows apart; windows of a series by four steps in a row that are equal at any place.
     Known exceptions: a few copies, as public data sets have them (up to 1% by file, 5% by what the
     images show, 2% of rows), are info, and windows at the border of two parts (20%); so are
     pictures that are alike where the training draws each anew.

@@ -41,7 +41,8 @@ def turned_masks(data: Data) -> Iterator[Finding]:
     nibabel gives it: transpose it. A mask made by x and y exchanged, a map whose first row is
     the south, a photo whose EXIF orientation was applied to one of the two:
     PIL.ImageOps.exif_transpose(image).
-    Known exceptions: told by the edges of up to 64 masks; objects without edges tell nothing.
+    Known exceptions: recognised by the edges of up to 64 masks; objects without edges tell
+    nothing.
     Source: Pillow, ImageOps.exif_transpose; NumPy arrays are indexed by row, then column.
     """
     for split in data.splits:

@@ -42,8 +42,8 @@ def unknown_tokens(data: Data) -> Iterator[Finding]:
     Why it matters: all of them become one number, and the texts say nothing.
     What to do: prepare the texts as those were from which the vocabulary was made: small letters,
     punctuation, spaces.
-    Known exceptions: told where a dict of the vocabulary, or a tokenizer, is found from the data
-    set or its collate. Up to 30% is let pass: a vocabulary of frequent words alone.
+    Known exceptions: reported only where a dict of the vocabulary, or a tokenizer, is found from
+    the data set or its collate. Up to 30% is let pass: a vocabulary of frequent words alone.
     Source: Mikolov et al. 2013, "Efficient Estimation of Word Representations in Vector Space",
     section 4: words beyond the most frequent ones; torchtext, Vocab.set_default_index.
     """

@@ -42,11 +42,12 @@ def healthy() -> Mapping[str, Any]:
 def unsharded_stream(data: Data) -> Iterator[Finding]:
     """Each worker of an IterableDataset gives the same samples as the others.
 
-    Why it matters: an epoch holds each sample once per worker; the validation counts each so often.
+    Why it matters: an epoch holds each sample once per worker; the validation counts each that many
+    times.
     What to do: in __iter__, islice(samples, info.id, None, info.num_workers) with info =
     torch.utils.data.get_worker_info(); or split the list of files so.
-    Known exceptions: told by workers whose samples come in one order, or by equal images; a stream
-    that both shuffles and augments in each worker is not.
+    Known exceptions: recognised by workers whose samples come in one order, or by equal images;
+    a stream that both shuffles and augments in each worker is not.
     Source: torch.utils.data.IterableDataset, "each worker process will have a different copy of the
     dataset object".
     """

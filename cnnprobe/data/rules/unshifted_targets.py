@@ -39,8 +39,9 @@ def unshifted_targets(data: Data) -> Iterator[Finding]:
     Why it matters: the model learns to copy, the loss falls to zero at once, and it writes nothing
     of its own.
     What to do: inputs tokens[:, :-1], targets tokens[:, 1:].
-    Known exceptions: told where the loss is cross entropy; "labels" beside "input_ids" are let
-    pass, as Hugging Face's models shift them in their forward. An autoencoder of texts is told too.
+    Known exceptions: reported only where the loss is cross entropy; "labels" beside "input_ids" are
+    let pass, as Hugging Face's models shift them in their forward. An autoencoder of texts is
+    reported too.
     Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training",
     equation 1; transformers, "labels are shifted inside the model".
     """

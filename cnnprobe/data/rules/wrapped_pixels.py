@@ -44,8 +44,8 @@ def wrapped_pixels(data: Data) -> Iterator[Finding]:
     What to do: scale before the cast: (image / image.max() * 255).astype(np.uint8); or keep
     float32.
     Known exceptions: images with steep slopes, of 16 bits say, look like noise afterwards and are
-    not told; nor are those resized afterwards. Hue and phase wrap around by nature. Padding and the
-    corners of a rotation are no wrapped values.
+    not reported; nor are those resized afterwards. Hue and phase wrap around by nature. Padding and
+    the corners of a rotation are no wrapped values.
     Source: NumPy, "Casting: integers that do not fit wrap around" (numpy.ndarray.astype,
     casting="unsafe").
     """

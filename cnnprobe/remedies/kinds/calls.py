@@ -339,7 +339,7 @@ def _first(how: Callable[[Tensor], Tensor]) -> Rewriting:
 
 def _second(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if len(args) < 2 or not isinstance(args[1], Tensor):
-        raise CannotTryError("the divisor is no tensor")
+        raise CannotTryError("the divisor is not a tensor")
     return func(args[0], args[1] + SMALL, *args[2:], **kwargs)
 
 

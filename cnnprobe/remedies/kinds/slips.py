@@ -96,7 +96,7 @@ def _pad(layer: Any, parts: list[range]) -> tuple[int, ...]:
 def _crop(subject: Subject, fqn: str, parts: list[range]) -> None:
     layer: Any = subject.module(fqn)
     if type(layer) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
-        raise CannotTryError("it is no plain convolution")
+        raise CannotTryError("it is not a plain convolution")
     padding = _pad(layer, parts)
     if min(padding) < 0:
         raise CannotTryError("the part that is used lies at the end of the kernel")

@@ -123,7 +123,7 @@ def _blame_module_returns(crash: Crash) -> Suspects:
             )
             message = (
                 f"{describe_hook(hook)}, a backward hook on {crash.describe_call(call)}, "
-                "returns something, which replaces grad_input but has not its shapes"
+                "returns something that replaces grad_input but has other shapes"
             )
             arithmetic = f"it returns {found.shown}, but grad_input is {found.expected}"
             yield blame(call.fqn, message, propose(edit), arithmetic=arithmetic)

@@ -87,7 +87,7 @@ def _suspect(crash: Crash, name: str, value: Tensor, call: ast.Call | None = Non
         check=check,
         written=None if call is None else replace_expression(crash.error, call, code),
     )
-    title = "put 'with torch.no_grad():' around the forward, if this is no training"
+    title = "put 'with torch.no_grad():' around the forward, if this is not training"
     is_forward = crash.stage == "forward"
     return blame(
         crash.owner if is_forward else None,

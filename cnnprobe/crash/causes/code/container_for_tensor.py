@@ -36,7 +36,7 @@ EXAMPLES = (
 
 @cause("CP0K9", "container-for-tensor", EXAMPLES, stage="around", prior=866)
 def container_for_tensor(crash: Crash) -> Suspects:
-    """The loop asks a list or tuple of tensors for what a tensor alone has, as .to or .size.
+    """A list or tuple of tensors is asked for what only a tensor has, such as .to or .size.
 
     Why it happens: enumerate gives an index and the whole batch; a collate_fn keeps the samples
     of a batch apart; a model returns several outputs.

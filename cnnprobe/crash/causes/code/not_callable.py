@@ -54,7 +54,7 @@ EXAMPLES = (
     prior=1089,
 )
 def not_callable(crash: Crash) -> Suspects:
-    """The code calls what is no function: a file of Python's, a state_dict, a tensor.
+    """The code calls something that is not callable: an imported module, a state_dict, a tensor.
 
     Why it happens: torch.utils.data.dataloader is the file that holds the class DataLoader. A
     saved model.state_dict() is a dict of tensors. A name was given another value.

@@ -30,7 +30,7 @@ def layers_in_reverse(crash: Crash) -> Suspects:
     Why it happens: a pyramid is built from its deepest level and a backbone from its shallowest,
     and zip() pairs the first of one with the first of the other.
     What to do: build the list in the order of the features, or go through it with reversed().
-    Known exceptions: it is told only where the forward passes with the reversed list.
+    Known exceptions: reported only where the forward passes with the reversed list.
     Source: torch.nn.ModuleList.
     """
     call, layer = crash.call, crash.leaf

@@ -33,7 +33,7 @@ def layers_swapped(crash: Crash) -> Suspects:
 
     Why it happens: the lines were written or pasted in another order than the layers were made.
     What to do: exchange the two lines.
-    Known exceptions: it is told only where the forward passes with the lines exchanged.
+    Known exceptions: reported only where the forward passes with the lines exchanged.
     Source: none; the sizes say it.
     """
     product, mismatch = find_product(crash), find_mismatch(crash)

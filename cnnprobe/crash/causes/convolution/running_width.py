@@ -46,7 +46,7 @@ EXAMPLE = Example(
 
 @cause("CP0J7", "running-width", EXAMPLE, family="channel-mismatch", prior=698)
 def running_width(crash: Crash) -> Suspects:
-    """Blocks are built in a loop for a width that is not what the block before puts out.
+    """A loop builds blocks for another width than the block before puts out.
 
     Why it happens: a method keeps the width in an attribute, and sets it to the planes of a block;
     a bottleneck puts out `expansion` times as many channels.

@@ -25,7 +25,7 @@ EXAMPLE = Example(_PROGRAM, blames="", is_tried=False)
 
 @cause("CP099", "unknown", EXAMPLE, stage=("forward", "loss", "backward", "step"))
 def unknown(crash: Crash) -> Suspects:
-    """No cause is known; what is told is where it raised, and what was at hand.
+    """No known cause fits: the page shows where it raised, and the tensors there.
 
     Why it happens: the code of the model or of the loop raised an exception of its own, or torch
     did in a way that no other page describes.

@@ -33,7 +33,7 @@ def stack_instead_of_cat(crash: Crash) -> Suspects:
 
     Why it happens: torch.stack makes a new dim, (N, 2, C, H, W); torch.cat makes (N, 2C, H, W).
     What to do: torch.cat(tensors, dim=1).
-    Known exceptions: it is told only where the forward passes with torch.cat.
+    Known exceptions: reported only where the forward passes with torch.cat.
     Source: torch.stack and torch.cat.
     """
     if crash.call is None or not crash.inputs:

@@ -203,7 +203,7 @@ def _judge_optimizer(crash: Crash) -> Suspects:
         return
     kind, edits = type(optimizer).__name__, list[Check]()
     sizes = [len(group["params"]) for group in optimizer.param_groups]
-    message = f"{kind} got what is no state of an optimizer: it has no param_groups"
+    message = f"{kind} got something that is not the state of an optimizer: it has no param_groups"
     advice = "load what optimizer.state_dict() gave when it was saved"
     if isinstance(state, Mapping) and "param_groups" in state:
         if (saved := [len(group["params"]) for group in state["param_groups"]]) == sizes:

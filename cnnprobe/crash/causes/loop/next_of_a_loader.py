@@ -17,7 +17,7 @@ EXAMPLE = Example(_PROGRAM, repair="write next(iter(loader))", is_tried=False)
 
 @cause("CP0J3", "next-of-a-loader", EXAMPLE, stage="around", family="call-signature", prior=831)
 def next_of_a_loader(crash: Crash) -> Suspects:
-    """next() is called on what can be looped over, but is no iterator.
+    """next() is called on an iterable that is not an iterator, such as a DataLoader.
 
     Why it happens: a DataLoader or a list gives an iterator with iter(), and next() takes that.
     What to do: next(iter(loader)); in a loop keep the iterator, or it starts anew each time.
@@ -37,7 +37,7 @@ def next_of_a_loader(crash: Crash) -> Suspects:
         title = f"write {text}; in a loop, make the iterator once before it"
         yield blame(
             None,
-            f"{name} is a {type(value).__name__}, which can be looped over but is no iterator",
+            f"{name} is a {type(value).__name__}, which is iterable but not an iterator",
             propose(Advice(title=title, code=text, written=written)),
             arithmetic=ast.unparse(node),
         )

@@ -43,7 +43,7 @@ EXAMPLE = Example(_PROGRAM, blames="", repair="use torch.flatten(x, 1) instead o
     prior=760,
 )
 def samples_lost_before_loss(crash: Crash) -> Suspects:
-    """The output has not one row for each sample, though the batch had.
+    """The output no longer has one row for each sample of the batch.
 
     Why it happens: x.view(-1, n) moves values into the batch where a sample has not n of them;
     squeeze() drops a batch of one; x[-1] takes the last sample rather than the last step.

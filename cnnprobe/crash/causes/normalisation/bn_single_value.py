@@ -72,7 +72,7 @@ def _list_candidates(crash: Crash, fqn: str, *, is_instance: bool) -> Candidates
     title = "give the model at least two samples (DataLoader(..., drop_last=True))"
     double = change_input(lambda t: torch.cat([t, t]), "{x}", title=title)
     evaluate = SetMode(
-        title="call model.eval() before the forward, if this is no training",
+        title="call model.eval() before the forward, if this is not training",
         code="model.eval()",
         module="",
         training=False,

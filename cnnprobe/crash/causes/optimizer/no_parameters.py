@@ -78,7 +78,7 @@ def _judge_value(value: Any) -> tuple[str, Candidate] | None:
     if not value.is_leaf:
         title = "make it a leaf: x.detach().requires_grad_(), or compute it from what is trained"
         return (
-            f"a tensor of shape {tuple(value.shape)} that was computed, which is no leaf",
+            f"a tensor of shape {tuple(value.shape)} that was computed, so it is not a leaf",
             propose(Advice(title=title)),
         )
     return None

@@ -39,7 +39,7 @@ def dims_turned_upstream(crash: Crash) -> Suspects:
     batch apart, F.pad begins with the last dim, irfft gives an even length, pad_packed_sequence
     has its own batch_first, and a view merges whatever dims stand last.
     What to do: give that operation the right dim or order; leave the layers as they are.
-    Known exceptions: it is told only where the forward passes with the change.
+    Known exceptions: reported only where the forward passes with the change.
     Source: torch.chunk, torch.nn.functional.pad, torch.fft.irfft, pad_packed_sequence.
     """
     for turn in list_turns(crash):
