@@ -119,7 +119,7 @@ def test_a_nan_that_the_resumed_run_does_not_meet_again_is_forgotten(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"resume": True}, "there is no log to resume"), ({"resume": -1, "log": "x"}, "no step"),
+    [({"resume": True}, "there is no log to resume"), ({"resume": -1, "log": "x"}, "not a step"),
         ({"resume": "yes", "log": "x"}, "'yes' is not a step")],
 )  # fmt: skip
 def test_what_cannot_be_resumed_is_refused(options, message):

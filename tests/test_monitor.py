@@ -281,7 +281,7 @@ def test_nested_outputs_and_outputs_of_other_kinds_are_observed_too():
     ("options", "kind", "message"),
     [
         ({"every": 0}, UsageError, "observes no step"),
-        ({"budget": 2}, UsageError, "no fraction of the time"),
+        ({"budget": 2}, UsageError, "not a fraction of the time"),
         ({"fraction": 0}, UsageError, "reads nothing"),
         ({"window": 1}, UsageError, "too short"),
         ({"what": ("activations",)}, UnknownNameError, "nothing named 'activations'"),
