@@ -103,3 +103,27 @@ def test_least_input_of_no_image_is_refused():
 def test_crash_of_a_unet_with_a_small_image_says_of_what_its_sizes_are_multiples():
     explanation = cnnprobe.probe(UNet(), torch.zeros(1, 3, 4, 4)).explanation
     assert "an input of 8 x 8, or other multiples of 8" in explanation.repairs[0].title
+
+
+class Merging(nn.Module):
+    """Flattens by a view that fixes the features and leaves the number of rows to torch."""
+
+    def __init__(self, flatten):
+        super().__init__()
+        self.conv, self.flatten = nn.Conv2d(3, 3, 1), flatten
+
+    def forward(self, x):
+        return self.flatten(F.max_pool2d(self.conv(x), 4))
+
+
+def test_a_view_that_makes_samples_of_positions_is_named():
+    model = Merging(lambda x: x.view(-1, 3 * 2 * 2))
+    assert (8, 12) == tuple(model(torch.zeros(2, 3, 16, 16)).shape)
+    (note,) = cnnprobe.shapes(model, torch.empty(2, 3, 8, 8)).data.notes
+    assert note.startswith("view at ")
+    assert " gives N*floor(H/4)*floor(W/4)/4 rows, not N: " in note
+
+
+@pytest.mark.parametrize("flatten", [nn.Flatten(), nn.Flatten(0, 2), lambda x: x.mean((2, 3))])
+def test_rows_that_are_samples_or_whole_parts_of_them_get_no_note(flatten):
+    assert not cnnprobe.shapes(Merging(flatten), torch.empty(2, 3, 8, 8)).data.notes

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from cnnprobe.records.sizes import Dim, SizedCall, evaluate_dim
+from cnnprobe.records.sizes import Dim, SizedCall, evaluate_dim, write_dim
+from cnnprobe.records.trace import ModuleCall
 from cnnprobe.sizing.forms import Fitter
 from cnnprobe.sizing.runs import SizeAxis
 from cnnprobe.sizing.samples import Seen
@@ -45,6 +46,32 @@ def make_rows(
         seen = () if has_all else _list_numbers(key, samples)
         rows.append(SizedCall(call=call, outputs=outputs, seen=seen))
     return tuple(rows)
+
+
+def describe_merged(calls: Sequence[ModuleCall], rows: Sequence[SizedCall]) -> str:
+    """Which call makes samples of positions where the output keeps them; "" where none does."""
+    merged = [row.call for row in rows if _is_merged(row)]
+    parents = {calls[i].parent for i in merged}
+    first = next((i for i in merged if i not in parents), None)
+    if first is None or 0 not in merged:
+        return ""
+    call, dim = calls[first], write_dim(rows[first].outputs[0][0])
+    name = repr(call.fqn) if call.fqn else call.kind.rpartition(".")[2]
+    return (
+        f"{name} at {call.source} gives {dim} rows, not N: at other input sizes, positions of an "
+        "image become samples; flatten with x.flatten(1), or pool to a fixed size before it"
+    )
+
+
+def _is_merged(row: SizedCall) -> bool:
+    """Whether dim 0 is N times a number of positions, divided by what one row takes of them."""
+    dim = row.outputs[0][0] if row.outputs and row.outputs[0] else None
+    return dim is not None and any(
+        product.denominator != 1
+        and len(symbols := {form.symbol for form in product.forms}) > 1
+        and "N" in symbols
+        for product in dim.products
+    )
 
 
 def _fit_shape(

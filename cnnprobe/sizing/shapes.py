@@ -25,7 +25,7 @@ from cnnprobe.records.trace import Trace
 from cnnprobe.sizing.axes import Bounds, find_axes, find_bounds, find_start
 from cnnprobe.sizing.crashes import LOOK, explain_failure, list_crashes, say_crash
 from cnnprobe.sizing.edges import count_windows, find_cut_axes, find_residues
-from cnnprobe.sizing.rows import make_fitter, make_rows
+from cnnprobe.sizing.rows import describe_merged, make_fitter, make_rows
 from cnnprobe.sizing.runs import Runs, SizeAxis
 from cnnprobe.sizing.samples import (
     NEAR,
@@ -112,11 +112,14 @@ def _derive(runs: Runs, notes: list[str]) -> SizedShapes:
             f"the forward takes another path at some sizes, such as {strayed[0]}: formulas of "
             "functions are those of the path at the given sizes"
         )
+    rows = make_rows(axes, numbers, samples, checks, fitter)
+    if merged := describe_merged(base.trace.calls, rows):
+        notes.append(merged)
     return SizedShapes(
         trace=base.trace,
         symbols=symbols,
         inputs=tuple(_write_inputs(runs, axes, base.trace)),
-        rows=make_rows(axes, numbers, samples, checks, fitter),
+        rows=rows,
         crashes=tuple(list_crashes(runs, axes, bounds)),
         verified=tuple(legal),
         notes=tuple(notes),
