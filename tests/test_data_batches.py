@@ -51,6 +51,63 @@ def test_diagnose_takes_a_list_of_dicts_beside_a_validation():
     assert 32 == report.data.data.training.samples
 
 
+def take_dict(batch):
+    return batch["image"], batch["label"], batch["weight"]
+
+
+def take_list(batch, batch_idx):
+    assert 0 == batch_idx
+    images, labels, weights = batch
+    return images, labels, weights
+
+
+def take_parts(first, label, weight):
+    return first, label, weight
+
+
+@pytest.mark.parametrize("take", [take_dict, take_list, take_parts])
+def test_step_gets_the_batch_of_a_loader_in_the_form_that_the_loader_gives(take):
+    torch.manual_seed(0)
+    images, weights = torch.randn(32, 3, 8, 8), torch.rand(32)
+    parts = {"image": images, "label": LABELS, "weight": weights}
+    data = [{key: part[i] for key, part in parts.items()} for i in range(32)]
+    rows = data if take is take_dict else [tuple(row.values()) for row in data]
+    model = build()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def train(batch):
+        assert all(map(torch.equal, batch, (images[:8], LABELS[:8], weights[:8])))
+        losses = nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        optimizer.zero_grad()
+        (losses * batch[2]).mean().backward()
+        optimizer.step()
+
+    steps = {
+        take_dict: lambda batch: train(take_dict(batch)),
+        take_list: lambda batch, batch_idx: train(take_list(batch, batch_idx)),
+        take_parts: lambda first, label, weight: train(take_parts(first, label, weight)),
+    }
+    loader = DataLoader(rows, 8)
+    report = cnnprobe.diagnose(model, loader, optimizer=optimizer, train_step=steps[take], trials=0)
+    assert report.error is None
+    assert report.trace.calls
+
+
+def test_step_gets_the_parts_of_a_pair_of_inputs():
+    torch.manual_seed(0)
+    model = nn.Bilinear(4, 5, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def step(left, right, target):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(left, right), target).backward()
+        optimizer.step()
+
+    given = (torch.randn(8, 4), torch.randn(8, 5)), torch.randn(8, 2)
+    report = cnnprobe.diagnose(model, *given, optimizer=optimizer, train_step=step)
+    assert report.error is None
+
+
 def test_a_list_of_the_arguments_of_a_forward_is_one_batch():
     report = cnnprobe.diagnose(nn.Bilinear(4, 5, 2), [torch.randn(8, 4), torch.randn(8, 5)])
     assert report.data is None
@@ -127,3 +184,13 @@ def test_reading_a_batch_again_leaves_generators_as_they_were():
     torch.manual_seed(3)
     cnnprobe.inspect_data(loader, pictures=False)
     assert torch.equal(expected, torch.rand(2))
+
+
+def test_other_images_of_few_grey_levels_are_no_masks():
+    levels = torch.randint(0, 17, (64, 2, 1, 8, 8), generator=torch.Generator().manual_seed(0)) / 8
+    pairs = [(one, other, i % 2) for i, (one, other) in enumerate(levels)]
+    report = cnnprobe.inspect_data(DataLoader(pairs, 16, shuffle=True), pictures=False)
+    assert not [f for f in report.findings if "mask" in f.message]
+    halves = [(one, (other > 1).float(), i % 2) for i, (one, other) in enumerate(levels)]
+    report = cnnprobe.inspect_data(DataLoader(halves, 16, shuffle=True), pictures=False)
+    assert ["uninformative-labels"] == [f.rule for f in report.findings if "mask" in f.message]

@@ -82,8 +82,9 @@ def diagnose(
         optimizer: as the loop uses it.
         train_step: one step of the user's own loop; gets what its parameters are named after
             (model, inputs or x, targets or y, batch, optimizer, loss_fn or criterion, scheduler),
-            else (inputs, targets) for two parameters, (model, inputs, targets) for three. A `batch`
-            is (inputs, targets), and the inputs alone where there are no targets.
+            else (inputs, targets) for two parameters, (model, inputs, targets) for three; as many
+            parameters as a batch has parts get the parts. A `batch` is (inputs, targets), the
+            inputs alone where there are no targets, and of a loader what the loader gives.
         scheduler: of the learning rate.
         steps: how many steps are observed, each with the same seed. Symptoms such as cannot-overfit
             are judged from 50 on.
@@ -109,9 +110,11 @@ def diagnose(
     >>> [(finding.rule, finding.module) for finding in report.findings]
     [('softmax-before-ce', '3')]
     """  # noqa: E501
-    inspection, inputs, targets, said = take_batch(
-        model, (inputs, validation), targets, loss_fn, tell
-    )
+    batch = take_batch(
+        model, (inputs, validation), targets, tell,
+        learns=loss_fn is not None or train_step is not None,
+    )  # fmt: skip
+    inspection, inputs, targets = batch.inspection, batch.inputs, batch.targets
     asking = _find_asking(sys._getframe(1))
     names = _find_names(
         asking, model=model, optimizer=optimizer, scheduler=scheduler, loss_fn=loss_fn,
@@ -124,7 +127,8 @@ def diagnose(
     given = Request(
         model=model, inputs=inputs, targets=targets, loss_fn=loss_fn, optimizer=optimizer,
         train_step=train_step, scheduler=scheduler, steps=steps, names=names,
-        caller=asking.f_code.co_filename, when_raised=lambda raised: crashes.explain(raised, given),
+        caller=asking.f_code.co_filename, assemble=batch.assemble,
+        when_raised=lambda raised: crashes.explain(raised, given),
     )  # fmt: skip
     begun = time.monotonic()
     with own_passes():
@@ -156,7 +160,7 @@ def diagnose(
         [to_finding(trace.failure, explanation)] if trace.failure is not None else [], suppressed
     )
     notes = (
-        *trace.notes, *whole, *said, *_note_given(evidence), *outcome.notes,
+        *trace.notes, *whole, *batch.said, *_note_given(evidence), *outcome.notes,
         *(data.notes if data is not None else ()),
         *_note_ignored((*accepted, *outcome.suppressed)),
     )  # fmt: skip

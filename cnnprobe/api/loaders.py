@@ -1,14 +1,14 @@
 """What a loader gives to a diagnosis, and why it raised, explained as a crash of the loop is."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from cnnprobe.crash import Crash, explain
 from cnnprobe.data.facts import Split
-from cnnprobe.data.feeding import feed, is_batches, is_loader, wrap_dataset
+from cnnprobe.data.feeding import assemble, feed, is_batches, is_loader, wrap_dataset
 from cnnprobe.data.inspecting import Inspection, read
 from cnnprobe.data.keeping import kept_generators
 from cnnprobe.data.reading import LoaderReading
@@ -44,39 +44,52 @@ def _explain_failure(reading: LoaderReading, model: nn.Module | None) -> Split:
     return replace(reading.split, failed=replace(failed, reason=reason, repair=repair))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """One batch: what goes into the model, what into the loss, and how they are one again; of a
+    loader also what was read of it, and a note on how the parts were found.
+    """
+
+    inputs: Any
+    targets: Any
+    assemble: Callable[[Any, Any], Any] | None = None
+    inspection: Inspection | None = None
+    said: tuple[str, ...] = ()
+
+
 def take_batch(
     model: nn.Module,
     inputs: tuple[Any, Any],
     targets: Any,
-    loss_fn: Any,
     tell: Callable[[str, int], None] | None,
-) -> tuple[Inspection | None, Any, Any, tuple[str, ...]]:
-    """What goes into the model and the loss: a batch as it is given, and of loaders the first one,
-    with what was read of them and a note on how that was found.
+    *,
+    learns: bool,
+) -> Given:
+    """A batch as it is given, and of loaders the first one; `learns` where there is a loss or a
+    step.
     """
     given, validation = inputs
     is_data = is_loader(given) or (targets is None and is_batches(given))
     if is_data or (type(given) is list and validation is not None):
-        return _read_loaders(model, inputs, targets, loss_fn, tell)
+        return _read_loaders(model, inputs, targets, tell, learns=learns)
     if validation is not None:
         raise UsageError(
             "validation data is compared with training data, and a batch was given",
             where="diagnose(validation=...)",
             fix="give the training loader in place of the batch, or a list of batches: [(x, y)]",
         )
-    return None, given, targets, ()
+    return Given(inputs=given, targets=targets)
 
 
 def _read_loaders(
     model: nn.Module,
     loaders: tuple[Any, Any],
     targets: Any,
-    loss_fn: Any,
     tell: Callable[[str, int], None] | None,
-) -> tuple[Inspection, Any, Any, tuple[str, ...]]:
-    """What was read of the loaders, what of the first batch goes into the model and the loss, and
-    how that was found.
-    """
+    *,
+    learns: bool,
+) -> Given:
+    """The first batch, with what was read of the loaders."""
     check_model(model, "the model that is diagnosed")
     if targets is not None:
         raise UsageError(
@@ -90,8 +103,15 @@ def _read_loaders(
     )
     if inspection.first is None:
         raise _refuse_loader(inspection) from inspection.error
-    found = feed(inspection.first, model, loss_fn)
-    return inspection, found.inputs, found.targets, (found.said,)
+    first = inspection.first
+    found = feed(first, model, learns=learns)
+    return Given(
+        inputs=found.inputs,
+        targets=found.targets,
+        assemble=lambda inputs, targets: assemble(first, found, inputs, targets),
+        inspection=inspection,
+        said=(found.said,),
+    )
 
 
 def _refuse_loader(inspection: Inspection) -> TargetError:

@@ -2,8 +2,9 @@
 where.
 """
 
+import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ class Feed:
     inputs: Any
     targets: Any = None
     said: str = ""
+    # the keys or places in the batch of the inputs and of the targets
+    places: tuple[tuple[Any, ...], tuple[Any, ...]] = ((), ())
 
 
 def is_loader(given: Any) -> bool:
@@ -65,8 +68,9 @@ def wrap_dataset(given: Any) -> Any:
     return DataLoader(given, batch_size=BATCH, shuffle=True, generator=generator)
 
 
-def feed(batch: Any, model: nn.Module, loss_fn: Callable[..., Any] | None) -> Feed:
-    """The inputs and the targets in a batch, by the forward's parameters and the loss.
+def feed(batch: Any, model: nn.Module, *, learns: bool) -> Feed:
+    """The inputs and the targets in a batch, by the forward's parameters; `learns` where there is a
+    loss or a step, which take the rest.
 
     Raises:
         UsageError: it cannot be told which part is the input.
@@ -78,14 +82,44 @@ def feed(batch: Any, model: nn.Module, loss_fn: Callable[..., Any] | None) -> Fe
     if isinstance(batch, Mapping):
         return _feed_mapping(batch, names)
     parts = list(items.items())
-    wanted = max(1, min(required, len(parts) - (loss_fn is not None)))
+    wanted = max(1, min(required, len(parts) - learns))
     inputs = [value for _, value in parts[:wanted]]
-    targets = [value for _, value in parts[wanted:]] if loss_fn is not None else []
+    rest = dict(enumerate([value for _, value in parts])) if learns else {}
+    targets = {place: value for place, value in rest.items() if place >= wanted}
     said = f"{_list([key for key, _ in parts[:wanted]])} of the batch goes into the model"
     if targets:
         said += f", {_list([key for key, _ in parts[wanted:]])} into the loss"
     given = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], Tensor) else tuple(inputs)
-    return Feed(inputs=given, targets=_unpack(targets), said=said)
+    kept = _choose_targets(targets)
+    return Feed(
+        inputs=given, targets=_unpack(kept), said=said, places=(tuple(range(wanted)), tuple(kept))
+    )
+
+
+def assemble(batch: Any, found: Feed, inputs: Any, targets: Any) -> Any:
+    """A batch as the loader gives it, with other inputs and targets in their places."""
+    values = {
+        place: value
+        for places, given in zip(found.places, (inputs, targets), strict=True)
+        for place, value in zip(places, _spread(given, places), strict=True)
+    }
+    if isinstance(batch, Mapping):
+        return {key: values.get(key, value) for key, value in batch.items()}
+    if not values:
+        return inputs
+    if dataclasses.is_dataclass(batch):
+        names = [field.name for field in dataclasses.fields(batch)]
+        changed = {names[place]: value for place, value in values.items()}
+        return dataclasses.replace(batch, **changed)  # type: ignore[type-var]
+    parts = [values.get(place, value) for place, value in enumerate(batch)]
+    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+
+
+def _spread(given: Any, places: tuple[Any, ...]) -> Sequence[Any]:
+    """What goes to each of the places."""
+    if isinstance(given, Mapping):
+        return [given[place] for place in places]
+    return given if isinstance(given, tuple) and len(given) == len(places) else [given]
 
 
 def _read_parameters(model: nn.Module) -> tuple[list[str], int]:
@@ -105,7 +139,8 @@ def _feed_mapping(batch: Mapping[Any, Any], names: list[str]) -> Feed:
     rest = {key: value for key, value in batch.items() if key not in own}
     if own:
         said = f"{_list([repr(k) for k in own])} of the batch goes into the model"
-        return Feed(inputs=own, targets=_unpack(list(rest.values())), said=said)
+        kept = _choose_targets(rest)
+        return Feed(inputs=own, targets=_unpack(kept), said=said, places=(tuple(own), tuple(kept)))
     tensors = [key for key, value in batch.items() if isinstance(value, Tensor)]
     if not tensors:
         raise UsageError(
@@ -116,9 +151,11 @@ def _feed_mapping(batch: Mapping[Any, Any], names: list[str]) -> Feed:
     pictures = [key for key in tensors if batch[key].dim() >= 4]
     first = (pictures or tensors)[0]
     rest = {key: value for key, value in batch.items() if key != first}
+    kept = _choose_targets(rest)
     return Feed(
         inputs=batch[first],
-        targets=_unpack(list(rest.values())),
+        targets=_unpack(kept),
+        places=((first,), tuple(kept)),
         said=(
             f"{first!r} of the batch goes into the model, {_list([repr(k) for k in rest])} into "
             "the loss"
@@ -126,9 +163,14 @@ def _feed_mapping(batch: Mapping[Any, Any], names: list[str]) -> Feed:
     )
 
 
-def _unpack(values: list[Any]) -> Any:
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    kept = tensors if len(tensors) == 1 else values
+def _choose_targets(values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The only tensor of what is left, else all of it."""
+    tensors = {key: value for key, value in values.items() if isinstance(value, Tensor)}
+    return tensors if len(tensors) == 1 else dict(values)
+
+
+def _unpack(values: Mapping[Any, Any]) -> Any:
+    kept = list(values.values())
     return None if not kept else kept[0] if len(kept) == 1 else tuple(kept)
 
 

@@ -318,4 +318,9 @@ def _is_mask(column: BatchColumn, main: BatchColumn) -> bool:
         same = same or value.dtype is torch.int64
     if not (flat and same and least in (2, 3)) or min(value.shape[-2:]) < LEAST_SIDE:
         return False
-    return not value.dtype.is_floating_point or len(torch.unique(value)) <= FEW_VALUES
+    if not value.dtype.is_floating_point:
+        return True
+    levels = len(torch.unique(value))
+    # a grey image of few levels beside another one is its other view, as of a pair or a triplet
+    is_view = levels > 2 and same and len(torch.unique(image)) <= FEW_VALUES
+    return levels <= FEW_VALUES and not is_view

@@ -19,7 +19,8 @@ from cnnprobe.crash.edits.places import check_plain, get_given, read_called
 from cnnprobe.crash.edits.writing import find_definition
 from cnnprobe.recorder.inventory import class_of
 from cnnprobe.training import Request
-from cnnprobe.training.surroundings import Surroundings, arguments_of
+from cnnprobe.training.request import find_arguments
+from cnnprobe.training.surroundings import Surroundings
 
 Block = list[ast.stmt]
 
@@ -67,11 +68,7 @@ def name_in_step(program: UserProgram, value: Any) -> str:
     step, request = program.request.train_step, program.request
     if step is None or value is None:
         raise UnknownPlaceError
-    available = {
-        role: getattr(request, role)
-        for role in ("model", "inputs", "targets", "optimizer", "loss_fn", "scheduler")
-    }
-    _, given = arguments_of(step, available | {"batch": (request.inputs, request.targets)})
+    _, given = find_arguments(request)
     function = find_function(step)
     owner = getattr(step, "__self__", None if isinstance(step, types.FunctionType) else step)
     first = next(iter(inspect.signature(function).parameters), "self")

@@ -46,11 +46,17 @@ from cnnprobe.training.rates import (
     find_compounding,
     weigh_classes,
 )  # fmt: skip
-from cnnprobe.training.request import Raised, Request, check_values, keep_request
+from cnnprobe.training.request import (
+    Raised,
+    Request,
+    check_values,
+    find_arguments,
+    keep_request,
+)
 from cnnprobe.training.settings import watch_settings
 from cnnprobe.training.spectra import find_learnt
 from cnnprobe.training.stepping import Stepper, finite, seeded
-from cnnprobe.training.surroundings import Surroundings, arguments_of
+from cnnprobe.training.surroundings import Surroundings
 from cnnprobe.training.texts import read_texts
 from cnnprobe.training.wrapping import TrainingStep, summary, unwrapped
 
@@ -193,14 +199,7 @@ class _Observation:
         request = self.request
         if request.train_step is None:
             return seeded(self.default_step, self.seed)
-        alone = request.targets is None  # a batch without labels is no pair
-        batch = request.inputs if alone else (request.inputs, request.targets)
-        available = {
-            "model": self.model, "inputs": request.inputs, "targets": request.targets,
-            "batch": batch, "optimizer": request.optimizer, "loss_fn": request.loss_fn,
-            "scheduler": request.scheduler,
-        }  # fmt: skip
-        args, kwargs = arguments_of(request.train_step, available)
+        args, kwargs = find_arguments(request)
         step = request.train_step
         return seeded(lambda: step(*args, **kwargs), self.seed)
 

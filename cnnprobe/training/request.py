@@ -16,7 +16,7 @@ from cnnprobe.recorder.peers import without_peers
 from cnnprobe.recorder.values import leaves
 from cnnprobe.records.trace import Trace
 from cnnprobe.training.keeping import kept
-from cnnprobe.training.surroundings import Surroundings, look_around
+from cnnprobe.training.surroundings import Surroundings, arguments_of, look_around
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,8 @@ class Request:
     steps: int = 6
     names: Mapping[str, str] = field(default_factory=dict)
     caller: str = ""  # the file that asked
+    # inputs and targets as one batch, where the loader gives it in its own form
+    assemble: Callable[[Any, Any], Any] | None = None
     # told what raised while the tensors are as they were then: weights that are put back count as
     # changed in place
     when_raised: "Callable[[Raised], None]" = lambda _raised: None
@@ -49,6 +51,22 @@ class Raised:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     output: Any = None  # that the standard step gave to the loss
+
+
+def find_arguments(request: Request) -> tuple[list[Any], dict[str, Any]]:
+    """What the train_step is called with."""
+    assert request.train_step is not None  # noqa: S101  (the caller has looked)
+    roles = ("model", "inputs", "targets", "optimizer", "loss_fn", "scheduler")
+    available = {role: getattr(request, role) for role in roles}
+    return arguments_of(request.train_step, available | {"batch": _make_batch(request), "index": 0})
+
+
+def _make_batch(request: Request) -> Any:
+    """The batch as one: of inputs alone where there are no targets, else as the loader gives it."""
+    if request.assemble is not None:
+        return request.assemble(request.inputs, request.targets)
+    alone = request.targets is None
+    return request.inputs if alone else (request.inputs, request.targets)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import functools
 import inspect
 import os
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -241,6 +241,7 @@ _ROLES = {
     "optimizer": ("optimizer", "optim", "opt", "optimiser"),
     "loss_fn": ("loss_fn", "criterion", "loss", "loss_func", "loss_function", "crit"),
     "scheduler": ("scheduler", "sched", "lr_scheduler"),
+    "index": ("batch_idx", "batch_index", "idx", "i", "step", "epoch", "iteration", "global_step"),
 }
 _ORDER = {
     2: ("inputs", "targets"),
@@ -260,9 +261,11 @@ def _order_roles(count: int, is_single: bool) -> tuple[str, ...]:
 def arguments_of(
     train_step: Callable[..., Any], available: dict[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments that a train_step wants, by the names of its parameters, else by their number.
+    """The arguments that a train_step wants, by the names of its parameters, else by their number:
+    as many as the batch has parts are its parts.
 
-    `available` has "model", "inputs", "targets", "batch", "optimizer", "loss_fn", "scheduler".
+    `available` has "model", "inputs", "targets", "batch", "optimizer", "loss_fn", "scheduler" and
+    "index", the number of the batch.
     """
     try:
         parameters = list(inspect.signature(train_step).parameters.values())
@@ -283,17 +286,50 @@ def arguments_of(
         len(required) == 1 and roles[required[0]] == "targets" and available.get("targets") is None
     )
     is_repeated = len(set(known)) < len(known)
-    if any(roles[i] is None for i in required) or is_repeated or alone:
+    spread = _spread_batch([wanted[i] for i in required], [roles[i] for i in required], available)
+    if not spread and (any(roles[i] is None for i in required) or is_repeated or alone):
         is_single = available.get("targets") is None or is_repeated
         for i, meant in zip(required, _order_roles(len(required), is_single), strict=False):
             roles[i] = meant
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
-    for parameter, role, i in zip(wanted, roles, range(len(wanted)), strict=True):
-        if role is None or (i not in required and available.get(role) is None):
+    for i, (parameter, role) in enumerate(zip(wanted, roles, strict=True)):
+        is_wanted = role is not None and (i in required or available.get(role) is not None)
+        if not is_wanted and parameter.name not in spread:
             continue
+        value = spread.get(parameter.name, available.get(role or ""))
         if parameter.kind is parameter.POSITIONAL_ONLY:
-            args.append(available.get(role))
+            args.append(value)
         else:
-            kwargs[parameter.name] = available.get(role)
+            kwargs[parameter.name] = value
     return args, kwargs
+
+
+def _spread_batch(
+    required: list[inspect.Parameter], roles: list[str | None], available: dict[str, Any]
+) -> dict[str, Any]:
+    """The parts of a batch by the parameters that stand for them; empty where their number is
+    another, or inputs and targets are meant.
+    """
+    inputs, targets = available["inputs"], available.get("targets")
+    parts = [*_list_parts(inputs), *_list_parts(targets)]
+    places = [
+        (p.name, role)
+        for p, role in zip(required, roles, strict=True)
+        if role in (None, "inputs", "targets")
+    ]
+    meant = [role for _, role in places]
+    are_known = None not in meant and (targets is not None or "targets" not in meant)
+    if len(places) < 2 or len(places) != len(parts) or are_known:
+        return {}
+    by_name = dict(inputs) if isinstance(inputs, Mapping) else {}
+    in_order = zip(places, parts, strict=True)
+    return {name: by_name.get(name, part) for (name, _), part in in_order}
+
+
+def _list_parts(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if value is None:
+        return []
+    return list(value) if isinstance(value, tuple | list) else [value]
