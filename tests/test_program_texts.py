@@ -241,6 +241,48 @@ def test_layer_of_another_kind_is_no_sibling():
     assert not diagnose(Plain(), "sibling-differs")
 
 
+def stack(*layers):
+    return nn.Sequential(*layers, nn.ReLU())
+
+
+class Narrowing(nn.Module):
+    """The layers between two residual blocks change the shape, so that nothing can be added."""
+
+    def __init__(self, widths=(8, 16)):
+        super().__init__()
+        a, b = widths
+        self.stem = stack(nn.Conv2d(1, a, 3, padding=1))
+        self.res1 = stack(nn.Conv2d(a, a, 3, padding=1))
+        self.conv = stack(nn.Conv2d(a, b, 3, padding=1))
+        self.res2 = stack(nn.Conv2d(b, b, 3, padding=1))
+        self.fc = nn.Linear(b, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = self.res1(x) + x
+        x = self.conv(x)
+        x = self.res2(x) + x
+        return self.fc(x.mean((2, 3)))
+
+
+def test_addition_is_missed_only_where_the_shapes_allow_it():
+    assert not diagnose(Narrowing(), "sibling-differs")
+    (found,) = diagnose(Narrowing((8, 8)), "sibling-differs")
+    assert "`x = self.conv(x)`" in found.message
+
+
+class Mixing(Narrowing):
+    """What stands between the blocks is made of other layers."""
+
+    def __init__(self):
+        super().__init__((8, 8))
+        self.conv = stack(nn.Dropout2d(0.1), nn.Conv2d(8, 8, 1))
+
+
+def test_stack_of_other_layers_is_no_sibling():
+    assert not diagnose(Mixing(), "sibling-differs")
+
+
 class Paired(Block):
     def __init__(self, width=8, attention=False):
         super().__init__(dropout=0.0)

@@ -283,3 +283,50 @@ def test_negative_of_a_trained_loss_that_is_logged_is_no_unused_loss():
 
     given = {"targets": None, "optimizer": optimizer, "train_step": train_step}
     assert not find("unused-loss", model, **given)
+
+
+class Growing(nn.Module):
+    """Blocks of which a number says how many are used."""
+
+    def __init__(self, depth, made=3):
+        super().__init__()
+        self.depth = depth
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(made))
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for i in range(self.depth - 1):
+            x = self.blocks[i](x).relu()
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(("depth", "severity"), [(2, "info"), (3, "warning")])
+def test_block_of_another_stage_is_info_and_one_that_a_loop_forgets_is_found(depth, severity):
+    found = find("unused-module", Growing(depth))  # 3 is their number: a stage after it is none
+    assert {severity} == {finding.severity for finding in found}
+    assert (severity == "info") == ("where model.depth is 2" in found[0].message)
+
+
+class TwoTasks(nn.Module):
+    """A head for each task, by an argument; and a layer that no line calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.forgotten = nn.Linear(64, 16), nn.Linear(16, 16)
+        self.turned, self.shown = nn.Linear(16, 4), nn.Linear(16, 4)
+
+    def forward(self, x, task="shown"):
+        h = self.body(x.flatten(1)).relu()
+        if task == "turned":
+            return self.turned(h)
+        return self.shown(h)
+
+
+def test_head_of_another_task_is_info_and_a_layer_that_no_line_calls_is_found():
+    found = {f.module: f for f in find("unused-module", TwoTasks())}
+    assert {"forgotten": "warning", "turned": "info"} == {
+        name: finding.severity for name, finding in found.items()
+    }
+    assert "the argument task of model decides" in found["turned"].message

@@ -6,6 +6,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import complete
+from cnnprobe.diagnosis.evidence.texts import OddStatement
 from cnnprobe.rulebook.material import classifying, images
 
 
@@ -79,6 +80,8 @@ def sibling_differs(evidence: Evidence) -> Iterator[Finding]:
     if not complete(evidence):
         return
     for odd in evidence.texts.odd:
+        if odd.lacks.startswith(("+", "*")) and _changes_shape(evidence, odd):
+            continue
         others = ", ".join(map(str, odd.lines))
         yield Finding(
             module=odd.module,
@@ -89,3 +92,19 @@ def sibling_differs(evidence: Evidence) -> Iterator[Finding]:
             fix=f"write it as `{odd.usual}`, with its own layers, or say in a comment why not",
             source=odd.source,
         )
+
+
+def _changes_shape(evidence: Evidence, odd: OddStatement) -> bool:
+    """Whether what goes into the layers of a statement has another shape than what comes out, so
+    that it could not be added.
+    """
+    prefix = f"{odd.module}." if odd.module else ""
+    names = {prefix + name for name in odd.layers}
+    calls = [c for c in evidence.trace.calls if c.fqn in names and c.inputs and c.outputs]
+    if not calls:
+        return False
+    given, made = calls[0].inputs[0].shape, calls[-1].outputs[0].shape
+    # one element spreads over all, as the weights of a squeeze-and-excitation do
+    return len(given) != len(made) or any(
+        a != b and 1 not in (a, b) for a, b in zip(given, made, strict=True)
+    )

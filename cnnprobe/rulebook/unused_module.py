@@ -21,6 +21,7 @@ from cnnprobe.diagnosis.evidence.questions import (
     spoken,
     traces,
 )
+from cnnprobe.diagnosis.evidence.texts import Chosen
 from cnnprobe.records.trace import ModuleInfo, TensorInfo, is_within
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
@@ -68,13 +69,15 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
     What to do: call it in the forward, or remove it.
     Known exceptions: containers; modules that are used through their weights; parts that only train
     or only eval mode calls; without parameters it is info, as are experts that got no sample of
-    this batch, members of a ModuleDict of which another was called, and, where only the forward is
+    this batch, members of a ModuleDict of which another was called, what an attribute or argument
+    chooses (a stage of progressive growing, a head by its task), and, where only the forward is
     seen, whole networks beside it (a decoder, a critic).
     Source: the registry of torch.nn.Module against its recorded calls.
     """
     if not complete(evidence) or not any(c.fqn is not None for c in evidence.trace.calls):
         return
     choices = _chosen_among(evidence)
+    settings = {chosen.module: chosen for chosen in evidence.texts.chosen}
     bare: list[ModuleInfo] = []
     for module in _idle(evidence):
         owned = [
@@ -85,7 +88,10 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
         if not owned:
             bare.append(module)
             continue
-        is_choice = any(_is_inside(module.fqn, c) for c in choices)
+        setting = next(
+            (settings[f] for f in (module.fqn, *_above(module.fqn)) if f in settings), None
+        )
+        is_choice = setting is not None or any(_is_inside(module.fqn, c) for c in choices)
         doubtful = is_choice or not any(p.trainable for p in owned)
         elsewhere = not any(step.losses for step in evidence.steps) and _is_network(
             evidence, module
@@ -97,15 +103,26 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
                 f"{spoken(evidence, module.fqn)} ({module.kind}) is registered with "
                 f"{format_counted(len(owned), 'parameter')}, but "
             )
-            + ("nothing in it was called" if module.is_container else "was called 0 times"),
+            + ("nothing in it was called" if module.is_container else "was called 0 times")
+            + (f", where {_say_setting(evidence, setting)}" if setting else ""),
             kind="chosen" if is_choice else "",
-            fix="nothing, where another batch or another call chooses it"
+            fix="nothing, where another value chooses it later"
+            if setting
+            else "nothing, where another batch or another call chooses it"
             if is_choice
             else "call it in the forward, or remove it"
             + ("; if the training step calls it, pass train_step" if elsewhere else ""),
         )
     if bare:
         yield _describe_bare(evidence, bare)
+
+
+def _say_setting(evidence: Evidence, chosen: Chosen) -> str:
+    """What decides whether it is called: "model.stage is 1"."""
+    of_self = chosen.by.partition("self.")[2]
+    if of_self:
+        return f"{spoken(evidence, chosen.owner)}.{of_self} is {chosen.value}"
+    return f"the argument {chosen.by} of {spoken(evidence, chosen.owner)} decides"
 
 
 def _describe_bare(evidence: Evidence, bare: Sequence[ModuleInfo]) -> Finding:

@@ -7,6 +7,8 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
+from torch import nn
+
 from cnnprobe.diagnosis.evidence.texts import LoadStatement, OddStatement, ShortLoop
 from cnnprobe.training.sourcing import (
     ClassText,
@@ -29,11 +31,27 @@ def find_odd_statements(classes: Iterable[ClassText]) -> Iterator[OddStatement]:
     """The assignments of a block that lack one part of those like them on both sides."""
     for each in classes:
         _, module = each.instances[0]
-        kinds = {name: f"<{type(child).__name__}>" for name, child in module.named_children()}
+        kinds = {name: f"<{_describe_kind(child)}>" for name, child in module.named_children()}
         for function in each.methods.values():
             for block in list_blocks(function.node):
                 assigned = [s for s in block if isinstance(s, ast.Assign)]
                 yield from _find_odd(function, assigned, kinds)
+
+
+def _describe_kind(module: nn.Module) -> str:
+    """The class of a layer; of a container, those of all that is in it."""
+    parts = [type(m).__name__ for m in module.modules()]
+    return "/".join(parts if isinstance(module, nn.Sequential) else parts[:1])
+
+
+def _list_layers(node: ast.AST, kinds: Mapping[str, str]) -> tuple[str, ...]:
+    """The layers that a statement names, each once."""
+    named = {
+        n.attr: None
+        for n in ast.walk(node)
+        if isinstance(n, ast.Attribute) and name_of(n.value) == "self" and n.attr in kinds
+    }
+    return tuple(named)
 
 
 def _shape_of(node: ast.AST, kinds: Mapping[str, str]) -> str:
@@ -77,6 +95,7 @@ def _find_odd(
                 text=ast.unparse(block[i]),
                 usual=ast.unparse(usual),
                 lacks=less[shapes[i]],
+                layers=_list_layers(block[i], kinds),
                 lines=tuple(sorted({block[p].lineno for p in places})),
             )
 

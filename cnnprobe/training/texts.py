@@ -7,8 +7,9 @@ from torch import Tensor
 
 from cnnprobe.diagnosis.evidence.texts import Texts, UnreadName
 from cnnprobe.records.trace import Trace
+from cnnprobe.training.choices import find_chosen
 from cnnprobe.training.kept_weights import find_kept
-from cnnprobe.training.request import Request
+from cnnprobe.training.request import Request, find_arguments
 from cnnprobe.training.sourcing import (
     DYNAMIC,
     find_text,
@@ -23,7 +24,7 @@ from cnnprobe.training.statements import (
     find_repeated,
     find_short_loops,
 )
-from cnnprobe.training.surroundings import Surroundings, arguments_of
+from cnnprobe.training.surroundings import Surroundings
 from cnnprobe.training.unread_names import find_unread_names
 
 
@@ -46,6 +47,7 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
         loops=tuple(find_short_loops(functions)),
         kept=tuple(find_kept(functions, request.caller, _list_models(request, around))),
         repeated=tuple(find_repeated(classes)),
+        chosen=tuple(find_chosen(classes)),
     )
 
 
@@ -60,9 +62,7 @@ def _list_step_arguments(request: Request) -> Iterator[UnreadName]:
     text = find_text(step) if step is not None else None
     if step is None or text is None or any(name_of(n) in DYNAMIC for n in ast.walk(text.node)):
         return
-    roles = ("model", "inputs", "targets", "optimizer", "loss_fn", "scheduler")
-    available = {role: getattr(request, role) for role in roles}
-    _, given = arguments_of(step, available | {"batch": (request.inputs, request.targets)})
+    _, given = find_arguments(request)
     for name, value in given.items():
         used = any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(text.node))
         if isinstance(value, Tensor) and not used and not name.startswith("_"):

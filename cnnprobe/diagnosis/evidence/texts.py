@@ -29,6 +29,7 @@ class OddStatement:
     text: str
     usual: str  # one of the others
     lacks: str  # the part, as code
+    layers: tuple[str, ...]  # that it calls, by their attribute
     lines: tuple[int, ...]  # of the others
 
 
@@ -69,6 +70,16 @@ class KeptBest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """A module that the text calls only where a setting says so."""
+
+    module: str  # fqn
+    owner: str  # the module that calls it
+    by: str  # "self.stage", or an argument of the forward: "task"
+    value: str  # of the attribute, as code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
     """All that was read; empty where there is no text."""
 
@@ -79,3 +90,4 @@ class Texts:
     kept: tuple[KeptBest, ...] = ()
     # the containers, by fqn, that are made of [Layer(...)] * n, with the line that does
     repeated: tuple[tuple[str, str], ...] = ()
+    chosen: tuple[Chosen, ...] = ()

@@ -144,3 +144,25 @@ def patches_masked_at_random_of_which_the_mask_is_given():
     parts = {"embed": nn.Linear(16, 16), "mix": nn.Linear(16, 16), "decode": nn.Linear(16, 16)}
     patches = images()[:, 0]
     return classifier(net(forward, **parts), inputs=patches, targets=patches, loss_fn=loss_fn)
+
+
+class Grown(nn.Module):
+    """A stage of progressive growing: its head and the one before are blended."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Conv2d(3 if i == 0 else 8, 8, 3) for i in range(4))
+        self.heads = nn.ModuleList(nn.Linear(8, 4) for _ in range(4))
+        self.stage, self.alpha = 1, 0.5
+
+    def forward(self, x):
+        heads = []
+        for i in range(self.stage + 1):
+            x = F.relu(self.blocks[i](x))
+            heads.append(self.heads[i](x.mean((2, 3))))
+        return torch.lerp(heads[-2], heads[-1], self.alpha)
+
+
+@design
+def stages_that_are_grown_later():
+    return classifier(Grown())
