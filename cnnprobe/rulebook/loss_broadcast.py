@@ -9,6 +9,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, argument, describe, operation
 from cnnprobe.diagnosis.evidence.questions import loss_calls, variable
+from cnnprobe.records.trace import ModuleCall
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, labels, layers
 
@@ -136,12 +137,17 @@ def _over_the_batch(evidence: Evidence) -> Iterator[Finding]:
     flow = Flow(evidence.trace)
     for i in flow.primitives({"mul", "add", "sub", "rsub", "div"}):
         call = flow.calls[i]
-        if flow.owner(i) is not None or len(call.inputs) != 2:
+        if flow.owner(i) is not None or len(call.inputs) != 2 or not _is_differentiated(call):
             continue
         for target, prediction in (call.inputs, call.inputs[::-1]):
             if prediction.requires_grad and is_crossed(prediction.shape, target.shape):
                 yield _finding(evidence, prediction.shape, target.shape, call.source)
                 return
+
+
+def _is_differentiated(call: ModuleCall) -> bool:
+    """Whether a row has a graph: without one, it belongs to a metric."""
+    return any(made.requires_grad for made in call.outputs)
 
 
 def is_crossed(prediction: tuple[int, ...], target: tuple[int, ...]) -> bool:
@@ -162,7 +168,7 @@ def _by_hand(evidence: Evidence) -> Iterator[Finding]:
     targets = {info.shape for info in evidence.targets}
     for i in flow.primitives({"sub", "rsub"}):
         call = flow.calls[i]
-        if flow.owner(i) is not None or len(call.inputs) != 2 or not call.outputs:
+        if flow.owner(i) is not None or len(call.inputs) != 2 or not _is_differentiated(call):
             continue
         for target, prediction in (call.inputs, call.inputs[::-1]):
             first = flow.outer(target)

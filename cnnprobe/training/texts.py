@@ -9,6 +9,7 @@ from cnnprobe.diagnosis.evidence.texts import Texts, UnreadName
 from cnnprobe.records.trace import Trace
 from cnnprobe.training.choices import find_chosen
 from cnnprobe.training.kept_weights import find_kept
+from cnnprobe.training.metric_texts import find_outputs
 from cnnprobe.training.request import Request, find_arguments
 from cnnprobe.training.sourcing import (
     DYNAMIC,
@@ -24,8 +25,9 @@ from cnnprobe.training.statements import (
     find_repeated,
     find_short_loops,
 )
-from cnnprobe.training.surroundings import Surroundings
+from cnnprobe.training.surroundings import Surroundings, is_own
 from cnnprobe.training.unread_names import find_unread_names
+from cnnprobe.training.validation_texts import find_measured
 
 
 def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
@@ -39,6 +41,7 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
     if is_own_file(request.caller):
         files.add(request.caller)
     ordered = sorted(files)
+    names = _list_names(request, around)
     unread = find_unread_names(classes, functions, ordered, trace)
     return Texts(
         unread=(*_list_step_arguments(request), *unread),
@@ -48,12 +51,23 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
         kept=tuple(find_kept(functions, request.caller, _list_models(request, around))),
         repeated=tuple(find_repeated(classes)),
         chosen=tuple(find_chosen(classes)),
+        outputs=tuple(find_outputs(ordered, names)),
+        measured=tuple(find_measured(ordered, names, functions)),
     )
 
 
 def _list_models(request: Request, around: Surroundings) -> frozenset[str]:
     """The variables that hold a module."""
     return frozenset({request.names.get("model", "model")} | {n for n, _ in around.models.values()})
+
+
+def _list_names(request: Request, around: Surroundings) -> frozenset[str]:
+    """The variables that hold the model itself, also those of the files of the step's functions."""
+    held = {name for name, model in around.models.values() if model is request.model}
+    for function in around.functions:
+        space = list(function.__globals__.items()) if is_own(function.__code__) else []
+        held |= {name for name, value in space if value is request.model}
+    return frozenset(held | {request.names.get("model", "model")})
 
 
 def _list_step_arguments(request: Request) -> Iterator[UnreadName]:

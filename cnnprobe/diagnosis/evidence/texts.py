@@ -80,6 +80,31 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOutput:
+    """What an expression of the program does with the output of the model."""
+
+    kind: str  # "gt", "ge", "lt", "le", "eq", "ne", "round", "argmax", "max"
+    steps: tuple[str, ...]  # what was done to the output before, in order: "sigmoid", "squeeze"
+    value: float | None  # the number that it is compared with; the dim
+    is_given: bool  # it is compared with what the function was given, in the shape that it has
+    text: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A call of the model under no_grad whose output is compared with labels, where nothing has put
+    the model into eval mode.
+    """
+
+    function: str  # "": the file itself
+    text: str
+    model: str  # how the model is named there
+    source: str
+    is_loop: bool  # it is in a loop over batches, or in the training step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
     """All that was read; empty where there is no text."""
 
@@ -91,3 +116,5 @@ class Texts:
     # the containers, by fqn, that are made of [Layer(...)] * n, with the line that does
     repeated: tuple[tuple[str, str], ...] = ()
     chosen: tuple[Chosen, ...] = ()
+    outputs: tuple[ReadOutput, ...] = ()
+    measured: tuple[Measured, ...] = ()
