@@ -151,9 +151,11 @@ def find_called_method(error: BaseException) -> CalledMethod | None:
             return None
     if not isinstance(owner, Optimizer | LRScheduler | GradScaler):
         return None
+    if not callable(called := getattr(owner, method, None)):
+        return None
     needed = [
         key
-        for key, p in inspect.signature(getattr(owner, method, len)).parameters.items()
+        for key, p in inspect.signature(called).parameters.items()
         if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
     ]
     named = {keyword.arg for keyword in node.keywords}

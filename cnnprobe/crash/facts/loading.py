@@ -142,15 +142,15 @@ def unwrap_state(
         return None, [], []
     if set(given) & set(model.state_dict()):
         return given, [], []
-    inner = {key: value for key, value in given.items() if _is_state(value)}
+    inner = {key: value for key, value in given.items() if is_state(value)}
     if inner:
         key = max(inner, key=lambda name: len(inner[name]))
         step = f"load what stands under {key!r}: state[{key!r}]"
         return inner[key], [f"it stands under {key!r} in what was given"], [step]
-    return (given if _is_state(given) else None), [], []
+    return (given if is_state(given) else None), [], []
 
 
-def _is_state(value: Any) -> bool:
+def is_state(value: Any) -> bool:
     """Whether something holds tensors by their names."""
     is_named = isinstance(value, Mapping) and bool(value) and all(isinstance(k, str) for k in value)
     return is_named and any(isinstance(each, Tensor) for each in value.values())

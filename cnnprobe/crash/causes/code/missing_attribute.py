@@ -2,7 +2,7 @@ import ast
 import difflib
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from cnnprobe.crash.edits.method import ChangeMethod, change_method
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.frames import find_missing
+from cnnprobe.crash.facts.loading import is_state
 from cnnprobe.crash.facts.methods import Method, find_class, find_failing_method, open_method
 from cnnprobe.crash.facts.values import read_failing_line
 from cnnprobe.crash.suspect import Candidate, Candidates
@@ -148,6 +149,9 @@ def missing_attribute(crash: Crash) -> Suspects:
     Source: torch.nn.Module.__getattr__ raises AttributeError for what is not registered.
     """
     subject, name = find_missing(crash.error)
+    if is_state(subject) and name and hasattr(nn.Module, name):
+        yield _blame_state(crash, subject, name)
+        return
     is_known = isinstance(subject, (nn.Module, Tensor, types.ModuleType, *_LOOP_KINDS))
     if not is_known or not name or hasattr(type(subject), name):  # a property that raised
         return
@@ -169,6 +173,17 @@ def missing_attribute(crash: Crash) -> Suspects:
         if isinstance(subject, nn.Module)
         else "",
         advice=tuple(edit.title for edit in edits if edit is not None and not prefix),
+    )
+
+
+def _blame_state(crash: Crash, state: Mapping[str, Any], name: str) -> Suspect:
+    """What is asked of the saved values of a model, as of the model itself."""
+    asked = (n for n in read_failing_line(crash).nodes if isinstance(n, ast.Attribute))
+    shown = next((ast.unparse(n.value) for n in asked if n.attr == name), "state")
+    return blame(
+        None,
+        f"{shown} is a state_dict of {len(state)} tensors, not a model: it has no {name!r}",
+        f"load it into a model: model = ...; model.load_state_dict({shown})",
     )
 
 

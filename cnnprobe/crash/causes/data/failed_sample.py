@@ -2,12 +2,13 @@ import ast
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cnnprobe.crash.cause import LAST, STRONG, Crash, Example, Suspects, blame, cause, vary
+from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.facts.files import judge_file
 from cnnprobe.crash.facts.loader import Fetch, find_fetch, find_transform
+from cnnprobe.crash.facts.transforms import judge_transform
 from cnnprobe.crash.facts.values import read_attribute, read_failing_line
 
 _DATA = """
@@ -93,10 +94,6 @@ EXAMPLES = (
 )
 
 
-_BYTES = ("PILToTensor", "ToImage")  # they keep uint8
-_TO_TENSOR = ("ToTensor", *_BYTES)
-
-
 @cause("CP0G1", "failed-sample", EXAMPLES, stage="loss", prior=880)
 def failed_sample(crash: Crash) -> Suspects:
     """A data set raised when the DataLoader asked it for a sample.
@@ -115,22 +112,22 @@ def failed_sample(crash: Crash) -> Suspects:
     transform = find_transform(fetch)
     where = f"sample {fetch.index} of {type(fetch.dataset).__name__}"
     where += f" raised in the transform {transform}" if transform else " raised"
-    reason, arithmetic, title = (
+    reason, arithmetic, edit = (
         _judge_length(crash, fetch)
         or judge_file(crash.error)
         or _judge_key(crash, fetch)
         or _judge_channels(crash, fetch)
+        or _judge_transform(crash)
         or _judge_class(crash)
-        or _judge_order(fetch)
-        or ("", "", "")
+        or ("", "", None)
     )
     yield blame(
         None,
         f"{where}: {reason or f'{type(crash.error).__name__}: {crash.error}'}",
-        title or None,
+        edit or None,
         arithmetic=arithmetic,
         weight=STRONG if reason else LAST,
-        advice=() if title else (f"look at what the data set does for index {fetch.index}",),
+        advice=() if edit else (f"look at what the data set does for index {fetch.index}",),
         raised_in="the DataLoader",
     )
 
@@ -208,6 +205,12 @@ def _find_first_layer(crash: Crash) -> str:
     return crash.describe_module(first)
 
 
+def _judge_transform(crash: Crash) -> tuple[str, str, Edit] | None:
+    """A transform that got another kind of value than it takes."""
+    judged = judge_transform(crash.error)
+    return None if judged is None else (judged.reason, judged.arithmetic, judged.edit)
+
+
 def _judge_class(crash: Crash) -> tuple[str, str, str] | None:
     """A class that is called with the image, in the place of an object of it."""
     line = read_failing_line(crash)
@@ -227,29 +230,3 @@ def _read_own(node: ast.expr, names: dict[str, Any]) -> Any:
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         return getattr(names.get(node.value.id), "__dict__", {}).get(node.attr)
     return read_attribute(node, names)
-
-
-def _judge_order(fetch: Fetch) -> tuple[str, str, str] | None:
-    """A transform for floating tensors that got an image, or its bytes."""
-    composed = [f.f_locals for f in fetch.frames if hasattr(f.f_locals.get("self"), "transforms")]
-    if not composed or not isinstance(composed[-1]["self"].transforms, list | tuple):
-        return None
-    steps = list(composed[-1]["self"].transforms)
-    value = next((v for k, v in composed[-1].items() if k in ("img", "inputs", "x")), None)
-    failed, names = composed[-1].get("t"), [type(step).__name__ for step in steps]
-    at = next((i for i, step in enumerate(steps) if step is failed), None)
-    if at is None:
-        return None
-    order = " -> ".join(names)
-    later = [name for name in names[at + 1 :] if name in _TO_TENSOR]
-    if not isinstance(value, Tensor) and later:
-        got = f"{names[at]} got {type(value).__name__}, not a tensor: {later[0]} comes after it"
-        return got, order, f"put {later[0]}() before {names[at]} in the Compose"
-    earlier = [name for name in names[:at] if name in _BYTES]
-    if isinstance(value, Tensor) and value.dtype == torch.uint8 and earlier:
-        return (
-            f"{names[at]} got uint8, as {earlier[-1]} keeps the bytes",
-            order,
-            f"use ToTensor() instead of {earlier[-1]}(), which gives floats from 0 to 1",
-        )
-    return None

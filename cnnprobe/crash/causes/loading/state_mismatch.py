@@ -1,14 +1,22 @@
+import ast
+import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
-from cnnprobe.crash.edits.outside import Check
+from cnnprobe.crash.edits.edit import Edit
+from cnnprobe.crash.edits.files import TextChange
+from cnnprobe.crash.edits.outside import Advice, Check
+from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.frames import read_frame
 from cnnprobe.crash.facts.loading import StateLoading, read_loading, resize_layers, unwrap_state
 from cnnprobe.crash.facts.optimizers import find_saved_module, make_for
+from cnnprobe.crash.facts.values import read_failing_line
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidate, Candidates
 from cnnprobe.recorder.inventory import class_of
@@ -97,7 +105,7 @@ def state_mismatch(crash: Crash) -> Suspects:
     model, given = found
     state, reasons, steps = unwrap_state(given, model)
     if state is None:
-        yield _refuse(model, given)
+        yield _refuse(crash, model, given)
         return
     loading = StateLoading(model, state)
     if loading.renaming is not None:
@@ -108,19 +116,54 @@ def state_mismatch(crash: Crash) -> Suspects:
     yield _explain(crash, renamed, [*reasons, *_list_differences(renamed)], steps)
 
 
-def _refuse(model: nn.Module, given: Any) -> Suspect:
+def _refuse(crash: Crash, model: nn.Module, given: Any) -> Suspect:
     """No state of a model."""
     kind = f"a {type(given).__name__}"
+    edit: Edit = Advice(title="load what model.state_dict() gave when it was saved")
     if isinstance(given, Mapping):
         kind = f"a dict with {_list_names(list(map(str, given)))}"
         is_optimizers = {"state", "param_groups"} <= set(given)
         kind = "the state of an optimizer" if is_optimizers else kind
+    elif isinstance(given, str | os.PathLike):
+        kind, edit = f"the path {os.fspath(given)!r}", _read_path(crash, model, given)
+    elif inspect.ismethod(given) and given.__name__ == "state_dict":
+        kind, edit = "the method state_dict", _call_method(crash, model, given)
     return blame(
         None,
         f"{class_of(model).__name__} got {kind} instead of a state_dict: names with their tensors",
-        "load what model.state_dict() gave when it was saved",
+        edit,
         raised_in="load_state_dict",
     )
+
+
+def _read_path(crash: Crash, model: nn.Module, given: "str | os.PathLike[str]") -> Edit:
+    """The file that the path names, read first."""
+    code, written = _wrap_argument(crash, "torch.load({x})")
+
+    def check() -> str:
+        state = torch.load(given, map_location="cpu", weights_only=True)
+        return "every entry then fits" if StateLoading(model, state).loads() else ""
+
+    return Check(title=f"read the file first: {code}", code=code, written=written, check=check)
+
+
+def _call_method(crash: Crash, model: nn.Module, given: Any) -> Edit:
+    """The method called, where its parentheses are missing."""
+    code, written = _wrap_argument(crash, "{x}()")
+
+    def check() -> str:
+        return "every entry then fits" if StateLoading(model, given()).loads() else ""
+
+    return Check(title=f"call it: {code}", code=code, written=written, check=check)
+
+
+def _wrap_argument(crash: Crash, code: str) -> tuple[str, Callable[[], list[TextChange]] | None]:
+    """The argument of load_state_dict in other words, and the change of the file."""
+    match next(iter(read_failing_line(crash).nodes), None):
+        case ast.Call(args=[argument, *_]):
+            text = code.format(x=ast.unparse(argument))
+            return text, replace_expression(crash.error, argument, text)
+    return code.format(x="state"), None
 
 
 def _list_names(names: list[str]) -> str:

@@ -1,14 +1,9 @@
 import ast
-import inspect
-import types
-from typing import Any
-
-from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.edits.writing import replace_expression
+from cnnprobe.crash.facts.members import is_uncalled
 from cnnprobe.crash.facts.values import read_attribute, read_failing_line
 
 _PROGRAM = """
@@ -36,7 +31,7 @@ def method_not_called(crash: Crash) -> Suspects:
     calls = [node for node in line.nodes if isinstance(node, ast.Call)]
     given = [part for c in calls for part in (*c.args, *(k.value for k in c.keywords))]
     for node in (part for part in given if isinstance(part, ast.Attribute)):
-        if not _is_uncalled(read_attribute(node.value, line.names), node.attr):
+        if not is_uncalled(read_attribute(node.value, line.names), node.attr):
             continue
         name = ast.unparse(node)
         written = replace_expression(crash.error, node, f"{name}()")
@@ -48,18 +43,3 @@ def method_not_called(crash: Crash) -> Suspects:
             arithmetic=ast.unparse(calls[0]),
         )
         return
-
-
-def _is_uncalled(owner: Any, name: str) -> bool:
-    """Whether it is a method of a module, a tensor or an optimizer that needs no arguments."""
-    if not isinstance(owner, nn.Module | Tensor | Optimizer):
-        return False
-    method = inspect.getattr_static(type(owner), name, None)
-    if not isinstance(method, types.FunctionType | types.MethodDescriptorType):
-        return False
-    try:
-        _, *parameters = inspect.signature(method).parameters.values()
-    except ValueError:  # a method in C, such as tensor.size
-        return True
-    by_hand = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return all(p.default is not p.empty or p.kind in by_hand for p in parameters)

@@ -10,6 +10,7 @@ from cnnprobe.crash.edits.method import add_return, change_method, drop_commas
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.facts.losses import FailingLoss, list_losses, suspect_loss
 from cnnprobe.crash.facts.methods import find_method
+from cnnprobe.crash.facts.nothing import find_none_argument
 from cnnprobe.crash.facts.source import find_one_tuples, get_forward, returns_nothing
 from cnnprobe.crash.facts.words import quote
 from cnnprobe.crash.suspect import STRONG, USUAL, Candidate
@@ -81,7 +82,7 @@ def loss_given_no_tensor(crash: Crash) -> Suspects:
         if not isinstance(found.input, Tensor):
             yield _suspect_output(crash, found)
         elif not isinstance(found.target, Tensor) and found.names[1] and not found.is_own:
-            yield _suspect_targets(found)
+            yield _suspect_targets(crash, found)
 
 
 def _suspect_output(crash: Crash, found: FailingLoss) -> Suspect:
@@ -163,8 +164,12 @@ def _describe_type(value: Any) -> str:
     )
 
 
-def _suspect_targets(found: FailingLoss) -> Suspect:
+def _suspect_targets(crash: Crash, found: FailingLoss) -> Suspect:
     targets = found.target
+    origin = find_none_argument(crash) if targets is None else None
+    if origin is not None:
+        message = f"the targets of {found.shown} are None: {origin.reason}"
+        return suspect_loss(found, message, [propose(origin.edit)] if origin.edit else [])
     kind = "None" if targets is None else f"{_describe_type(targets)}, not a tensor"
     code = "torch.as_tensor(targets)" + (".to(output.device)" if found.input.is_cuda else "")
     message = f"the targets of {found.shown} are {kind}"
