@@ -234,6 +234,23 @@ def test_tuple_that_the_standard_step_hands_to_a_stock_loss_is_the_crash_that_it
     assert "not-a-tensor" in (report.explanation.diagnosis, report.explanation.family)
 
 
+def test_who_keeps_the_graphs_of_earlier_steps_is_named():
+    model, losses = Classifier(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def step(model, inputs, targets):
+        optimizer.zero_grad()
+        losses.append(F.cross_entropy(model(inputs), targets))
+        losses[-1].backward()
+        optimizer.step()
+
+    report = cnnprobe.diagnose(model, images(), labels(), optimizer=optimizer, train_step=step)
+    (finding,) = [each for each in report.findings if each.rule == "graph-kept-alive"]
+    held = "held by an item of the list 'losses' in test_who_keeps_the_graphs_of_earlier_steps_is"
+    assert held in finding.message
+    assert [] == losses
+
+
 def test_graph_that_only_a_cycle_holds_is_not_called_kept_alive():
     model = Classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

@@ -208,7 +208,8 @@ def test_graphs_that_a_list_keeps_are_found_with_their_keeper():
     kept = monitor.history.kept
     assert [0, 1, 2, 3] == [graph.step for graph in kept]
     assert any("losses" in keeper for keeper in kept[0].keepers)
-    assert {"graph-kept-alive"} <= rules(monitor)
+    (finding,) = [each for each in monitor.findings if each.rule == "graph-kept-alive"]
+    assert "still held by an item of the list 'losses' in test_" in finding.message
 
 
 def test_the_rules_find_what_is_wrong_with_a_loop():

@@ -21,8 +21,8 @@ import cnnprobe
 from cnnprobe.diagnosis import Finding, Tried, Verdict
 from cnnprobe.remedies import progress
 from cnnprobe.remedies.losses import compare_losses
+from cnnprobe.remedies.ordering import order_by_trials
 from cnnprobe.remedies.running import run_losses
-from cnnprobe.remedies.trials import order_by_trials
 from cnnprobe.testing import assert_healthy
 from cnnprobe.training import Request, keep_request
 

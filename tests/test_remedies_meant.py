@@ -7,8 +7,12 @@ import sys
 import textwrap
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
 
 import cnnprobe
+from cnnprobe.diagnosis import Verdict
 
 HEAD = """
 import torch, cnnprobe
@@ -283,3 +287,27 @@ def test_a_report_keeps_what_only_tidies_up(run, tmp_path):
     again = cnnprobe.load(tmp_path / "report.json")
     assert [f.tried.tidies for f in find(again, "redundant-bias")] == [True]
     assert "" == again.patch
+
+
+@pytest.mark.parametrize("lr", [0.05, 1e-12])
+def test_a_fix_is_tried_in_few_steps_where_many_were_observed(lr):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+
+    def step(inputs, targets):
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+
+    batch = torch.randn(6, 3, 2, 2), torch.arange(6) % 3
+    report = cnnprobe.diagnose(model, *batch, optimizer=optimizer, train_step=step, steps=60)
+    tried = {finding.rule: finding.tried for finding in report.findings}
+    assert (Verdict.PROVEN, 6) == (
+        tried["no-zero-grad"].verdict,
+        len(tried["no-zero-grad"].losses),
+    )
+    # what needs more steps to be found cannot be gone after a few
+    assert ("no-zero-grad",) == tried["no-zero-grad"].clears
+    if lr == 1e-12:
+        assert tried["loss-not-decreasing"].verdict is Verdict.USELESS
+        assert 20 == len(tried["loss-not-decreasing"].losses)

@@ -222,6 +222,7 @@ def _steps(
 ) -> Iterator[Step]:
     ledger, (first, last) = watch.ledger, traces
     position = {step: i for i, step in enumerate(ledger.steps)}
+    keepers = tuple(dict.fromkeys(name for graph in ledger.kept for name in graph.keepers))
     bare = replace(first, calls=tuple(replace(call, outputs=()) for call in first.calls))
     rates = ledger.curves.get("learning rate", ([], []))
     for step in chosen:
@@ -242,6 +243,7 @@ def _steps(
             changes=_changes(watch, cube, at) if at is not None else {},
             training=watch.modes.at(step, default=True),
             alive=watch.graphs.alive.at(step, 0),
+            keepers=keepers,
         )
 
 

@@ -96,3 +96,10 @@ def is_near(before: Sequence[float], after: Sequence[float]) -> bool:
     """Whether more steps may tell: both runs are finite, and neither has left its start upwards."""
     ends = (*before[-1:], *after[-1:])
     return bool(ends) and all(map(math.isfinite, ends)) and max(ends) < 1.5 * abs(after[0])
+
+
+def runs_away(before: Sequence[float], after: Sequence[float]) -> bool:
+    """Whether the loss doubles with a remedy; not where it does without it too, and more so: the
+    loss of a contrast with a queue rises while the queue fills.
+    """
+    return doubles(after) and not (doubles(before) and after[-1] < before[-1])

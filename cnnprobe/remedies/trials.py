@@ -19,13 +19,14 @@ from cnnprobe.diagnosis import Finding, Rule, Severity, Tried, Verdict, run_rule
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.remedies.losses import (
     compare_losses,
-    doubles,
     ends_as,
     is_near,
     rises,
+    runs_away,
     say_falls,
     say_losses,
 )
+from cnnprobe.remedies.ordering import order_by_trials
 from cnnprobe.remedies.program import UserProgram
 from cnnprobe.remedies.progress import TrialLine
 from cnnprobe.remedies.remedy import Remedy, list_remedies
@@ -37,6 +38,7 @@ from cnnprobe.training.surroundings import Surroundings
 BUDGET = 60  # forward-backwards of the batch
 MOST_STEPS = 20  # of one run; enough for the loss of one batch to fall by more than its noise
 SEVERAL = 3  # findings of one rule, from which on one change of all places is tried first
+SHORT = 6  # steps of an observation that is made again, where the finding needs no more
 REPLAYED = 3  # further steps of an observation, where the loss rose or did not move
 USED_UP = "the budget was used up"
 PROBES = 3  # forward-backwards that the forward passes of a second observation are worth
@@ -102,6 +104,7 @@ class Bench:
         self.left, self.until = BUDGET, math.inf
         self.proven: list[tuple[Finding, Remedy, Tried]] = []
         self.as_it_is: tuple[float, ...] = ()
+        self.short: tuple[Finding, ...] | None = None  # what a short observation finds as it is
 
     def run(self) -> TriedFindings:
         """Each finding's remedies, then all of them together."""
@@ -126,9 +129,11 @@ class Bench:
                 return replace(tried, said=said, patch="")
         last: Tried | None = None
         for remedy in self.choose(finding):
-            last = self.try_remedy(finding, remedy)
-            if last.verdict is Verdict.PROVEN:
-                self.proven.append((finding, remedy, last))
+            tried = self.try_remedy(finding, remedy)
+            if last is None or tried.verdict is not Verdict.UNTRIED:
+                last = tried
+            if tried.verdict is Verdict.PROVEN:
+                self.proven.append((finding, remedy, tried))
                 break
         return last
 
@@ -200,9 +205,10 @@ class Bench:
                 self.spend(first + MOST_STEPS)
                 before, after = self._as_it_is(), self._run(remedy, MOST_STEPS)
                 verdict = compare_losses(before, after)
-        said, found = say_losses(before, after), None
+        said, found, steps = say_losses(before, after), None, self.request.steps
         if verdict is Verdict.PROVEN:
-            found = self._find_again(remedy)
+            steps = self._choose_steps([finding])
+            found = self._find_again(remedy, steps)
         if found is not None and self._is_among(finding, found):
             verdict, said = Verdict.USELESS, f"{finding.rule} is still found; {said}"
         return Tried(
@@ -211,7 +217,9 @@ class Bench:
             said=said,
             losses=after,
             as_it_is=before,
-            clears=self._cleared(found) if found is not None and verdict is Verdict.PROVEN else (),
+            clears=self._cleared(found, steps)
+            if found is not None and verdict is Verdict.PROVEN
+            else (),
         )
 
     def _run(self, remedy: Remedy, count: int) -> tuple[float, ...]:
@@ -229,40 +237,58 @@ class Bench:
                 restore(self.states)
         return self.as_it_is
 
-    def _find_again(self, remedy: Remedy) -> tuple[Finding, ...] | None:
+    def _find_again(self, remedy: Remedy, steps: int) -> tuple[Finding, ...] | None:
         """What is found with a remedy of the loss; None where the budget does not reach."""
         try:
-            return run_rules(self.observe([remedy.change]), self.rules).findings
+            return run_rules(self.observe([remedy.change], steps), self.rules).findings
         except Exception:  # the loss alone was judged
             return None
 
     # -- the rule --------------------------------------------------------------------------------
 
-    def observe(self, changes: Iterable[Callable[[Subject], None]]) -> Evidence:
-        """What is observed with changes.
+    def observe(self, changes: Iterable[Callable[[Subject], None]], steps: int) -> Evidence:
+        """What is observed with changes, in so many steps.
 
         Raises:
             Exception: what the step raises then.
         """
-        self.spend(max(1, len(self.evidence.steps)) + PROBES + REPLAYED)
-        evidence, error = observe_training(self.changed(changes))
+        self.spend(max(1, min(steps, len(self.evidence.steps))) + PROBES + REPLAYED)
+        evidence, error = observe_training(replace(self.changed(changes), steps=steps))
         if not evidence.replays:
             self.left += REPLAYED
         if error is not None:
             raise error
         return evidence
 
+    def _choose_steps(self, findings: Iterable[Finding]) -> int:
+        """As many as the observation had; few where these are found in few too, so that many steps
+        leave a budget for trials.
+        """
+        whole = self.request.steps
+        if whole <= MOST_STEPS:
+            return whole
+        if self.short is None:
+            self.short = ()
+            try:
+                self.short = run_rules(self.observe([], SHORT), self.rules).findings
+            except CannotTryError:
+                pass
+            finally:
+                restore(self.states)
+        return SHORT if all(self._is_among(f, self.short) for f in findings) else whole
+
     def _judge_by_rule(self, finding: Finding, remedy: Remedy) -> Tried:
-        again = self.observe([remedy.change])
+        steps = self._choose_steps([finding])
+        again = self.observe([remedy.change], steps)
         found = run_rules(again, self.rules).findings
-        before = _known(step.value for step in self.evidence.steps)
+        before = _known(step.value for step in self.evidence.steps[:steps])
         after = _known(step.value for step in again.steps)
         makes_finite = _is_finite(after) and not _is_finite(before)
         verdict, said = self._compare(finding, remedy, found, makes_finite=makes_finite)
         if verdict is Verdict.PROVEN and len(after) > 1 < len(before):
             if remedy.is_comparable and compare_losses(before, after) is Verdict.WORSE:
                 verdict, said = Verdict.WORSE, "the loss falls less"
-            elif rises(after) if remedy.is_comparable else _runs_away(before, after):
+            elif rises(after) if remedy.is_comparable else runs_away(before, after):
                 verdict, said = (
                     Verdict.USELESS,
                     "the loss still rises" if remedy.is_comparable else "the loss rises then",
@@ -277,7 +303,7 @@ class Bench:
             said=said,
             losses=after,
             as_it_is=before,
-            clears=self._cleared(found) if verdict is Verdict.PROVEN else (),
+            clears=self._cleared(found, steps) if verdict is Verdict.PROVEN else (),
         )
 
     def _is_among(self, finding: Finding, found: Iterable[Finding]) -> bool:
@@ -287,9 +313,13 @@ class Bench:
         lines = {f.source for f in again}
         return bool(again) and (len(again) >= len(before) or finding.source in lines)
 
-    def _cleared(self, found: Sequence[Finding]) -> tuple[str, ...]:
+    def _cleared(self, found: Iterable[Finding], steps: int) -> tuple[str, ...]:
+        """The rules that find nothing any more; in few steps, of those that found it in few."""
         left = {f.rule for f in found}
-        return tuple(dict.fromkeys(f.rule for f in self.findings if f.rule not in left))
+        judged = self.findings
+        if steps != self.request.steps:
+            judged = tuple(f for f in judged if self._is_among(f, self.short or ()))
+        return tuple(dict.fromkeys(f.rule for f in judged if f.rule not in left))
 
     def _compare(
         self, finding: Finding, remedy: Remedy, found: Sequence[Finding], *, makes_finite: bool
@@ -297,7 +327,7 @@ class Bench:
         """The verdict over what is found with the remedy, and why."""
         if self._is_among(finding, found):
             return Verdict.USELESS, f"{finding.rule} is still found"
-        known = {f.rule for f in self.findings}
+        known = {f.rule for f in (*self.findings, *(self.short or ()))}
         graver = [
             f for f in found if f.rule not in known and _weight(f) >= max(1, _weight(finding))
         ]
@@ -328,11 +358,12 @@ class Bench:
         return replace(tried, patch=self._patch(*chosen))
 
     def _judge_together(self, title: str, chosen: list[Remedy]) -> Tried:
-        again = self.observe([remedy.change for remedy in chosen])
+        steps = self._choose_steps(finding for finding, _, _ in self.proven)
+        again = self.observe([remedy.change for remedy in chosen], steps)
         found = run_rules(again, self.rules).findings
         left = list(dict.fromkeys(f.rule for f in found if f.severity is not Severity.INFO))
-        cleared = self._cleared(found)
-        before = _known(step.value for step in self.evidence.steps)
+        cleared = self._cleared(found, steps)
+        before = _known(step.value for step in self.evidence.steps[:steps])
         after = _known(step.value for step in again.steps)
         said = (
             f"{len(cleared)} of {len({f.rule for f in self.findings})} kinds of findings are gone"
@@ -356,13 +387,6 @@ def _known(values: Iterable[float | None]) -> tuple[float, ...]:
     return tuple(value for value in values if value is not None)
 
 
-def _runs_away(before: Sequence[float], after: Sequence[float]) -> bool:
-    """Whether the loss doubles with a remedy; not where it does without it too, and more so: the
-    loss of a contrast with a queue rises while the queue fills.
-    """
-    return doubles(after) and not (doubles(before) and after[-1] < before[-1])
-
-
 def _is_finite(values: Sequence[float]) -> bool:
     return bool(values) and all(map(math.isfinite, values))
 
@@ -373,21 +397,3 @@ def _is_alike(finding: Finding, other: Finding) -> bool:
 
 def _weight(finding: Finding) -> int:
     return (finding.severity or Severity.INFO).rank
-
-
-def order_by_trials(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The findings whose fix is proven before others of their kind, and those that clear the most
-    first; last what only tidies up.
-    """
-    return tuple(sorted(findings, key=_place))
-
-
-def _place(finding: Finding) -> tuple[bool, bool, bool, int, int]:
-    tried = finding.tried
-    return (
-        finding.severity is Severity.INFO,
-        finding.severity is Severity.INFO and tried is not None and tried.tidies,
-        bool(finding.follows_from),
-        tried.verdict.rank if tried is not None else Verdict.UNTRIED.rank,
-        -len(tried.clears) if tried is not None and tried.verdict is Verdict.PROVEN else 0,
-    )

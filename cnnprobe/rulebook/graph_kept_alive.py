@@ -1,11 +1,13 @@
 """Graphs of earlier steps that somebody holds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.rulebook.material import perceptron, stepping
+
+KEEPERS = 2  # variables that are named
 
 
 def _loop(kept: bool) -> Mapping[str, Any]:
@@ -49,11 +51,18 @@ def graph_kept_alive(evidence: Evidence) -> Iterator[Finding]:
     """
     alive = [step.alive for step in evidence.steps]
     if len(alive) > 2 and alive[-1] >= 2 and alive[-1] > alive[1]:
+        keepers = _list_keepers(evidence.steps[-1].keepers)[:KEEPERS]
+        held = f" by {' and '.join(keepers)}" if keepers else ""
         yield Finding(
             module=None,
             message=(
-                f"after {len(alive)} steps the graphs of {alive[-1]} earlier ones are still held "
-                "(at most 1 is usual)"
+                f"after {len(alive)} steps the graphs of {alive[-1]} earlier ones are still "
+                f"held{held} (at most 1 is usual)"
             ),
             fix="keep numbers instead of tensors: total += loss.item(), losses.append(loss.item())",
         )
+
+
+def _list_keepers(keepers: Sequence[str]) -> list[str]:
+    """Each variable once: one may hold the loss, and the graph behind it."""
+    return list(dict.fromkeys(name.removeprefix("the graph behind ") for name in keepers))

@@ -9,6 +9,8 @@ from cnnprobe.diagnosis.evidence import Evidence, OptimizerInfo, Step
 from cnnprobe.rulebook.material import classifying, perceptron
 
 HIGH = 0.1  # as part of the gradient; 1e-4 to 5e-4 are usual, 1e-2 is the most that papers search
+# the same where a step divides by the size of the gradient, so that the decay alone makes it
+HIGH_ADAPTIVE = 0.02
 SHRINKING = 0.01  # of a weight's size in one step, decoupled: AdamW's default shrinks by 1e-5
 
 
@@ -36,14 +38,21 @@ def healthy() -> Mapping[str, Any]:
     name="weight-decay-high",
     severity=Severity.WARNING,
     examples=(sick, healthy),
-    explains=("loss-not-decreasing", "cannot-overfit", "vanishing-gradient"),
+    explains=(
+        "loss-not-decreasing",
+        "cannot-overfit",
+        "vanishing-gradient",
+        "constant-output",
+        "ignored-input",
+    ),
 )
 def weight_decay_high(evidence: Evidence) -> Iterator[Finding]:
     """The weight decay pulls harder at the weights than the loss does.
 
     Why it matters: the weights go to zero, whatever the data say.
     What to do: 1e-4 to 5e-4 for SGD and Adam, 0.01 to 0.1 for AdamW; momentum is another argument.
-    Known exceptions: none above these bounds; below them a decay is not judged.
+    Known exceptions: none above these bounds; below 0.1 (0.02 for Adam and its kin, whose steps
+    divide by the size of the gradient) a decay is not judged.
     Source: Loshchilov, Hutter 2019, arXiv:1711.05101, figure 1; He et al. 2016, arXiv:1512.03385,
     section 3.4.
     """
@@ -60,7 +69,7 @@ def weight_decay_high(evidence: Evidence) -> Iterator[Finding]:
             )
         elif (
             not optimizer.decoupled
-            and optimizer.weight_decay >= HIGH
+            and optimizer.weight_decay >= _choose_bound(optimizer)
             and (pull := _pull(evidence, step, optimizer)) > 1
         ):
             what = (
@@ -82,6 +91,11 @@ def weight_decay_high(evidence: Evidence) -> Iterator[Finding]:
                 else ""
             ),
         )
+
+
+def _choose_bound(optimizer: OptimizerInfo) -> float:
+    is_adaptive = optimizer.kind.startswith(("Ada", "NAdam", "RAdam", "RMSprop"))
+    return HIGH_ADAPTIVE if is_adaptive else HIGH
 
 
 def _pull(evidence: Evidence, step: Step, optimizer: OptimizerInfo) -> float:

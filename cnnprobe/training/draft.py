@@ -1,7 +1,6 @@
 """A step while it is observed: what each event of the loop adds to it."""
 
 import types
-import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from cnnprobe.diagnosis.evidence import Event, Gradient, Loss, Uses
 from cnnprobe.recorder import Recording
+from cnnprobe.recorder.autograd import GraphWatch
 from cnnprobe.recorder.inventory import has_values
 from cnnprobe.recorder.values import read_dense
 from cnnprobe.training.boxes import find_inverted
@@ -24,13 +24,6 @@ from cnnprobe.training.silence import Silence
 from cnnprobe.training.surroundings import Surroundings
 from cnnprobe.training.terms import Terms
 from cnnprobe.training.waste import Waste
-
-
-class _Canary:
-    """A hook that sits in a graph's node and lives exactly as long as it."""
-
-    def __call__(self, *_: object) -> None:
-        """Change nothing."""
 
 
 class BetweenSteps:
@@ -50,6 +43,8 @@ class BetweenSteps:
         self.silence = Silence(self.parameters)
         self.waste = Waste(self.parameters)
         self.companions = Companions(names, surroundings)
+        self.step = 0
+        self.graphs = GraphWatch()  # behind the losses of all steps, by the step's number
 
 
 class StepDraft:
@@ -68,7 +63,6 @@ class StepDraft:
         # sequence number of a loss that a GradScaler multiplied -> by what
         self.scaled: dict[int, float] = {}
         self.unclipped = 0.0
-        self.canaries: list[weakref.ref[_Canary]] = []
         self.training = getattr(kept.model, "training", False)
         self.recording: Recording | None = None
         self.is_paused = False
@@ -136,10 +130,7 @@ class StepDraft:
                 scale=scale,
             )
         )
-        if losses[0].grad_fn is not None:
-            canary = _Canary()
-            losses[0].grad_fn.register_hook(canary)
-            self.canaries.append(weakref.ref(canary))
+        self.kept.graphs.add(losses[0], str(self.kept.step))
 
     def multiplier(self, loss: Tensor) -> float:
         """What a GradScaler has multiplied this loss by; 1 where it is none of those that it

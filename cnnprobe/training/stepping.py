@@ -5,7 +5,6 @@ parameters.
 import contextlib
 import gc
 import math
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -34,7 +33,7 @@ class Stepper:
     ) -> None:
         self.model = model
         self.kept = BetweenSteps(model, surroundings, names)
-        self.canaries: list[weakref.ref[Any]] = []
+        self.keepers: tuple[str, ...] = ()
         self.error: BaseException | None = None
 
     def run(self, step: Callable[[], Any], *, statistics: bool, measured: bool = True) -> Step:
@@ -44,6 +43,7 @@ class Stepper:
         Statistics of the rows and, if `measured`, the sizes of gradients and changes cost about as
         much as the step itself.
         """
+        self.kept.step += 1
         draft, kept = StepDraft(self.kept), self.kept
         if measured:  # also without an optimizer: a loop may update by hand
             known = {name: p for name, p in kept.parameters.items() if has_values(p)}
@@ -58,7 +58,8 @@ class Stepper:
             for name, old in draft.before.items()
         }
         alive = self.count_living_graphs()
-        self.canaries.extend(draft.canaries)
+        if alive > 1 and not self.keepers:  # it looks at every object: asked once
+            self.keepers = self._list_keepers()
         gradients = draft.gradients or measure_gradients(kept.parameters)
         if draft.stumbled:
             trace = replace(trace, notes=(*trace.notes, *draft.stumbled))
@@ -75,15 +76,28 @@ class Stepper:
             wasted=kept.waste.total - draft.wasted_before,
             training=draft.training,
             alive=alive,
+            keepers=self.keepers if alive > 1 else (),
             uses=draft.uses,
             beside=kept.companions.describe(),
         )
 
     def count_living_graphs(self) -> int:
         """How many graphs of earlier steps something still holds."""
-        if any(canary() is not None for canary in self.canaries):
+        if self._list_earlier():
             gc.collect()  # visits every object of the process, so only where a cycle may hold one
-        return sum(1 for canary in self.canaries if canary() is not None)
+        return len(self._list_earlier())
+
+    def _list_earlier(self) -> list[str]:
+        return [label for label in self.kept.graphs.alive() if label != str(self.kept.step)]
+
+    def _list_keepers(self) -> tuple[str, ...]:
+        found = [
+            keeper
+            for graph in self.kept.graphs.kept()
+            if graph.label != str(self.kept.step)
+            for keeper in graph.keepers
+        ]
+        return tuple(dict.fromkeys(found))
 
 
 def _record(

@@ -100,6 +100,7 @@ class Step:
     wasted: int = 0
     training: bool = True  # the mode of the root at the first backward
     alive: int = 0  # graphs of earlier steps that somebody still holds
+    keepers: tuple[str, ...] = ()  # who does: "an item of the list 'losses' of ..."
     uses: Uses | None = None  # None: not observed
     beside: tuple[Companion, ...] = ()  # parameters of the loop's other modules
 

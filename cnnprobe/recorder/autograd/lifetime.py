@@ -173,11 +173,11 @@ def _named(value: object) -> Iterator[str]:
         names = referrer if isinstance(referrer, dict) else getattr(referrer, "__dict__", None)
         if not isinstance(names, dict) or isinstance(referrer, type):
             continue
-        owner = (
-            _owner(referrer) if isinstance(referrer, dict) else f" of a {type(referrer).__name__}"
-        )
+        owner = _find_owner(referrer) if isinstance(referrer, dict) else referrer
+        if type(owner).__module__.partition(".")[0] == "cnnprobe":
+            continue  # what we hold of the user's while we look is no variable of theirs
         yield from (
-            f"{name!r}{owner}"
+            f"{name!r}{_describe_owner(owner, names)}"
             for name, held in list(names.items())
             if held is value and isinstance(name, str)
         )
@@ -216,11 +216,15 @@ def _frames() -> Iterator[types.FrameType]:
             at = at.f_back  # noqa: PLW2901 - see above
 
 
-def _owner(names: dict[Any, Any]) -> str:
-    """Whose dictionary of names this is."""
+def _find_owner(names: dict[Any, Any]) -> object:
+    """The object that has this dictionary of names; None for that of a module, or a plain one."""
     if "__name__" in names and "__builtins__" in names:
-        return f" of the module {names['__name__']}"
-    owner = next(
-        (o for o in gc.get_referrers(names) if getattr(o, "__dict__", None) is names), None
-    )
-    return f" of a {type(owner).__name__}" if owner is not None else ""
+        return None
+    return next((o for o in gc.get_referrers(names) if getattr(o, "__dict__", None) is names), None)
+
+
+def _describe_owner(owner: object, names: dict[Any, Any]) -> str:
+    if owner is not None:
+        return f" of a {type(owner).__name__}"
+    is_module = "__name__" in names and "__builtins__" in names
+    return f" of the module {names['__name__']}" if is_module else ""
