@@ -14,6 +14,7 @@ from torch import nn
 
 import cnnprobe
 from cnnprobe.recorder import Recording, observe
+from cnnprobe.recorder.assembly import no_collection
 from cnnprobe.training.keeping import TensorState, kept
 from cnnprobe.training.surroundings import look_around
 from tests.support.models import Broken, Small, images
@@ -232,6 +233,17 @@ def test_a_model_and_its_activations_are_not_kept_alive():
     gc.collect()
     assert observation.output.shape == (2, 5)
     assert (None, None) == (alive(), activations[0]())
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_a_recorded_model_goes_with_its_last_holder_and_not_with_the_garbage_collector(statistics):
+    model = Small()
+    with no_collection():
+        with Recording(model, statistics=statistics) as recording:
+            model(images())
+        alive = [weakref.ref(held) for held in (model, recording)]
+        del model, recording
+        assert [None, None] == [reference() for reference in alive]
 
 
 def test_torch_itself_is_not_patched():

@@ -11,6 +11,7 @@ from torch import nn
 
 from cnnprobe.errors import UnknownNameError
 from cnnprobe.recorder import Recording, observe
+from cnnprobe.recorder.values import describe_tensor
 from tests.support.models import Broken, Functional, Small, images
 from tests.support.recorded import trace_of
 
@@ -338,6 +339,28 @@ def test_rows_of_a_finished_call_are_nothing_for_the_garbage_collector_to_search
         gc.collect(generation)
     assert 4 == len(kept)
     assert not any(gc.is_tracked(row) for row in kept)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(2, 3),
+        torch.zeros(2, 3).T,
+        torch.zeros(3, 1).expand(3, 4),
+        torch.zeros(()),
+        torch.zeros(0, 4),
+        torch.zeros(5, dtype=torch.complex128),
+        torch.zeros(5, dtype=torch.bfloat16, device="meta"),
+        torch.zeros(2, 2, dtype=torch.float8_e4m3fn),
+        torch.ones(2, 3, requires_grad=True),
+        nn.Parameter(torch.ones(2, 3)),
+    ],
+)
+def test_tensor_is_described_as_torch_describes_it(tensor):
+    info = describe_tensor(tensor, "", None)
+    assert (tuple(tensor.shape), tensor.nbytes) == (info.shape, info.nbytes)
+    assert (str(tensor.dtype), str(tensor.device)) == (f"torch.{info.dtype}", info.device)
+    assert (tensor.requires_grad, tensor.stride()) == (info.requires_grad, info.strides)
 
 
 def test_module_that_is_added_during_the_forward_is_in_the_inventory():

@@ -7,8 +7,9 @@ own calls and changes nothing.
 import contextlib
 import itertools
 import sys
+import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as dataclass_replace
 from types import TracebackType
@@ -138,11 +139,11 @@ class Recording:
             self._tree,
             summarise=summarise_by,
             guard=guard,
-            on_root=self._finish,
+            on_root=_finish_of(self),
             is_unseen=is_unseen,
         )
         self._watcher.hooks.stays_compiled = self._is_compiled = "compiled" in self._sealed.values()
-        self._threads = self._watcher.others = Threads(self._watcher)
+        self._threads = Threads(self._watcher)
         self._watcher.sightings.names = dict(
             names or {}
         )  # of tensors by their ids, before the model's own
@@ -196,11 +197,12 @@ class Recording:
     def attach(self) -> None:
         """Hook the modules; nothing is recorded before `start`, in the thread that calls it."""
         with no_collection():
-            self._watcher.hooks.attach()
+            self._watcher.hooks.attach(self._watcher)
 
     def start(self) -> None:
         """Record the functions between the modules too, and allow for the frames of hooks."""
         self._watcher.thread = thread_id()
+        self._watcher.others = self._threads
         self._threads.is_open = True
         self._limit = sys.getrecursionlimit()
         sys.setrecursionlimit(
@@ -220,6 +222,7 @@ class Recording:
     def detach(self) -> None:
         """Take the hooks off, and let go of the arguments."""
         self._watcher.hooks.detach()
+        self._watcher.others = None  # a cycle
         self._watcher.given = ((), {})
 
     def __enter__(self) -> Self:
@@ -261,6 +264,20 @@ class Recording:
         self._traces.append(dataclass_replace(trace, opaque=opaque) if opaque else trace)
 
 
+def _finish_of(recording: Recording) -> Callable[[Watcher, list[Closed]], None]:
+    """What finishes a root call. The watcher must not hold the recording: in a cycle the traces and
+    the model would stay in memory until the garbage collector comes by.
+    """
+    reference = weakref.ref(recording)
+
+    def finish(watcher: Watcher, rows: list[Closed]) -> None:
+        found = reference()
+        if found is not None:
+            found._finish(watcher, rows)
+
+    return finish
+
+
 _POSTPONED = ("generator", "coroutine", "async_generator")
 
 
@@ -299,9 +316,11 @@ def _limits(tree: ModuleTree, watcher: Watcher) -> Iterator[str]:
 
 def _find_tree(model: nn.Module) -> ModuleTree:
     """The modules of what is surely a model."""
-    check_model(model, "the model to record")
     with no_collection():
-        return ModuleTree(model)
+        if isinstance(model, nn.Module):
+            with contextlib.suppress(AttributeError):  # a module without a place for others
+                return ModuleTree(model)
+        return ModuleTree(check_model(model, "the model to record"))
 
 
 def observe(

@@ -215,9 +215,9 @@ class CompiledCall:
         try:
             output = self.compiled(*args, **kwargs)
         except BaseException:
-            self.watcher.leave(self.module, args, kwargs, None)
+            self.watcher.leave(self.module, args, None)
             raise
-        self.watcher.leave(self.module, args, kwargs, output)
+        self.watcher.leave(self.module, args, output)
         return output
 
     def remove(self) -> None:

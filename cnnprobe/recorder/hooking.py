@@ -1,5 +1,6 @@
 """Puts a watcher's hooks on the modules of a model, and takes all of them off again."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -11,9 +12,6 @@ from cnnprobe.recorder.execution import CompiledCall, is_compiled_in_place
 from cnnprobe.recorder.inventory import Kind, Kinds, named_modules
 from cnnprobe.recorder.module_tree import ModuleTree
 
-Watched = dict[int, tuple[Kind, int]]
-"""Of each watched module by its id what its class says of it, and its place in the tree."""
-
 
 class Told(Protocol):
     """Is told of every call of a watched module."""
@@ -21,64 +19,77 @@ class Told(Protocol):
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The module is about to be called."""
 
-    def leave(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
-    ) -> None:
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """It has returned, or has raised (`output` is then None)."""
 
 
-class Hooks:
-    """The hooks of one recording: `watched` is empty before they are on and after they are off."""
+class Listener(Told, Protocol):
+    """Is told, and knows of the calls before."""
 
-    def __init__(self, tree: ModuleTree, told: Told, is_running: Callable[[], bool]) -> None:
+    @property
+    def is_running(self) -> bool:
+        """Whether a call of a watched module goes on."""
+
+
+class Hooks:
+    """The hooks of one recording: `watched` is empty before they are on and after they are off.
+
+    It does not hold the listener, which holds it: in a cycle the model would stay in memory.
+    """
+
+    def __init__(self, tree: ModuleTree) -> None:
         self.tree = tree
-        self.told = told
-        self.is_running = is_running  # whether a call of a watched module goes on
-        self.watched: Watched = {}
+        self.watched: dict[int, int] = {}  # of each module by its id its place in the tree
+        self.kinds: list[Kind] = []  # by place
         self.has_fused = False
         self.stays_compiled = False
         self._key = 0
         self._registrations: RemovableHandle | None = None
         self._compiled_calls: list[CompiledCall] = []
 
-    def attach(self) -> None:
+    def attach(self, told: Listener) -> None:
         """Hook every module of the model, once each."""
         self._key = RemovableHandle.next_id
         RemovableHandle.next_id = self._key + 1
-        before, after, kind_of = self.told.enter, self.told.leave, Kinds().of
+        before, after, tree = told.enter, told.leave, self.tree
         watched, key, stays_compiled = self.watched, self._key, self.stays_compiled
-        for place, module in self.tree.watched():
-            kind = kind_of(module)
-            if stays_compiled or kind.is_fused:
-                self._watch(place, module, kind)
+        self.kinds = list(map(Kinds().of, tree.modules))
+        for place, module in tree.watched():
+            if stays_compiled or self.kinds[place].is_fused:
+                self._watch(place, module, told)
             else:  # as nearly all
-                watched[id(module)] = (kind, place)
+                watched[id(module)] = place
                 _hook(module, key, before, after)
-        self._registrations = register_module_module_registration_hook(self._register)
+        self._registrations = register_module_module_registration_hook(
+            functools.partial(self._register, told)
+        )
 
-    def _watch(self, place: int, module: nn.Module, kind: Kind) -> None:
-        self.watched[id(module)] = (kind, place)
-        self.has_fused |= kind.is_fused
+    def _watch(self, place: int, module: nn.Module, told: Told) -> None:
+        self.watched[id(module)] = place
+        self.has_fused |= self.kinds[place].is_fused
         if self.stays_compiled and is_compiled_in_place(module):
-            self._compiled_calls.append(CompiledCall(module, self.told))
+            self._compiled_calls.append(CompiledCall(module, told))
         else:
-            _hook(module, self._key, self.told.enter, self.told.leave)
+            _hook(module, self._key, told.enter, told.leave)
 
-    def _register(self, parent: nn.Module, name: str, module: nn.Module | None) -> None:
+    def _register(
+        self, told: Listener, parent: nn.Module, name: str, module: nn.Module | None
+    ) -> None:
         """A module is given to a parent: one that comes into the model during the forward pass is
         watched from now on.
         """
         known = self.watched.get(id(parent))
         if known is None or module is None or id(module) in self.watched:
             return
-        if not self.is_running():
+        if not told.is_running:
             return
-        above = f"{self.tree.fqns[known[1]]}.{name}".lstrip(".")
+        above = f"{self.tree.fqns[known]}.{name}".lstrip(".")
         kinds = Kinds()
         for fqn, child, first in named_modules(module):
             if first and id(child) not in self.watched:
                 at = self.tree.append(f"{above}.{fqn}" if fqn else above, child)
-                self._watch(at, child, kinds.of(child))
+                self.kinds.append(kinds.of(child))
+                self._watch(at, child, told)
 
     def detach(self) -> None:
         """Take every hook off again, whatever happened since."""
@@ -87,7 +98,7 @@ class Hooks:
         for call in self._compiled_calls:
             call.remove()
         modules, key = self.tree.modules, self._key
-        for _, place in self.watched.values():
+        for place in self.watched.values():
             _unhook(modules[place], key)
         self.watched.clear()  # copies of the hooks that somebody made meanwhile fall silent
 
@@ -95,28 +106,29 @@ class Hooks:
 def _hook(
     module: nn.Module, key: int, before: Callable[..., None], after: Callable[..., None]
 ) -> None:
-    """What register_forward_pre_hook and register_forward_hook(with_kwargs=True, always_call=True)
+    """What register_forward_pre_hook(with_kwargs=True) and register_forward_hook(always_call=True)
     do, without a handle for each of thousands.
     """
-    module._forward_pre_hooks[key] = before
-    module._forward_pre_hooks_with_kwargs[key] = True
-    module._forward_hooks[key] = after
-    module._forward_hooks_with_kwargs[key] = True
-    module._forward_hooks_always_called[key] = True
+    own = module.__dict__
+    own["_forward_pre_hooks"][key] = before
+    own["_forward_pre_hooks_with_kwargs"][key] = True
+    own["_forward_hooks"][key] = after
+    own["_forward_hooks_always_called"][key] = True
+
+
+_PLACES = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_always_called",
+)
 
 
 def _unhook(module: nn.Module, key: int) -> None:
+    own = module.__dict__
     try:
-        del module._forward_pre_hooks[key], module._forward_pre_hooks_with_kwargs[key]
-        del module._forward_hooks[key], module._forward_hooks_with_kwargs[key]
-        del module._forward_hooks_always_called[key]
+        del own["_forward_pre_hooks"][key], own["_forward_pre_hooks_with_kwargs"][key]
+        del own["_forward_hooks"][key], own["_forward_hooks_always_called"][key]
     except KeyError:  # somebody has taken off some of them
-        _unhook_each(module, key)
-
-
-def _unhook_each(module: nn.Module, key: int) -> None:
-    module._forward_pre_hooks.pop(key, None)
-    module._forward_pre_hooks_with_kwargs.pop(key, None)
-    module._forward_hooks.pop(key, None)
-    module._forward_hooks_with_kwargs.pop(key, None)
-    module._forward_hooks_always_called.pop(key, None)
+        for place in _PLACES:
+            own[place].pop(key, None)

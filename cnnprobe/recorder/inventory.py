@@ -16,12 +16,13 @@ from cnnprobe.recorder import cost, twins
 from cnnprobe.recorder.values import (
     EXACT,
     PLAIN,
+    Form,
     device_name,
     dtype_name,
     plain,
+    read_form,
     read_nbytes,
     read_shape,
-    shared,
 )
 from cnnprobe.records.trace import ModuleInfo, ParameterInfo
 
@@ -33,6 +34,8 @@ FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, *WHOLE)
 _EXACTLY_PLAIN = frozenset(PLAIN)
 _BECOMING_PLAIN = frozenset({tuple, list, torch.dtype, torch.device})
 T = TypeVar("T")
+_Facts = tuple[Form, tuple[int, ...], int, int, str, str, bool]
+"""Of a parameter or buffer its form, shape, elements, bytes, dtype, device and requires_grad."""
 Entry = tuple[str, nn.Module, bool]
 """One of `named_modules`."""
 _INTERNAL = frozenset({"training", "call_super_init", "dump_patches"})
@@ -279,9 +282,11 @@ def take_inventory(
     """
     modules: dict[int, Any] = {}
     tensors: dict[int, Any] = {}
+    forms: dict[int, _Facts] = {}
     kinds = kinds or Kinds()
     for fqn, module, first in tree:
-        own = _own_tensors(module, fqn, tensors) if module._parameters or module._buffers else ()
+        has_own = module._parameters or module._buffers
+        own = _own_tensors(module, fqn, tensors, forms) if has_own else ()
         if not first:
             modules[id(module)].aliases += (fqn,)
             continue
@@ -301,36 +306,40 @@ def _frozen(drafts: dict[int, Any], kind: type[T]) -> tuple[T, ...]:
     return tuple(drafts.values())
 
 
-def _own_tensors(module: nn.Module, fqn: str, tensors: dict[int, Any]) -> tuple[str, ...]:
+def _own_tensors(
+    module: nn.Module, fqn: str, tensors: dict[int, Any], known_forms: dict[int, _Facts]
+) -> tuple[str, ...]:
     prefix = fqn + "." if fqn else ""
     own: list[str] = []
     for kind, registry in (("parameter", module._parameters), ("buffer", module._buffers)):
         for name, tensor in registry.items() if registry else ():
             if tensor is None:
                 continue
-            known = tensors.get(id(tensor))
+            full, known = prefix + name, tensors.get(id(tensor))
             if known is None:
-                full = prefix + name
-                tensors[id(tensor)] = _draft(full, tensor, kind)
+                tensors[id(tensor)] = _draft(full, tensor, kind, known_forms)
                 own.append(full)
-            elif known.fqn != prefix + name:
-                known.aliases += (prefix + name,)
+            elif known.fqn != full:
+                known.aliases += (full,)
                 own.append(known.fqn)
     return tuple(own)
 
 
-def _draft(fqn: str, tensor: Tensor, kind: str) -> Any:
+def _draft(fqn: str, tensor: Tensor, kind: str, known_forms: dict[int, _Facts]) -> Any:
     draft = twins.ParameterInfo()
     draft.fqn, draft.kind, draft.aliases = fqn, kind, ()
-    try:
-        if type(tensor) not in EXACT or tensor.layout is not torch.strided:
-            raise RuntimeError  # noqa: TRY301 - as nested ones do, which have no single shape
-        draft.shape, draft.numel, draft.nbytes = shared(tensor.shape), tensor.numel(), tensor.nbytes
-    except RuntimeError:
-        draft.shape, draft.numel, draft.nbytes = _measure(tensor)
-    draft.dtype, draft.device = dtype_name(tensor.dtype), device_name(tensor.device)
-    draft.trainable = kind == "parameter" and tensor.requires_grad
+    form = read_form(tensor)
+    facts = known_forms.get(id(form))  # of most that are equal there is one object
+    if facts is None:
+        facts = known_forms[id(form)] = _state_facts(tensor, form)
+    _, draft.shape, draft.numel, draft.nbytes, draft.dtype, draft.device, requires_grad = facts
+    draft.trainable = requires_grad and kind == "parameter"
     return draft
+
+
+def _state_facts(tensor: Tensor, form: Form) -> _Facts:
+    sizes = _measure(tensor)
+    return form, *sizes, dtype_name(tensor.dtype), device_name(tensor.device), tensor.requires_grad
 
 
 def _measure(tensor: Tensor) -> tuple[tuple[int, ...], int, int]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cnnprobe.recorder.module_tree import ModuleTree
 from cnnprobe.recorder.rows import CallRow, ModuleRow, more_of
 from cnnprobe.recorder.values import (
+    FORM,
     FOUND,
     MOST_LEAVES,
     PATH,
@@ -22,6 +23,7 @@ from cnnprobe.recorder.values import (
     argument_leaves,
     leaves,
     plain,
+    read_form,
     sight,
 )
 from cnnprobe.stats import PageReading, Statistics
@@ -109,7 +111,7 @@ class Sightings:
         if known is None or self.alive[id(tensor)]() is not tensor:
             return sight(tensor, path, self._name_of(tensor, row))
         try:
-            if known[PATH] == path and known[SHAPE] == tensor.shape:
+            if known[PATH] == path and known[FORM][SHAPE] == tensor.shape:
                 return known
         except (RuntimeError, ValueError):  # nested, or a parameter that has no shape yet
             pass
@@ -164,7 +166,7 @@ class Sightings:
         """Remember a tensor as what the row at `position` has made."""
         summarise, identity = self.summarise, id(tensor)
         found = summarise(tensor) if summarise is not None else None
-        made = self.made[identity] = sight(tensor, path, position, found)
+        made = self.made[identity] = read_form(tensor), path, position, found
         self.alive[identity] = weakref.ref(tensor)
         return made
 

@@ -34,13 +34,11 @@ class Threads:
         if self.is_open:
             self._strand().enter(module, args, kwargs)
 
-    def leave(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
-    ) -> None:
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         """It has returned, or has raised."""
         strand = self._strands.get(threading.get_ident())
         if strand is not None and strand.current is not None:
-            strand.leave(module, args, kwargs, output)
+            strand.leave(module, args, output)
 
     def take(self, rows: Sequence[Closed]) -> list[Closed]:
         """The rows of a root call, with those of all threads that are at rest behind them."""
@@ -105,15 +103,9 @@ class _Strand(Watcher):
         if self.anchors.get(self.rows.base) is None:
             self.threads.main.given = self.given
 
-    def leave(
-        self,
-        module: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        output: object = None,
-    ) -> None:
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: object = None) -> None:
         """As on the recording's thread."""
-        super().leave(module, args, kwargs, output)
+        super().leave(module, args, output)
         if self.current is None and not self.hooks.stays_compiled:
             self.__exit__(None, None, None)
 

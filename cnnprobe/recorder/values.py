@@ -5,6 +5,7 @@ type name.
 import collections
 import dataclasses
 import functools
+import math
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -19,25 +20,17 @@ from cnnprobe.stats import PageReading, Statistics
 MOST_LEAVES = 2_000  # of one nested value; a list of a million floats is not worth a million rows
 PLAIN = (bool, int, float, str, type(None))
 
-Sighting = tuple[
-    tuple[int, ...],
-    torch.dtype,
-    torch.device,
-    int,
-    bool,
-    tuple[int, ...] | None,
-    str,
-    Source,
-    object,
-]
-"""A tensor as it passed: shape, dtype, device, nbytes, requires_grad, strides, path, source, and
-its statistics. A bare tuple, since one is made at every call, and the garbage collector need not
-search it.
+Form = tuple[tuple[int, ...], torch.dtype, torch.device, int, bool, tuple[int, ...] | None]
+"""What many tensors have in common: shape, dtype, device, nbytes, requires_grad, strides."""
+Sighting = tuple[Form, str, Source, object]
+"""A tensor as it passed: its form, path, source, and its statistics. A bare tuple, since one is
+made at every call, and the garbage collector need not search it.
 """
-SHAPE: Final = 0
-PATH: Final = 6
-SOURCE: Final = 7
-FOUND: Final = 8
+SHAPE: Final = 0  # in a form
+FORM: Final = 0  # and in a sighting
+PATH: Final = 1
+SOURCE: Final = 2
+FOUND: Final = 3
 
 
 _device_names: dict[torch.device, str] = {}
@@ -67,17 +60,25 @@ def device_name(device: torch.device) -> str:
     return name
 
 
-def sight(tensor: Tensor, path: str, source: Source, found: object = None) -> Sighting:
-    """A tensor as it is now, `found` being what was measured of it; works for any layout and
-    subclass, and reads no values.
-    """
+@functools.lru_cache(maxsize=8_192)
+def _share_form(
+    shape: torch.Size,
+    strides: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    requires_grad: bool,
+) -> Form:
+    """The one form of all ordinary tensors that answer so."""
+    return tuple(shape), dtype, device, math.prod(shape) * dtype.itemsize, requires_grad, strides
+
+
+def read_form(tensor: Tensor) -> Form:
+    """The form that a tensor of any layout and subclass has now; reads no values."""
     if type(tensor) in EXACT:
         try:
-            return (
-                shared(tensor.shape), tensor.dtype, tensor.device, tensor.nbytes,
-                tensor.requires_grad, shared(tensor.stride()), path, source,
-                found,
-            )  # fmt: skip
+            return _share_form(
+                tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad
+            )
         except (
             RuntimeError,
             NotImplementedError,
@@ -94,26 +95,19 @@ def sight(tensor: Tensor, path: str, source: Source, found: object = None) -> Si
             read_nbytes(tensor),
             tensor.requires_grad,
             _attempt(lambda: tuple(int(n) for n in tensor.stride()), None),
-            path,
-            source,
-            found,
         )
+
+
+def sight(tensor: Tensor, path: str, source: Source, found: object = None) -> Sighting:
+    """A tensor as it is now, `found` being what was measured of it."""
+    return read_form(tensor), path, source, found
 
 
 def tensor_info(sighting: Sighting) -> TensorInfo:
     """What was sighted, as data."""
     info = twins.TensorInfo()
-    (
-        info.shape,
-        dtype,
-        device,
-        info.nbytes,
-        info.requires_grad,
-        info.strides,
-        info.path,
-        info.source,
-        found,
-    ) = sighting
+    form, info.path, info.source, found = sighting
+    info.shape, dtype, device, info.nbytes, info.requires_grad, info.strides = form
     if isinstance(found, PageReading):
         found = found.get()
     info.dtype = dtype_name(dtype)

@@ -72,7 +72,7 @@ class Watcher(TorchFunctionMode):
         self.tree = tree
         self.guard = guard
         self.on_root = on_root
-        self.hooks = Hooks(tree, self, lambda: self.current is not None)
+        self.hooks = Hooks(tree)
         self.sightings = (UnseenSightings if is_unseen else Sightings)(tree, summarise)
         self.watched, self.notes = self.hooks.watched, self.sightings.notes
         self.rows: list[CallRow | Closed] = []
@@ -89,6 +89,11 @@ class Watcher(TorchFunctionMode):
     def __reduce__(self) -> tuple[Any, ...]:
         return _stranger, ()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a call of a watched module goes on."""
+        return self.current is not None
+
     # -- the function mode's place on torch's stack ------------------------------------------------
 
     def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
@@ -103,9 +108,10 @@ class Watcher(TorchFunctionMode):
         """Take the mode off the stack if it is the top one; False if a mode of the user's lies
         above it, or it is off already.
         """
-        if not _depth():
+        try:
+            top = _pop()
+        except RuntimeError:  # nothing is on it
             return False
-        top = _pop()
         if top is self:
             return True
         _push(top)
@@ -132,15 +138,14 @@ class Watcher(TorchFunctionMode):
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The forward pre-hook of every module: it is about to be called."""
         # torch.cond compiles what it is given, hooks too
-        known = None if is_dynamo_compiling() else self.watched.get(id(module))
-        if known is None or _thread() != self.thread:
-            if known is not None and self.others is not None:
+        place = None if is_dynamo_compiling() else self.watched.get(id(module))
+        if place is None or _thread() != self.thread:
+            if place is not None and self.others is not None:
                 self.others.enter(module, args, kwargs)
             return
         try:
             suspended = self._suspend()
-            kind, place = known
-            parent, rows = self.current, self.rows
+            kind, parent, rows = self.hooks.kinds[place], self.current, self.rows
             row = ModuleRow()
             row.module, row.kind, row.of = module, kind, place
             row.parent, row.position = parent, len(rows)
@@ -172,13 +177,7 @@ class Watcher(TorchFunctionMode):
         except Exception as error:  # the user's forward goes on, whatever we stumble over
             self.stumble(module, error)
 
-    def leave(
-        self,
-        module: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        output: object = None,
-    ) -> None:
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: object = None) -> None:
         """The forward hook of every module: it has returned, or has raised (`output` is then
         None).
         """
@@ -188,7 +187,7 @@ class Watcher(TorchFunctionMode):
         row = self.current
         if row is None or row.module is not module or _thread() != self.thread:
             if self.others is not None and _thread() != self.thread:
-                self.others.leave(module, args, kwargs, output)
+                self.others.leave(module, args, output)
                 return
             row = self._open_row(module)
             if row is None:
@@ -233,7 +232,7 @@ class Watcher(TorchFunctionMode):
             _push(self)
 
     def _tell_stumble(self, module: nn.Module, error: Exception) -> None:
-        fqn = self.tree.fqns[self.watched[id(module)][1]]
+        fqn = self.tree.fqns[self.watched[id(module)]]
         raised = f"{type(error).__name__}: {error}"
         self.notes[f"'{fqn}' was not recorded in full ({raised}); please report this"] = None
 
