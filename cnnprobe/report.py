@@ -1,34 +1,28 @@
-"""A report: what was found, held as data, shown in any format, and saved."""
+"""A report: what was found, held as data, shown in any format, and saved.
+
+Making one loads none of that: a first probe in a process takes as long as what it loads.
+"""
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cnnprobe.diagnosis import Finding, Tried, Verdict
-from cnnprobe.document.layout import FRAGMENT, SECTIONS, View, lay_out_trace
-from cnnprobe.document.render import Document, map_suffixes, render
 from cnnprobe.errors import ProbeError, UnknownNameError, suggest
-from cnnprobe.graph import Graph
-from cnnprobe.records import schema
-from cnnprobe.records.explanation import Explanation
-from cnnprobe.records.history import History
-from cnnprobe.records.totals import add_up
 from cnnprobe.records.trace import Trace
 from cnnprobe.records.words import format_counted
 
-PARTS: Mapping[str, Any] = {
-    "trace": Trace,
-    "findings": tuple[Finding, ...],
-    "together": Tried | None,
-    "explanation": Explanation | None,
-    "graph": Graph | None,
-    "history": History | None,
-}
-"""What a saved report holds, and the type that reads it back: where a part of a later kind
-(`tuple[Finding, ...]`) is added. The report of the data, where there is one, stands beside them.
+if TYPE_CHECKING:
+    from cnnprobe.diagnosis import Finding, Tried
+    from cnnprobe.document.blocks import Document
+    from cnnprobe.records.explanation import Explanation
+    from cnnprobe.records.history import History
+
+PARTS = ("trace", "findings", "together", "explanation", "graph", "history")
+"""What a saved report holds; `cnnprobe.saved` says of which type each is. The report of the data,
+where there is one, stands beside them.
 """
 
 # rows; a notebook keeps every output, and at a kilobyte a row, with the parameters, this is 250 kB
@@ -44,12 +38,12 @@ class Report:
     """
 
     trace: Trace
-    findings: tuple[Finding, ...] = ()  # root causes first
-    together: Tried | None = None  # all proven fixes at once, where there are several
+    findings: "tuple[Finding, ...]" = ()  # root causes first
+    together: "Tried | None" = None  # all proven fixes at once, where there are several
     # where the forward (or the loss, the backward, the step) raised
-    explanation: Explanation | None = None
+    explanation: "Explanation | None" = None
     graph: Any = None  # a Graph where one was asked for
-    history: History | None = None  # the training steps that a monitor has watched
+    history: "History | None" = None  # the training steps that a monitor has watched
     output: object = field(default=None, compare=False)  # what the model itself returned
     data: Any = None  # the DataReport where loaders were given
     error: BaseException | None = field(
@@ -74,6 +68,8 @@ class Report:
             return next((each.patch for each in repairs if each.patch), "")
         if self.together is not None and self.together.patch:
             return self.together.patch
+        from cnnprobe.diagnosis import Verdict
+
         tried = [f.tried for f in self.findings if f.tried is not None]
         return "".join(
             dict.fromkeys(
@@ -102,14 +98,18 @@ class Report:
             UnknownNameError: there is no such format.
         """
         if format == "json":
+            from cnnprobe.records import schema
+
             parts = {name: schema.to_plain(getattr(self, name)) for name in PARTS}
             of_data = {"data": self.data.to_plain()} if self.data is not None else {}
             return schema.to_text(Report.__name__, parts | of_data)
         if format == "html":
             return self._render_page(depth)
-        if format == "fragment":
-            return render(_lay_out(self, depth, FRAGMENT, drawn=True), format)
-        return render(_lay_out(self, depth, None), format, width=width, colour=colour)
+        from cnnprobe.document.render import render
+
+        sections = "fragment" if format == "fragment" else None
+        document = _lay_out(self, depth, sections, drawn=sections is not None)
+        return render(document, format, width=width, colour=colour)
 
     def _render_page(self, depth: int | None) -> str:
         """The page, which carries the report as JSON: for programs, and for what it tells of a row
@@ -118,7 +118,7 @@ class Report:
         from cnnprobe.document.render.page import render_page  # jinja2 is for those who want a page
 
         carried = replace(self, history=_shorten(self.history))
-        document = _lay_out(self, depth, SECTIONS, folded=False, drawn=True)
+        document = _lay_out(self, depth, "page", folded=False, drawn=True)
         if self.data is not None:
             of_data = self.data.lay_out(within=True).blocks
             document = replace(document, blocks=(*document.blocks, *of_data))
@@ -138,6 +138,8 @@ class Report:
         return self.to("text").rstrip("\n")
 
     def __repr__(self) -> str:
+        from cnnprobe.records.totals import add_up
+
         failure = self.trace.failure
         state = (
             "ok"
@@ -155,12 +157,14 @@ class Report:
         """The forms in which a notebook shows the report, folded to a size that a notebook
         bears.
         """
-        document = _lay_out(self, None, FRAGMENT, most_rows=_SHOWN_IN_NOTEBOOK, drawn=True)
+        from cnnprobe.document.render import render
+
+        document = _lay_out(self, None, "fragment", most_rows=_SHOWN_IN_NOTEBOOK, drawn=True)
         text = render(_lay_out(self, None, None, most_rows=_SHOWN_IN_NOTEBOOK), "text")
         return {"text/plain": text.rstrip("\n"), "text/html": render(document, "fragment")}
 
 
-def _shorten(history: History | None) -> History | None:
+def _shorten(history: "History | None") -> "History | None":
     if history is None:
         return None
     from cnnprobe.records.thinning import thin_history  # numpy is for those who have a history
@@ -168,9 +172,11 @@ def _shorten(history: History | None) -> History | None:
     return thin_history(history, numbers=_NUMBERS_IN_PAGE, points=_POINTS_IN_PAGE)
 
 
-def _lay_out(
-    report: Report, depth: int | None, sections: Sequence[str] | None, **view: Any
-) -> Document:
+def _lay_out(report: Report, depth: int | None, form: str | None, **view: Any) -> "Document":
+    """In the sections that a page, a fragment of HTML or (None) any other form has."""
+    from cnnprobe.document.layout import FRAGMENT, SECTIONS, View, lay_out_trace
+
+    sections = {"page": SECTIONS, "fragment": FRAGMENT, None: None}[form]
     parts = {name: getattr(report, name) for name in PARTS if name != "trace"}
     return lay_out_trace(report.trace, View(depth=depth, sections=sections, **parts, **view))
 
@@ -189,6 +195,8 @@ def save_as(
         UnknownNameError: no format has this suffix.
         ProbeError: the file cannot be written.
     """
+    from cnnprobe.document.render import map_suffixes
+
     target, known = Path(path), map_suffixes()
     if target.suffix.lower() not in known:
         fix = suggest(target.suffix, (*known, *others))

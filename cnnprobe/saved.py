@@ -8,10 +8,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis import Finding, Tried
 from cnnprobe.errors import ProbeError, UsageError
+from cnnprobe.graph import Graph
 from cnnprobe.records import reading, schema
-from cnnprobe.report import PARTS, Report
+from cnnprobe.records.explanation import Explanation
+from cnnprobe.records.history import History
+from cnnprobe.records.trace import Trace
+from cnnprobe.report import Report
+
+TYPES: Mapping[str, Any] = {
+    "trace": Trace,
+    "findings": tuple[Finding, ...],
+    "together": Tried | None,
+    "explanation": Explanation | None,
+    "graph": Graph | None,
+    "history": History | None,
+}
+"""The type that reads back each of the `cnnprobe.report.PARTS`."""
 
 _OF_DATA = "DataReport"
 
@@ -100,7 +114,7 @@ def _extract_json(text: str, where: str) -> str:
 
 def _read_parts(data: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of a Report."""
-    known = {**PARTS, "data": Any}
+    known = {**TYPES, "data": Any}
     unreadable = [name for name, part in data.items() if part and name not in known]
     if unreadable or "trace" not in data:
         what = (
@@ -112,7 +126,7 @@ def _read_parts(data: Mapping[str, Any]) -> dict[str, Any]:
             what, where=Report.__name__, fix="load it with the version of cnnprobe that saved it"
         )
     parts = {
-        name: reading.read_plain(kind, data[name]) for name, kind in PARTS.items() if name in data
+        name: reading.read_plain(kind, data[name]) for name, kind in TYPES.items() if name in data
     }
     of_data = data.get("data")
     return parts if of_data is None else {**parts, "data": _read_data(of_data)}

@@ -147,10 +147,10 @@ class Fields(SphinxDirective):
 def _saved_classes() -> list[type]:
     """The dataclasses that a saved report is made of, each once: those of its parts first, then those that these hold."""
     from cnnprobe.data.report import DataReport
-    from cnnprobe.report import PARTS
+    from cnnprobe.saved import TYPES
 
     found: list[type] = []
-    waiting = [*PARTS.values(), DataReport]
+    waiting = [*TYPES.values(), DataReport]
     while waiting:
         hint = waiting.pop(0)
         if dataclasses.is_dataclass(hint) and isinstance(hint, type) and hint not in found:

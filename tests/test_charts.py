@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from cnnprobe.document.layout import lay_out_history
 from cnnprobe.document.layout.curves import draw_history_pictures
+from cnnprobe.document.layout.histories import lay_out_history
 from cnnprobe.document.render import Column, Document, Picture, Row, Table, Trend, render
 from cnnprobe.document.render.charts import Polyline, draw_curves
 from cnnprobe.records.history import Curve, History, unify_nan

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.torchvision_figures import figures, inputs_for, published, trace_of
 from cnnprobe.recorder import observe
@@ -68,6 +69,27 @@ def test_parameters_and_macs_equal_torchvisions_published_figures(name, weights)
 )
 def test_macs_of_a_layer_equal_hand_arithmetic(model, x, expected):
     assert expected == macs_of(model, x)[0]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("with_batch", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        (nn.Conv1d, (9,)),
+        (nn.Conv2d, (9, 8)),
+        (nn.Conv3d, (5, 6, 7)),
+        (nn.ConvTranspose1d, (9,)),
+        (nn.ConvTranspose2d, (9, 8)),
+        (nn.ConvTranspose3d, (5, 6, 7)),
+    ],
+)
+def test_macs_of_a_convolution_are_half_of_torchs_own_count(kind, size, with_batch, groups):
+    layer = kind(4, 6, 3, stride=2, padding=1, groups=groups)
+    x = torch.randn(*((3,) if with_batch else ()), 4, *size)
+    with FlopCounterMode(display=False) as counter:
+        layer(x)
+    assert [counter.get_total_flops() / 2] == macs_of(layer, x)
 
 
 def test_macs_of_functions_equal_hand_arithmetic():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cnnprobe.document.layout import lay_out_history
+from cnnprobe.document.layout.histories import lay_out_history
 from cnnprobe.document.render import Notice, Table, render
 from cnnprobe.document.render.trends import draw_sparkline
 from cnnprobe.errors import UnknownNameError

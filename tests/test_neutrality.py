@@ -4,6 +4,7 @@ ended.
 
 import gc
 import random
+import sys
 import weakref
 
 import numpy as np
@@ -161,6 +162,26 @@ def test_probing_leaves_model_input_and_generators_bit_equal(make, x):
     assert before == state_of(model)
     assert rng == generators()
     assert torch.equal(x_before, x)
+
+
+class LoadsGenerator(nn.Module):
+    """Its forward is the first to ask NumPy for random numbers, and seeds them."""
+
+    def forward(self, x):
+        sys.modules["numpy.random"] = np.random
+        np.random.seed(0)
+        return x + np.random.rand()
+
+
+def test_numpys_generator_that_the_forward_loads_is_as_new_afterwards(monkeypatch):
+    before = np.random.get_state()
+    np.random.seed(0)
+    drawn = [np.random.rand() for _ in range(2)]
+    monkeypatch.delitem(sys.modules, "numpy.random")
+    report = cnnprobe.probe(LoadsGenerator(), torch.zeros(1, dtype=torch.float64))
+    assert drawn[0] == report.output
+    assert np.random.rand() not in drawn
+    np.random.set_state(before)
 
 
 def test_interrupt_goes_on_to_the_user_and_everything_is_restored():

@@ -11,6 +11,9 @@ import pytest
 import torch
 
 import cnnprobe
+import cnnprobe.api
+from cnnprobe.report import PARTS
+from cnnprobe.saved import TYPES
 
 
 def run(code):
@@ -37,6 +40,29 @@ def test_importing_the_package_imports_no_torch():
     assert "False" == run("import sys, cnnprobe; print('torch' in sys.modules)")
 
 
+def test_a_probe_that_is_printed_loads_no_more_than_it_needs():
+    lines = run(
+        "import sys, torch; before = set(sys.modules); import cnnprobe\n"
+        "str(cnnprobe.probe(torch.nn.Linear(4, 2), torch.ones(3, 4)))\n"
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before})\n"
+        "print(*{name.split('.')[1] for name in sys.modules if name.startswith('cnnprobe.')})"
+    ).splitlines()
+    packages, rooms = map(set, map(str.split, lines))
+    assert packages - sys.stdlib_module_names <= {"cnnprobe", "rich", "numpy"}
+    needed = {"api", "document", "errors", "operations", "recorder", "records", "report", "stats"}
+    assert needed == rooms
+
+
+@pytest.mark.parametrize("verb", cnnprobe.api.__all__)
+def test_each_verb_can_be_imported(verb):
+    assert getattr(cnnprobe.api, verb) is not None
+
+
+def test_an_unknown_verb_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        cnnprobe.api.nothing
+
+
 def test_reading_a_saved_report_imports_no_torch(tmp_path):
     path = tmp_path / "report.json"
     cnnprobe.probe(torch.nn.Linear(2, 3), torch.ones(1, 2)).save(path)
@@ -47,6 +73,10 @@ def test_reading_a_saved_report_imports_no_torch(tmp_path):
     lines = run(code).splitlines()
     assert "False" == lines[-1]
     assert any("Linear" in line for line in lines)
+
+
+def test_each_part_of_a_saved_report_has_a_type_that_reads_it():
+    assert PARTS == tuple(TYPES)
 
 
 # -- the rooms of the package --------------------------------------------------------------------

@@ -1,25 +1,28 @@
-"""The verbs of one forward pass, and the report that is kept of it."""
+"""The verbs of one forward pass, and the report that is kept of it.
+
+What explains a crash or walks a graph is loaded when it is needed: most passes need neither, and
+loading it takes longer than they do.
+"""
 
 import weakref
 from collections.abc import MutableMapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from cnnprobe.crash import NOTHING_SEEN, Crash, add_note, explain
 from cnnprobe.errors import UnknownNameError
-from cnnprobe.graph import Graph
 from cnnprobe.recorder import Observation, Recording, observe
-from cnnprobe.recorder.autograd import made_by, walk
 from cnnprobe.recorder.devices import read_index_ranges
 from cnnprobe.recorder.inventory import check_model
 from cnnprobe.recorder.peers import meet_peers, needs_all_ranks
-from cnnprobe.recorder.shapes import observe_shapes
-from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.trace import Trace
 from cnnprobe.report import Report
+
+if TYPE_CHECKING:
+    from cnnprobe.graph import Graph
+    from cnnprobe.records.explanation import Explanation
 
 # By identity: a model that is a dataclass may equal another, or have no hash.
 _last: MutableMapping[nn.Module, Report] = WeakIdKeyDictionary()
@@ -61,8 +64,7 @@ def probe(model: nn.Module, *args: Any, shapes_only: bool = False, **kwargs: Any
         meet_peers(model, "cnnprobe.probe")
         ranges = read_index_ranges((("input", args), ("input", dict(kwargs))))
     try:
-        look = observe_shapes if shapes_only else observe
-        observation = look(model, args, kwargs)
+        observation = _look(model, args, kwargs, shapes_only=shapes_only)
     except BaseException as interrupt:
         seen = getattr(interrupt, "observation", None)
         if isinstance(seen, Observation):
@@ -70,6 +72,8 @@ def probe(model: nn.Module, *args: Any, shapes_only: bool = False, **kwargs: Any
         raise
     explanation = None
     if observation.error is not None and not needs_all_ranks(model):
+        from cnnprobe.crash import Crash, explain
+
         explanation = explain(
             Crash(
                 error=observation.error,
@@ -88,6 +92,16 @@ def probe(model: nn.Module, *args: Any, shapes_only: bool = False, **kwargs: Any
     )
     keep_report(model, report)
     return report
+
+
+def _look(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, shapes_only: bool
+) -> Observation:
+    if not shapes_only:
+        return observe(model, args, kwargs)
+    from cnnprobe.recorder.shapes import observe_shapes
+
+    return observe_shapes(model, args, kwargs)
 
 
 class ExplainedRecording(Recording):
@@ -112,6 +126,8 @@ class ExplainedRecording(Recording):
             keep_report(self._explained, Report(trace=self.traces[-1], error=error))
         if not isinstance(error, Exception) or needs_all_ranks(self._explained):
             return
+        from cnnprobe.crash import NOTHING_SEEN, Crash, add_note, explain
+
         latest = self.traces[-1] if self.traces else NOTHING_SEEN
         self.explanation = explain(
             Crash(error=error, model=self._explained, trace=latest, args=args, kwargs=kwargs)
@@ -144,7 +160,7 @@ def record(model: nn.Module, *, statistics: bool = True) -> ExplainedRecording:
 
 def autograd_graph(
     output: Any, model: nn.Module | None = None, *, trace: Trace | None = None, saved: bool = True
-) -> Graph:
+) -> "Graph":
     """The dynamic graph that autograd has built behind a tensor or a nested output: what made what,
     and what it keeps.
 
@@ -169,6 +185,8 @@ def autograd_graph(
     """
     if model is not None:
         check_model(model, "the model that names the parameters")
+    from cnnprobe.recorder.autograd import made_by, walk
+
     if trace is None and model is not None and model in _recordings:
         recording = _recordings[model]()
         trace = made_by(recording.traces, output) if recording is not None else None

@@ -225,7 +225,8 @@ def _render(report: "Report", wished: OutputRequest, view: str, depth: int | Non
         view == "layers" or form == "json"
     ):  # JSON is always the whole report, which `load` reads back
         return report.to(form, width=wished.width, depth=depth, colour=is_coloured(wished))
-    from cnnprobe.document.layout import lay_out_parameters, lay_out_shapes
+    from cnnprobe.document.layout import lay_out_parameters
+    from cnnprobe.document.layout.shapes import lay_out_shapes
     from cnnprobe.document.render import render
 
     document = (

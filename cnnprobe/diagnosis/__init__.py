@@ -9,14 +9,16 @@ import enum
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cnnprobe.diagnosis.discovery import read_page, read_sentence
-from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.tried import Tried as Tried
 from cnnprobe.diagnosis.tried import Verdict as Verdict
 from cnnprobe.errors import UsageError
 from cnnprobe.records.trace import Failure
+
+if TYPE_CHECKING:  # a report holds findings, and needs no evidence
+    from cnnprobe.diagnosis.evidence import Evidence
 
 UNKNOWN = ("unknown", "CP099")  # name and code of a crash whose cause is not known
 SHOWN = 5  # findings that a report shows before it folds the rest
@@ -96,7 +98,7 @@ class Finding:
 
 _IGNORED = "__cnnprobe_ignore__"  # attribute of a decorated class: rule name or code to the reason
 _Class = TypeVar("_Class", bound=type)
-Check = Callable[[Evidence], Iterable[Finding]]
+Check = Callable[["Evidence"], Iterable[Finding]]
 R = TypeVar("R", bound="NamedRule")
 Example = Callable[..., Mapping[str, Any]]
 Examples = tuple[Example, Example]

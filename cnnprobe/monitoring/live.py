@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from cnnprobe.document.layout import lay_out_history
+from cnnprobe.document.layout.histories import lay_out_history
 from cnnprobe.document.render import render
 from cnnprobe.records.history import History
 

@@ -1,22 +1,22 @@
 """Multiply-accumulates of one call, by the formulas of PyTorch's own flop registry, from shapes
 alone.
 
-Convolutions and linear layers are asked directly. Any other function that may hide a product
-(matmul, einsum, attention, LSTM) is replayed once per signature on the meta device under
-`torch.utils.flop_counter`, which gives the same number for every device and mode. None is "no
+Those of convolutions and linear layers stand here, as loading torch's takes a hundred times as long
+as counting a model. Any other function that may hide a product (matmul, einsum, attention, LSTM) is
+replayed once per signature on the meta device under `torch.utils.flop_counter`, which gives the
+same number for every device and mode. None is "no
 formula": such operations (normalisation, activations, pooling, additions) are by convention not
 counted, and are named as such.
 """
 
 import enum
-import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from cnnprobe.operations import (
     Effect,
@@ -30,7 +30,6 @@ from cnnprobe.operations import (
 )
 from cnnprobe.recorder.values import read_shape
 
-_FLOPS_A_MAC = 2
 _modules = nn.modules
 _DIRECT = ("linear", "conv1d", "conv2d", "conv3d")  # as functions: from the shapes of their tensors
 # They move or select values and compute nothing: zero, not "no formula".
@@ -107,49 +106,24 @@ def _linear_layer(_: Any, given: tuple[int, ...], made: tuple[int, ...]) -> int:
     return linear(given, made)
 
 
-@functools.lru_cache(maxsize=4096)
 def convolution(
     given: tuple[int, ...], weight: tuple[int, ...], made: tuple[int, ...], *, transposed: bool
 ) -> int:
-    """MACs of a convolution from the shapes of input, weight and output.
+    """MACs of a convolution from the shapes of input, weight and output: each weight is used once
+    for every sample and every position of the output (of the input, where transposed).
 
     >>> convolution((1, 3, 32, 32), (32, 3, 3, 3), (1, 32, 32, 32), transposed=False) == 32 * 32 * 32 * 3 * 9
     True
     """  # noqa: E501
-    if len(given) == len(weight) - 1:  # no batch axis
-        given, made = (1, *given), (1, *made)
-    return (
-        _flops(
-            torch.ops.aten.convolution,
-            given,
-            weight,
-            None,
-            None,
-            None,
-            None,
-            transposed,
-            out_val=made,
-        )
-        // _FLOPS_A_MAC
-    )
+    spatial = len(weight) - 2
+    samples = given[0] if len(given) == len(weight) else 1  # a sample may come without a batch
+    positions = (given if transposed else made)[-spatial:]
+    return samples * math.prod(positions) * math.prod(weight)
 
 
-@functools.lru_cache(maxsize=4096)
 def linear(given: tuple[int, ...], made: tuple[int, ...]) -> int:
     """MACs of a linear layer from the shapes of input and output."""
-    rows = 1
-    for n in given[:-1]:
-        rows *= n
-    return (
-        _flops(
-            torch.ops.aten.mm, (rows, given[-1]), (given[-1], made[-1]), out_val=(rows, made[-1])
-        )
-        // _FLOPS_A_MAC
-    )
-
-
-def _flops(operation: Any, *shapes: Any, **keywords: Any) -> int:
-    return int(flop_registry[operation](*shapes, **keywords))
+    return math.prod(given) * made[-1]
 
 
 _without_product: set[str] = set()
@@ -232,6 +206,8 @@ def settle(call: Pending, kind: str) -> int | None:
     """
     key = f"{kind}{call.arguments}{call.keywords}"
     if key not in _counts:
+        from torch.utils.flop_counter import FlopCounterMode  # it loads Triton, where there is one
+
         try:
             with (
                 torch.utils._python_dispatch._disable_current_modes(),
@@ -242,7 +218,7 @@ def settle(call: Pending, kind: str) -> int | None:
                     *_expanded(call.arguments),
                     **{name: _expanded(value) for name, value in call.keywords},
                 )
-            _counts[key] = counter.get_total_flops() // _FLOPS_A_MAC or None
+            _counts[key] = counter.get_total_flops() // 2 or None
         except (
             Exception
         ):  # an operation without a meta kernel cannot be counted, and is named as uncounted

@@ -294,8 +294,8 @@ def preserved_generators() -> Iterator[None]:
     with outliving_devices():
         states = [module.get_rng_state_all() for module in devices]
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-    numpy = sys.modules.get("numpy")
-    python_state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
+    numpy = sys.modules.get("numpy.random")  # numpy loads it when it is first asked for
+    python_state, numpy_state = random.getstate(), numpy.get_state() if numpy else None
     try:
         yield
     finally:
@@ -306,8 +306,10 @@ def preserved_generators() -> Iterator[None]:
         if mps is not None:
             torch.mps.set_rng_state(mps)
         random.setstate(python_state)
-        if numpy:
-            numpy.random.set_state(numpy_state)
+        if numpy is not None:
+            numpy.set_state(numpy_state)
+        elif "numpy.random" in sys.modules:  # loaded meanwhile: as it is when new
+            sys.modules["numpy.random"].seed()
 
 
 def seed_generators(seed: int) -> None:

@@ -17,7 +17,11 @@ import sys
 import threading
 import traceback
 
-PRELOADED = ("torch._dynamo", "torchvision", "rich.table", "cnnprobe.cli", "cnnprobe.api")
+VERBS = ("batches", "forward", "learning", "measuring", "run", "sameness", "sizes")
+PRELOADED = (
+    *("torch._dynamo", "torchvision", "rich.table", "cnnprobe.cli"),
+    *(f"cnnprobe.api.{name}" for name in VERBS),
+)
 
 
 def serve(path):

@@ -1,24 +1,23 @@
-"""What a report shows: data into a Document. No torch, no escaping, nothing printed."""
+"""What a report shows: data into a Document. No torch, no escaping, nothing printed.
+
+The first report in a process waits for what this loads, so what few reports have (findings, a
+history, pictures) is loaded where it is laid out.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from cnnprobe.diagnosis import Finding, Tried
 from cnnprobe.document.blocks import Block, Code, Document, Folded, Heading, Table, Text
-from cnnprobe.document.layout.boxes import draw_graph_pictures
 from cnnprobe.document.layout.entries import Entry, list_entries
 from cnnprobe.document.layout.explanations import (
     build_evidence_blocks,
     build_explanation_notice,
     build_patch_blocks,
-    lay_out_explanation,
 )
-from cnnprobe.document.layout.findings import build_finding_blocks
 from cnnprobe.document.layout.folded_rows import fold_rows
-from cnnprobe.document.layout.histories import build_history_blocks, lay_out_history
 from cnnprobe.document.layout.parts import build_shares
-from cnnprobe.document.layout.shapes import lay_out_shapes
 from cnnprobe.document.layout.summary import (
     build_failure_notice,
     build_total_facts,
@@ -26,17 +25,19 @@ from cnnprobe.document.layout.summary import (
     list_observations,
 )
 from cnnprobe.document.layout.tables import build_module_table, build_parameter_table
-from cnnprobe.document.layout.trials import build_trial_blocks
 from cnnprobe.errors import UnknownNameError, UsageError, suggest
-from cnnprobe.graph import Graph
 from cnnprobe.records.explanation import Explanation
-from cnnprobe.records.history import History
 from cnnprobe.records.totals import add_up
 from cnnprobe.records.trace import Trace
 
+if TYPE_CHECKING:
+    from cnnprobe.diagnosis import Finding, Tried
+    from cnnprobe.graph import Graph
+    from cnnprobe.records.history import History
+
 __all__ = [
-    "FRAGMENT", "SECTIONS", "USUAL", "Entry", "View", "fold_rows", "lay_out_explanation",
-    "lay_out_history", "lay_out_parameters", "lay_out_shapes", "lay_out_trace", "list_entries",
+    "FRAGMENT", "SECTIONS", "USUAL", "Entry", "View", "fold_rows", "lay_out_parameters",
+    "lay_out_trace", "list_entries",
 ]  # fmt: skip
 
 _NOT_SHOWN = "{:,} more rows are not shown here; report.save() writes them all"
@@ -51,11 +52,11 @@ class View:
     folded: bool = True  # identical neighbours are one row
     most_rows: int | None = None  # of a table; deeper levels are left out first, then the last rows
     drawn: bool = False  # with a column of drawings of how the values lie
-    graph: Graph | None = None  # autograd's, in the section "graph" after the modules' pictures
+    graph: "Graph | None" = None  # autograd's, in the section "graph" after the modules' pictures
     explanation: Explanation | None = None  # stands in place of the bare failure
-    history: History | None = None  # the training steps that were watched, before the modules
-    findings: Sequence[Finding] = ()  # root causes first
-    together: Tried | None = None  # what all their proven fixes do at once
+    history: "History | None" = None  # the training steps that were watched, before the modules
+    findings: "Sequence[Finding]" = ()  # root causes first
+    together: "Tried | None" = None  # what all their proven fixes do at once
 
 
 _WHOLE = View()
@@ -102,12 +103,15 @@ def lay_out_trace(trace: Trace, view: View = _WHOLE) -> Document:
 
 def _show_findings(trace: Trace, view: View, noun: str) -> Iterable[Block]:
     if view.findings:
+        from cnnprobe.document.layout.findings import build_finding_blocks
+        from cnnprobe.document.layout.trials import build_trial_blocks
+
         yield from build_finding_blocks(view.findings, trace, noun=noun)
         yield from build_trial_blocks(view.findings, view.together, drawn=view.drawn)
 
 
 def _has_own_place(
-    finding: Finding, explanation: Explanation | None, sections: Sequence[str]
+    finding: "Finding", explanation: Explanation | None, sections: Sequence[str]
 ) -> bool:
     return finding.is_crash and explanation is not None and "failure" in sections
 
@@ -144,11 +148,11 @@ def _show_patch(_trace: Trace, view: View) -> Iterable[Block]:
 
 
 def _show_history(_trace: Trace, view: View) -> Iterable[Block]:
-    return (
-        ()
-        if view.history is None
-        else (Heading(text="Training"), *build_history_blocks(view.history, drawn=view.drawn))
-    )
+    if view.history is None:
+        return ()
+    from cnnprobe.document.layout.histories import build_history_blocks
+
+    return (Heading(text="Training"), *build_history_blocks(view.history, drawn=view.drawn))
 
 
 def _show_modules(trace: Trace, view: View) -> Iterable[Block]:
@@ -199,6 +203,8 @@ def _show_shares(trace: Trace, _view: View) -> Iterable[Block]:
 
 
 def _show_graph(trace: Trace, view: View) -> Iterable[Block]:
+    from cnnprobe.document.layout.boxes import draw_graph_pictures
+
     return draw_graph_pictures(trace, view.graph)
 
 

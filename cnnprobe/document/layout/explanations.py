@@ -4,7 +4,7 @@ with what they were tried on.
 
 from collections.abc import Iterator
 
-from cnnprobe.document.blocks import Block, Code, Document, Facts, Notice
+from cnnprobe.document.blocks import Block, Code, Facts, Notice
 from cnnprobe.records.explanation import Explanation, Repair
 from cnnprobe.records.trace import TensorInfo
 
@@ -15,19 +15,6 @@ _STAGES = {
     "backward": "backward pass",
     "step": "optimizer",
 }
-
-
-def lay_out_explanation(explanation: Explanation) -> Document:
-    """Why a model crashed, and what was tried against it."""
-    return Document(
-        title=explanation.diagnosis, blocks=tuple(build_explanation_blocks(explanation))
-    )
-
-
-def build_explanation_blocks(explanation: Explanation) -> Iterator[Block]:
-    """The notice, the evidence and the repairs."""
-    yield build_explanation_notice(explanation)
-    yield from build_evidence_blocks(explanation)
 
 
 def build_explanation_notice(explanation: Explanation, *, key: str = "") -> Notice:

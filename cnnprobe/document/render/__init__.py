@@ -85,12 +85,13 @@ def render(
     >>> render(Document(blocks=(Text(text="a < b"),)), "fragment").startswith('<div class="cnnprobe">')
     True
     """  # noqa: E501
-    modules = _import_formats()
-    if format not in modules:
+    # the others are not loaded: what draws graphs takes longer than the text of a report
+    module = _import_format(format) if format in _list_names() else None
+    if module is None:
         raise UnknownNameError(
-            f"no format named {format!r}", where="render", fix=suggest(format, modules)
+            f"no format named {format!r}", where="render", fix=suggest(format, list_formats())
         )
-    return str(modules[format].render_document(document, width=width, colour=colour))
+    return str(module.render_document(document, width=width, colour=colour))
 
 
 def list_formats() -> tuple[str, ...]:
@@ -109,11 +110,18 @@ def map_suffixes() -> Mapping[str, str]:
     }
 
 
+def _list_names() -> list[str]:
+    """Of the files in this folder; some render graphs."""
+    found = (each.name for each in pkgutil.iter_modules(__path__))
+    return sorted(name.removeprefix(_PREFIX) for name in found if name.startswith(_PREFIX))
+
+
+def _import_format(name: str) -> ModuleType | None:
+    """The module of a format of documents; None for one of graphs."""
+    module = importlib.import_module(f"{__name__}.{_PREFIX}{name}")
+    return module if hasattr(module, "render_document") else None
+
+
 def _import_formats() -> dict[str, ModuleType]:
-    names = sorted(
-        found.name for found in pkgutil.iter_modules(__path__) if found.name.startswith(_PREFIX)
-    )
-    modules = {
-        name.removeprefix(_PREFIX): importlib.import_module(f"{__name__}.{name}") for name in names
-    }
-    return {name: module for name, module in modules.items() if hasattr(module, "render_document")}
+    modules = {name: _import_format(name) for name in _list_names()}
+    return {name: module for name, module in modules.items() if module is not None}
