@@ -9,7 +9,7 @@ from typing import Any
 
 from cnnprobe.diagnosis.evidence.texts import ReadOutput
 from cnnprobe.training.scopes import Reader, bind_models, find_assigned, list_own, open_scope
-from cnnprobe.training.sourcing import name_of, read_file
+from cnnprobe.training.sourcing import FunctionText, name_of, read_file
 
 _DEEPEST = 12  # assignments behind one another
 _COMPARED = {
@@ -40,13 +40,17 @@ class _Step:
         return read_number(given) if given is not None else None
 
 
-def find_outputs(files: list[str], models: frozenset[str]) -> Iterator[ReadOutput]:
-    """What these files do with the output of the model, which the variables `models` hold."""
+def find_outputs(
+    files: list[str], models: frozenset[str], steps: list[FunctionText]
+) -> Iterator[ReadOutput]:
+    """What these files do with the output of the model, which the variables `models` hold; `steps`
+    are the functions of the step.
+    """
     for path in files:
         tree = read_file(path)
         if tree is None:
             continue
-        for scope, known in bind_models(tree, models).items():
+        for scope, known in bind_models(tree, models, steps).items():
             reader = open_scope(scope, path, known)
             for node in list_own(scope):
                 yield from _read(node, reader)

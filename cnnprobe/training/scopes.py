@@ -2,10 +2,10 @@
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cnnprobe.training.sourcing import name_of
+from cnnprobe.training.sourcing import FunctionText, name_of
 
 Scope = ast.Module | ast.FunctionDef
 
@@ -54,24 +54,37 @@ def _note(node: ast.Assign, place: int | None) -> Assigned:
     return Assigned(at=(node.lineno, node.col_offset), end=end, value=node.value, place=place)
 
 
-def bind_models(tree: ast.Module, models: frozenset[str]) -> Mapping[Scope, frozenset[str]]:
+def bind_models(
+    tree: ast.Module, models: frozenset[str], steps: Sequence[FunctionText] = ()
+) -> Mapping[Scope, frozenset[str]]:
     """The scopes of a file, each with the names that hold the model: also those of the arguments
-    that it is passed for, and of what these are assigned to.
+    that it is passed for, and of what these are assigned to. An argument of the same name holds it
+    in the functions of the step and in that which asks, and where it is passed.
     """
+    ran = {id(step.node) for step in steps}
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
     called = [(f.name, f) for f in functions if f.name != "__init__"]
     for kind in (n for n in ast.walk(tree) if isinstance(n, ast.ClassDef)):
         called += [(kind.name, f) for f in functions if f in kind.body and f.name == "__init__"]
     scopes: list[Scope] = [tree, *functions]
-    known = dict.fromkeys(scopes, models)
+    known = {s: models if id(s) in ran or _asks(s) else models - _list_arguments(s) for s in scopes}
     for _ in range(3):
         attributes = frozenset(_list_kept(known))
-        for scope, held in list(known.items()):
-            known[scope] = held | attributes
+        for scope in scopes:
+            known[scope] |= attributes
             for call in (n for n in list_own(scope) if isinstance(n, ast.Call)):
                 for function in (f for name, f in called if name == name_of(call.func)):
                     known[function] |= _bind(call, function, known[scope])
     return known
+
+
+def _asks(scope: Scope) -> bool:
+    """Whether a scope calls diagnose(), so that the names are those of its variables."""
+    return any(isinstance(n, ast.Call) and name_of(n.func) == "diagnose" for n in list_own(scope))
+
+
+def _list_arguments(scope: Scope) -> set[str]:
+    return {n.arg for n in list_own(scope) if isinstance(n, ast.arg)}
 
 
 def _list_kept(known: Mapping[Scope, frozenset[str]]) -> Iterator[str]:

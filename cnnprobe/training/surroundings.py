@@ -258,6 +258,11 @@ def _order_roles(count: int, is_single: bool) -> tuple[str, ...]:
     return _ORDER.get(count, usual)
 
 
+def _is_open(parameter: inspect.Parameter, value: Any) -> bool:
+    """Whether a parameter with a default is to get a value: a temperature T=4 is no target."""
+    return value is not None and not isinstance(parameter.default, bool | int | float | str)
+
+
 def arguments_of(
     train_step: Callable[..., Any], available: dict[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
@@ -294,7 +299,7 @@ def arguments_of(
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for i, (parameter, role) in enumerate(zip(wanted, roles, strict=True)):
-        is_wanted = role is not None and (i in required or available.get(role) is not None)
+        is_wanted = role is not None and (i in required or _is_open(parameter, available.get(role)))
         if not is_wanted and parameter.name not in spread:
             continue
         value = spread.get(parameter.name, available.get(role or ""))

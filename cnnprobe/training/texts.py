@@ -51,7 +51,7 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
         kept=tuple(find_kept(functions, request.caller, _list_models(request, around))),
         repeated=tuple(find_repeated(classes)),
         chosen=tuple(find_chosen(classes)),
-        outputs=tuple(find_outputs(ordered, names)),
+        outputs=tuple(find_outputs(ordered, names, functions)),
         measured=tuple(find_measured(ordered, names, functions)),
     )
 

@@ -42,7 +42,9 @@ def find_measured(
         tree = read_file(path)
         if tree is None:
             continue
-        file = _File(path=path, tree=tree, held=bind_models(tree, models), losses=frozenset())
+        file = _File(
+            path=path, tree=tree, held=bind_models(tree, models, steps), losses=frozenset()
+        )
         losses = frozenset(name for scope in file.held for name in _list_losses(file, scope))
         file = _File(path=path, tree=tree, held=file.held, losses=losses)
         for scope in file.held:

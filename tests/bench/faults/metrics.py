@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.case import case, images, looped
-from bench.parts import Backbone
+from bench.parts import Backbone, Classifier
 
 
 class Detector(nn.Module):
@@ -81,3 +81,39 @@ def validation_in_the_mode_of_the_training(sick):
 
     signs = (images().mean((1, 2, 3)) > 0).float().unsqueeze(1)
     return looped(Dropped(), train_and_validate if sick else train_and_evaluate, targets=signs)
+
+
+def distilling(temperature):
+    teacher = Classifier()
+
+    def train_step(model, inputs, targets, optimizer):
+        with torch.no_grad():
+            wanted = (teacher(inputs) / 5).softmax(1)
+        output = model(inputs)
+        given = (output / temperature).log_softmax(1)
+        loss = F.cross_entropy(output, targets) + 25 * F.kl_div(given, wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return looped(Classifier(), train_step)
+
+
+@case("temperature-on-one-side", None)
+def student_without_the_temperature(sick):
+    return distilling(1 if sick else 5)
+
+
+@case("compared-with-itself", None)
+def likenesses_with_their_diagonal(sick):
+    def train_step(model, inputs, targets, optimizer):
+        codes = F.normalize(model(torch.cat([inputs, inputs.flip(3)])), dim=1)
+        likeness = codes @ codes.T / 0.1
+        if not sick:
+            likeness = likeness - 1e9 * torch.eye(len(codes))
+        loss = F.cross_entropy(likeness, torch.arange(16).roll(8))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return looped(Classifier(), train_step)

@@ -1,0 +1,147 @@
+"""Samples that are their own negatives, or their own nearest positives."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.diagnosis.evidence import ARRANGING, Evidence, Flow, argument, describe, operation
+from cnnprobe.diagnosis.evidence.questions import loss_calls, stat
+from cnnprobe.records.trace import TensorInfo
+from cnnprobe.rulebook.material import images, layers
+
+# What hands on the places of a matrix, and turns none of them off.
+WHOLE = frozenset(
+    {"div", "mul", "clone", "contiguous", "float", "double", "half", "to", "log_softmax", "type"}
+)
+SELECTING = frozenset({"getitem", "masked_select", "index_select", "gather", "diagonal", "diag"})
+TURNED = (ARRANGING - SELECTING) | {"__get__", "detach", "normalize"}
+NEAR = 0.01  # of the mean distance; cdist rounds what would be 0
+
+
+def _loop(masks: bool) -> Mapping[str, Any]:
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    model = layers(nn.Flatten(), lambda: nn.Linear(64, 32), nn.ReLU(), lambda: nn.Linear(32, 8))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+    def train_step(inputs: Any) -> None:
+        views = torch.cat([inputs, inputs + 0.1 * torch.randn_like(inputs)])
+        codes = functional.normalize(model(views), dim=1)
+        likeness = codes @ codes.T / 0.5
+        n = len(inputs)
+        if masks:
+            likeness = likeness.masked_fill(torch.eye(2 * n, dtype=torch.bool), -1e9)
+        partners = torch.cat([torch.arange(n) + n, torch.arange(n)])
+        loss: Any = functional.cross_entropy(likeness, partners)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return {"model": model, "inputs": images(), "optimizer": optimizer, "train_step": train_step}
+
+
+def sick() -> Mapping[str, Any]:
+    """The largest likeness of each row is that of a sample to itself."""
+    return _loop(masks=False)
+
+
+def healthy() -> Mapping[str, Any]:
+    """The diagonal is masked."""
+    return _loop(masks=True)
+
+
+@rule(
+    code="CP460", name="compared-with-itself", severity=Severity.WARNING, examples=(sick, healthy)
+)
+def compared_with_itself(evidence: Evidence) -> Iterator[Finding]:
+    """A contrastive loss counts each sample among its own negatives, or takes it for its own
+    nearest positive.
+
+    Why it matters: the likeness of a sample to itself is the largest there is, so that the loss
+    mostly pushes it down; a distance of 0 to itself teaches nothing.
+    What to do: mask the diagonal before the softmax: sim.fill_diagonal_(float("-inf")); for
+    positives take the farthest of the same label, or leave the diagonal out.
+    Known exceptions: likenesses of two different sets (CLIP, MoCo); a matrix that is masked,
+    indexed or changed elementwise in any way.
+    Source: Chen et al. 2020, "SimCLR", arXiv:2002.05709, equation 1: the sum runs over k != i.
+    """
+    flow = Flow(evidence.trace)
+    yield from _list_denominators(evidence, flow)
+    yield from _list_nearest(flow)
+
+
+def _list_denominators(evidence: Evidence, flow: Flow) -> Iterator[Finding]:
+    """Softmaxes over the likenesses of a batch to itself."""
+    seen = set[str]()
+    starts = [
+        (loss.call.source, loss.prediction)
+        for loss in loss_calls(evidence)
+        if loss.operation in ("cross_entropy", "nll_loss")
+    ]
+    for i in flow.primitives({"logsumexp"}):
+        starts += [(flow.calls[i].source, info) for info in flow.calls[i].inputs[:1]]
+    for source, info in starts:
+        row = _find_likeness(flow, info)
+        if row is None or flow.owner(row) is not None or source in seen:
+            continue
+        seen.add(source)
+        n = info.shape[0]
+        yield Finding(
+            module=None,
+            message=(
+                f"the softmax runs over the likenesses of {n} codes to the same {n} "
+                f"({describe(flow.calls[row])} at {flow.line(row).rpartition('/')[2]}), and the "
+                "diagonal is not masked: each sample is among its own negatives"
+            ),
+            fix='mask the diagonal before the softmax: sim.fill_diagonal_(float("-inf"))',
+            source=source,
+            kind="denominator",
+        )
+
+
+def _find_likeness(flow: Flow, info: TensorInfo) -> int | None:
+    """The product of codes with themselves, (N, N), that a tensor is but for a factor."""
+    if len(info.shape) != 2 or info.shape[0] != info.shape[1] or info.shape[0] < 2:
+        return None
+    row = flow.origin(info, WHOLE)
+    call = flow.calls[row] if row is not None else None
+    if call is None or operation(call) != "matmul" or len(call.inputs) != 2:
+        return None
+    one, other = (flow.origin(each, TURNED) for each in call.inputs)
+    is_turned = call.inputs[0].shape == call.inputs[1].shape[::-1]
+    return row if one is not None and one == other and is_turned else None
+
+
+def _list_nearest(flow: Flow) -> Iterator[Finding]:
+    """The least distance of each code to the same codes, which is that to itself."""
+    for i in flow.primitives({"min", "amin"}):
+        call = flow.calls[i]
+        if flow.owner(i) is not None or not call.outputs or argument(call, "dim") is None:
+            continue
+        for row in sorted(flow.before(i)):
+            far = _measure_distances(flow, row)
+            if far is not None and stat(call.outputs[0], "max") < NEAR * far:
+                yield Finding(
+                    module=None,
+                    message=(
+                        f"the nearest positive is the sample itself: {describe(call)} gives at "
+                        f"most {stat(call.outputs[0], 'max'):.2g}, where the distances of the "
+                        f"batch are {far:.2g} on average"
+                    ),
+                    fix="take the largest distance among the same label, or mask the diagonal",
+                    source=call.source,
+                    kind="nearest",
+                )
+                break
+
+
+def _measure_distances(flow: Flow, row: int) -> float | None:
+    """The mean distance of codes among themselves; None of another row."""
+    call = flow.calls[row]
+    if operation(call) != "cdist" or len(call.inputs) != 2 or not call.outputs:
+        return None
+    one, other = (flow.origin(each, TURNED) for each in call.inputs)
+    mean = stat(call.outputs[0], "mean")
+    return mean if one == other and one is not None and mean > 0 else None

@@ -1,0 +1,112 @@
+"""Losses that compare the samples of a batch with one another, and a student with its teacher."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import cnnprobe
+
+IMAGES = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(8) % 4
+EYE = torch.eye(8, dtype=torch.bool)
+
+
+def perceptron():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 6))
+
+
+def find(name, loss_fn):
+    """The findings of a rule for a loss of codes and labels."""
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+    def train_step(inputs, targets):
+        optimizer.zero_grad()
+        loss_fn(model(inputs), targets).backward()
+        optimizer.step()
+
+    report = cnnprobe.diagnose(
+        model, IMAGES, LABELS, optimizer=optimizer, train_step=train_step, trials=0, steps=2
+    )
+    assert report.error is None
+    return [finding for finding in report.findings if finding.rule == name]
+
+
+def sum_likenesses(codes, change=lambda likeness: likeness, other=None):
+    """The cross entropy of each code's likenesses, where the next code is the positive."""
+    codes = F.normalize(codes, dim=1)
+    likeness = torch.matmul(codes, (codes if other is None else other).t()) / 0.2
+    return F.cross_entropy(change(likeness), torch.arange(8).roll(1))
+
+
+def take_others(likeness):
+    """The matrix without its diagonal."""
+    return likeness[~EYE].view(8, 7) @ torch.eye(7, 8)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "is_found"),
+    [
+        (lambda codes, _y: sum_likenesses(codes), True),
+        (lambda codes, _y: sum_likenesses(codes, lambda s: s.log_softmax(1)), True),
+        (lambda codes, _y: (codes @ codes.T).logsumexp(1).mean(), True),
+        (lambda codes, _y: sum_likenesses(codes, lambda s: s.masked_fill(EYE, -9.0)), False),
+        (lambda codes, _y: sum_likenesses(codes, lambda s: s - 1e9 * EYE), False),
+        (lambda codes, _y: sum_likenesses(codes, lambda s: s.fill_diagonal_(-9.0)), False),
+        (lambda codes, _y: sum_likenesses(codes, take_others), False),
+        (lambda codes, _y: sum_likenesses(codes, other=F.normalize(codes.roll(1, 1))), False),
+    ],
+)
+def test_likeness_of_each_sample_to_itself_in_a_softmax_is_found(loss_fn, is_found):
+    found = find("compared-with-itself", loss_fn)
+    assert is_found == bool(found)
+    assert all("of 8 codes to the same 8" in finding.message for finding in found)
+
+
+@pytest.mark.parametrize("way", ["nearest", "farthest", "masked"])
+def test_positive_that_is_the_sample_itself_is_found(way):
+    def loss_fn(codes, labels):
+        distances = torch.cdist(codes, codes)
+        others = 1e6 * (labels[:, None] != labels).float()
+        if way == "masked":
+            others = others + 1e6 * EYE
+        far = way == "farthest"
+        chosen = (distances - others).max(1) if far else (distances + others).min(1)
+        return (chosen.values - distances.mean(1) + 1).relu().mean()
+
+    assert (way == "nearest") == bool(find("compared-with-itself", loss_fn))
+
+
+@pytest.mark.parametrize(
+    ("mine", "wanted", "said"),
+    [
+        (1.0, 4.0, "logits divided by 1 with targets whose logits are divided by 4"),
+        (3.0, 1.0, "logits divided by 3 with targets whose logits are divided by 1"),
+        (4.0, 4.0, ""),
+        (1.0, 0.5, ""),  # sharpened on purpose
+    ],
+)
+def test_temperature_of_one_side_alone_is_found(mine, wanted, said):
+    teacher = perceptron()
+
+    def loss_fn(output, _labels):
+        with torch.no_grad():
+            targets = F.softmax(teacher(IMAGES) / wanted, dim=1)
+        return F.kl_div(F.log_softmax(output / mine, dim=1), targets, reduction="batchmean")
+
+    found = find("temperature-on-one-side", loss_fn)
+    assert bool(said) == bool(found)
+    assert all(said in finding.message for finding in found)
+
+
+def test_number_that_a_step_has_a_default_for_is_no_target():
+    model = perceptron()
+
+    def train_step(images, labels, T=4.0):
+        assert (T, labels.shape) == (4.0, LABELS.shape)
+        F.cross_entropy(model(images) / T, labels).backward()
+
+    report = cnnprobe.diagnose(model, IMAGES, LABELS, train_step=train_step, trials=0, steps=1)
+    assert report.error is None
