@@ -311,3 +311,52 @@ def test_a_fix_is_tried_in_few_steps_where_many_were_observed(lr):
     if lr == 1e-12:
         assert tried["loss-not-decreasing"].verdict is Verdict.USELESS
         assert 20 == len(tried["loss-not-decreasing"].losses)
+
+
+@pytest.mark.parametrize(("switch", "severity"), [("mc", "info"), ("is_training", "error")])
+def test_dropout_by_a_switch_of_the_models_own_is_on_purpose(run, switch, severity):
+    forward = f"""
+    {switch} = True
+
+    def forward(self, x):
+        x = F.dropout(self.body(x.flatten(1)).relu(), 0.3, training=self.{switch})
+        return self.head(x)
+    """
+    (finding,) = find(run(HEAD, INIT, as_method(forward), TAIL), "functional-dropout")
+    assert severity == finding.severity
+    assert severity == "error" or finding.tried is None
+
+
+def test_sampling_by_a_learned_scale_is_not_mended(run):
+    forward = """
+    def forward(self, x):
+        mean, spread = self.body(x.flatten(1)).chunk(2, 1)
+        z = mean + torch.randn_like(mean) * (0.5 * spread).exp()
+        return self.head(torch.cat([z, z], 1))
+    """
+    (finding,) = find(run(HEAD, INIT, as_method(forward), TAIL), "eval-nondeterminism")
+    assert "info" == finding.severity
+    assert finding.fix.startswith("nothing where predictions are samples")
+    assert finding.tried is None or finding.tried.verdict != "proven"
+
+
+@pytest.mark.parametrize("thaws", [False, True])
+def test_frozen_parameters_may_wait_in_the_optimizer_where_the_text_unfreezes_them(run, thaws):
+    forward = """
+    def forward(self, x):
+        return self.head(self.body(x.flatten(1)).relu())
+    """
+    later = "def thaw():\n    for p in model.parameters():\n        p.requires_grad = True\n"
+    frozen = TAIL.replace("optimizer =", "model.body.requires_grad_(False)\noptimizer =")
+    report = run(HEAD, INIT, as_method(forward), later if thaws else "", frozen)
+    assert thaws == (not find(report, "frozen-in-optimizer"))
+
+
+def test_relu_is_tried_behind_a_layer_whose_attributes_the_forward_reads(run):
+    forward = """
+    def forward(self, x):
+        h = self.body(x.flatten(1))
+        return self.head(h) + 0.0 * self.body.weight.sum()
+    """
+    (finding,) = find(run(HEAD, INIT, as_method(forward), TAIL), "missing-nonlinearity")
+    assert "failed" != finding.tried.verdict

@@ -3,6 +3,7 @@ fault is found.
 """
 
 import copy
+import math
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import cnnprobe
+from cnnprobe.diagnosis.evidence import Flow
+from cnnprobe.diagnosis.evidence.bounds import find_bounds
 from cnnprobe.training.spectra import is_learnt
 
 
@@ -207,3 +210,36 @@ def test_an_input_may_be_ignored_where_the_image_is_the_parameter(size, found):
         optimizer=torch.optim.Adam([model.pixels], lr=0.01),
     )
     assert found == ("ignored-input" in warned(report))
+
+
+class Asked(nn.Module):
+    def __init__(self, compute):
+        super().__init__()
+        self.compute = compute
+
+    def forward(self, x):
+        return self.compute(x)
+
+
+BOUNDED = {
+    "kernel": (lambda x: -torch.cdist(x, x).square() / 3, (-math.inf, 0)),
+    "sum": (lambda x: 2 - x.sigmoid() * 3, (-1, 2)),
+    "difference": (lambda x: x.relu() - x.abs(), (-math.inf, math.inf)),
+    "quotient": (lambda x: x.tanh() / -(x * x), (-math.inf, math.inf)),
+    "negative": (lambda x: x.square() / -x.exp(), (-math.inf, 0)),
+    "clamped": (lambda x: x.clamp(-1, 4).mean() - 1, (-2, 3)),
+    "output": (lambda x: 3 * x, (-math.inf, math.inf)),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_bounds_of_a_row_are_those_of_its_operations_and_hold_its_values(name):
+    compute, expected = BOUNDED[name]
+    x = 5 * torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    flow = Flow(cnnprobe.probe(Asked(compute), x).trace)
+    (last,) = {flow.producer(info) for i in flow.roots() for info in flow.calls[i].outputs}
+    low, high = find_bounds(flow, last)
+    assert expected == (low, high)
+    values = compute(x)
+    assert low <= values.min()
+    assert values.max() <= high

@@ -1,10 +1,12 @@
 """A KL divergence with the wrong sign."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, argument, describe, operation
+from cnnprobe.diagnosis.evidence.bounds import find_bounds
 from cnnprobe.diagnosis.evidence.loss_terms import KEEPING, is_maximised
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import images, stepping
@@ -68,8 +70,9 @@ def divergence_sign(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: the loss falls without end as the argument of the exponential grows.
     What to do: put a minus before the sum: the KL divergence from a standard normal is -0.5 * (1 +
     logvar - mu**2 - logvar.exp()).sum().
-    Known exceptions: an optimizer with maximize=True; an exponential behind anything but sums and
-    constant factors is not judged.
+    Known exceptions: an optimizer with maximize=True; an argument that is bounded, as that of a
+    kernel, exp(-distance**2); an exponential behind anything but sums and constant factors is not
+    judged.
     Source: Kingma and Welling 2013, arXiv:1312.6114, appendix B.
     """
     if is_maximised(evidence):
@@ -102,6 +105,7 @@ def _find_falling_exponential(flow: Flow, end: int | None) -> int | None:
             i in toward
             and flow.calls[i].outputs
             and flow.calls[i].outputs[0].requires_grad
+            and find_bounds(flow, flow.producer(flow.calls[i].inputs[0]))[1] == math.inf
             and _find_signs(flow, i, end, toward) == {-1}
         ):
             return i

@@ -75,29 +75,38 @@ def eval_nondeterminism(evidence: Evidence) -> Iterator[Finding]:
     learned = place is not None and (
         _has_learned_scale(flow, place) or _has_learned_probabilities(flow, place)
     )
-    meant = learned or (place is not None and drops_on_purpose(flow.calls[place]))
+    meant = (
+        learned
+        or (place is not None and drops_on_purpose(flow.calls[place]))
+        or _is_objective(flow)
+        or _is_handed_out(flow, place)
+    )
     what = f": {describe(flow.calls[place])} is random" if place is not None else ""
     yield Finding(
         module=flow.owner(place) if place is not None else "",
-        severity=Severity.INFO
-        if meant or _is_objective(flow) or _is_handed_out(flow, place)
-        else None,
+        severity=Severity.INFO if meant else None,
         message=(
             f"two passes in eval mode differ by {gap:.1e} of the output's size (more than "
             f"{DIFFERENT:g}){what}"
         ),
-        fix="do it only `if self.training:`",
+        kind="meant" if meant else "",
+        fix="nothing where predictions are samples, else do it only `if self.training:`"
+        if meant
+        else "do it only `if self.training:`",
         source=flow.line(place),
     )
 
 
 def _has_learned_scale(flow: Flow, place: int) -> bool:
-    """Whether the noise is multiplied by what a layer computes."""
+    """Whether the noise is multiplied by what a layer computes, or by a parameter."""
     for reader in flow.passes_on(place):
         sources = [t.source for t in flow.calls[reader].inputs if t.source != place]
         before = {j for s in sources if isinstance(s, int) for j in {*flow.before(s), s}}
         is_scaled = operation(flow.calls[reader]) in ("mul", "addcmul")
-        if is_scaled and any(_is_learned(flow, j) for j in before):
+        of_parameter = any(isinstance(s, str) for s in sources) or any(
+            isinstance(t.source, str) for j in before for t in flow.calls[j].inputs
+        )
+        if is_scaled and (of_parameter or any(_is_learned(flow, j) for j in before)):
             return True
     return False
 

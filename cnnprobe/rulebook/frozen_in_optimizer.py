@@ -35,9 +35,12 @@ def frozen_in_optimizer(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: harmless as long as they have no gradient; one that was frozen in the middle of
     training may still move by its momentum.
     What to do: give the optimizer only those with requires_grad.
-    Known exceptions: gradual unfreezing; a critic that the loop freezes after its own step.
+    Known exceptions: gradual unfreezing, where the text has a requires_grad_(True); a critic that
+    the loop freezes after its own step.
     Source: torch.optim skips parameters whose .grad is None.
     """
+    if evidence.texts.unfreezes:  # they wait there until then
+        return
     frozen = {p.fqn for p in evidence.trace.parameters if p.kind == "parameter" and not p.trainable}
     frozen -= {name for step in evidence.steps for name in step.gradients}
     for optimizer in evidence.optimizers:

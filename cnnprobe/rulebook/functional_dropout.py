@@ -10,7 +10,8 @@ from cnnprobe.diagnosis.evidence import Evidence, Flow, argument, describe, oper
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import classifying
 
-ALWAYS = re.compile(r"\btraining\s*=\s*True\b")
+# True, or a switch of the model's own, such as self.mc, which model.eval() does not set
+ALWAYS = re.compile(r"\btraining\s*=\s*(?:True|self\.(?!\w*train)\w+)\b(?![.(])")
 
 
 def _net(guarded: bool) -> Mapping[str, Any]:
@@ -57,7 +58,8 @@ def functional_dropout(evidence: Evidence) -> Iterator[Finding]:
     told otherwise. An nn.Dropout that forward makes anew is in train mode, whatever the model is.
     What to do: F.dropout(x, p, training=self.training), or an nn.Dropout that __init__ makes.
     Known exceptions: Monte Carlo dropout is on purpose: it is info where the line says
-    training=True, which is the default; suppress it elsewhere, with that reason.
+    training=True, which is the default, or asks a switch of the model's own, as training=self.mc;
+    suppress it elsewhere, with that reason.
     Source: torch.nn.functional.dropout(input, p=0.5, training=True, inplace=False).
     """
     trace = evidence.evaluation

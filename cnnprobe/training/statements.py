@@ -289,3 +289,26 @@ def _repeats_call(node: ast.AST) -> bool:
         return False
     lists = [side for side in (node.left, node.right) if isinstance(side, ast.List)]
     return len(lists) == 1 and len(lists[0].elts) == 1 and isinstance(lists[0].elts[0], ast.Call)
+
+
+# -- freezing --------------------------------------------------------------------------------------
+
+
+def unfreezes(files: Iterable[str]) -> bool:
+    """Whether a statement of these files lets parameters require grad, or may, by a variable."""
+    trees = [tree for path in files if (tree := read_file(path)) is not None]
+    return any(_switches_on(n) for tree in trees for n in ast.walk(tree))
+
+
+def _switches_on(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call) and name_of(node.func) == "requires_grad_":
+        given = [*node.args, *(k.value for k in node.keywords)]
+        return not given or not _is_false(given[0])
+    is_set = isinstance(node, ast.Assign) and any(
+        isinstance(t, ast.Attribute) and t.attr == "requires_grad" for t in node.targets
+    )
+    return isinstance(node, ast.Assign) and is_set and not _is_false(node.value)
+
+
+def _is_false(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value is False

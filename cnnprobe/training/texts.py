@@ -24,6 +24,7 @@ from cnnprobe.training.statements import (
     find_odd_statements,
     find_repeated,
     find_short_loops,
+    unfreezes,
 )
 from cnnprobe.training.surroundings import Surroundings, is_own
 from cnnprobe.training.unread_names import find_unread_names
@@ -53,6 +54,7 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
         chosen=tuple(find_chosen(classes)),
         outputs=tuple(find_outputs(ordered, names, functions)),
         measured=tuple(find_measured(ordered, names, functions)),
+        unfreezes=unfreezes(ordered),
     )
 
 

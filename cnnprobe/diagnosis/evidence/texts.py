@@ -118,3 +118,4 @@ class Texts:
     chosen: tuple[Chosen, ...] = ()
     outputs: tuple[ReadOutput, ...] = ()
     measured: tuple[Measured, ...] = ()
+    unfreezes: bool = False  # a statement lets parameters require grad, or may

@@ -358,7 +358,7 @@ def insert_relu(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
     if finding.module:
         yield Remedy(
             title=f"nn.ReLU() after {spoken(evidence, finding.module)}",
-            change=exchange(finding.module, _followed_by_relu),
+            change=exchange(finding.module, lambda layer: _Followed(layer, nn.ReLU())),
             written=write_in(evidence, model, follow_layer, finding.module, "nn.ReLU()"),
             shows="the two layers are no longer one linear map",
             is_comparable=False,
@@ -366,8 +366,14 @@ def insert_relu(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
         )
 
 
-def _followed_by_relu(module: nn.Module) -> nn.Module:
-    return nn.Sequential(module, nn.ReLU())
+class _Followed(nn.Sequential):
+    """A layer and the one behind it; what the model reads of the layer otherwise is still there."""
+
+    def __getattr__(self, name: str) -> Any:
+        own = self.__dict__.get("_modules", {})
+        if name in own or "0" not in own:
+            return super().__getattr__(name)
+        return getattr(own["0"], name)
 
 
 @answers("vanishing-gradient")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bench.case import looped
 from bench.design import design
 from bench.parts import Backbone, Classifier, classifier, images, labels
 
@@ -267,3 +268,37 @@ def summed_error_under_adam():
     return classifier(
         model, inputs=noise / 100, targets=noise / 10, loss_fn=nn.MSELoss(reduction="sum")
     )
+
+
+@design
+def kernels_of_distances_with_a_minus():
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 16))
+
+    def compare(one, other):
+        return torch.exp(-torch.cdist(one, other).square() / 10).mean()
+
+    def step(model, inputs, targets, optimizer):
+        made = model(torch.randn(8, 8))
+        optimizer.zero_grad()
+        (compare(made, made) - 2 * compare(made, inputs)).backward()
+        optimizer.step()
+
+    return looped(model, step, inputs=images().mean(1).flatten(1)[:, :16], targets=None)
+
+
+class Bayesian(nn.Module):
+    """A layer whose weights are drawn anew in each pass, by a deviation that is learnt."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.mean = Backbone(), nn.Parameter(0.1 * torch.randn(4, 16))
+        self.spread = nn.Parameter(torch.full((4, 16), -3.0))
+
+    def forward(self, x):
+        deviation = F.softplus(self.spread)
+        return F.linear(self.backbone(x), self.mean + deviation * torch.randn_like(deviation))
+
+
+@design
+def weights_that_are_drawn_by_a_learned_deviation():
+    return classifier(Bayesian())
