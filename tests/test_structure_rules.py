@@ -20,7 +20,7 @@ def find(name, model, **given):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     given = {"inputs": IMAGES, "targets": LABELS, "optimizer": optimizer, "trials": 0} | given
     if "train_step" not in given:
-        given["loss_fn"] = nn.CrossEntropyLoss()
+        given.setdefault("loss_fn", nn.CrossEntropyLoss())
     report = cnnprobe.diagnose(model, steps=2, **given)
     return [finding for finding in report.findings if finding.rule == name]
 

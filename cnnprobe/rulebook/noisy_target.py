@@ -11,7 +11,7 @@ from cnnprobe.rulebook.material import images, layers
 
 ERRORS = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
 NOISE = frozenset({"randn", "randn_like", "normal"})
-HANDING = ARRANGING | {"detach"}
+HANDING = ARRANGING | {"detach", "clamp"}
 
 
 def _denoising(clean: bool) -> Mapping[str, Any]:
@@ -48,7 +48,8 @@ def noisy_target(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: the best answer is a copy of the input; nothing is learned of the noise or of
     the data, and the loss looks good.
-    What to do: compare with the data before the noise, or with the noise.
+    What to do: compare with the data before the noise, or with the noise; x + noise in place of
+    x += noise, which writes to the data.
     Known exceptions: autoencoders without added noise; a code that was drawn, and is to be found
     again.
     Source: Ho et al. 2020, arXiv:2006.11239, algorithm 1; Vincent et al. 2008, "Extracting and
@@ -67,7 +68,11 @@ def noisy_target(evidence: Evidence) -> Iterator[Finding]:
                 f"the target of {describe(loss.call)} is the noisy tensor that "
                 f"{describe(flow.calls[taker])} is given: a copy of its input is the best answer"
             ),
-            fix="compare with the data before the noise was added, or with the noise",
+            fix=(
+                "add the noise to a copy, x = x + noise: an in-place sum writes to the data"
+                if flow.calls[made].kind.endswith(("add_", "__iadd__", "sub_", "__isub__"))
+                else "compare with the data before the noise was added, or with the noise"
+            ),
             source=flow.line(loss.index),
         )
         return

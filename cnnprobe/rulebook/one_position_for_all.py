@@ -6,6 +6,8 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence.meanings import Meanings
+from cnnprobe.diagnosis.evidence.pieces import list_roles
 from cnnprobe.diagnosis.evidence.questions import spoken
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import classifying
@@ -45,10 +47,13 @@ def healthy() -> Mapping[str, Any]:
     code="CP742", name="one-position-for-all", severity=Severity.WARNING, examples=(sick, healthy)
 )
 def one_position_for_all(evidence: Evidence) -> Iterator[Finding]:
-    """One row of a table of positions is added to all positions of a sequence.
+    """One row of a table of positions is added to all positions of a sequence: row L of a table
+    for L positions, or row n for sample n.
 
-    Why it matters: each position gets the same values, so the model cannot tell their order.
-    What to do: take the rows up to the length, pe[:, :x.shape[1]] in place of pe[:, x.shape[1]].
+    Why it matters: each position gets the same values, so the model cannot tell their order; and a
+    row for each sample tells what place it has in its batch.
+    What to do: take the rows up to the length, pe[:, :x.shape[1]] in place of pe[:, x.shape[1]]; a
+    table of (length, 1, features) fits (L, N, features) alone.
     Known exceptions: a row whose index is not the length of the sequence, as that of a level or of
     a time step; tables of which several rows are read; sequences of one step.
     Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.5; torch's basic indexing:
@@ -68,6 +73,45 @@ def one_position_for_all(evidence: Evidence) -> Iterator[Finding]:
             source=flow.line(i),
             subject=describe(call),
         )
+    yield from _find_rows_by_sample(evidence)
+
+
+def _find_rows_by_sample(evidence: Evidence) -> Iterator[Finding]:
+    """Rows of a table that are added to the samples of a batch, each to all positions of one."""
+    meanings = Meanings(evidence)
+    flow = meanings.flow
+    for i in flow.primitives({"getitem"}):
+        call = flow.calls[i]
+        whole = _find_samples(meanings, i) if _is_of_table(call) else None
+        if whole is not None:
+            count, steps = whole[0], whole[1]
+            table = spoken(evidence, str(call.inputs[0].source))
+            yield Finding(
+                module=flow.owner(i),
+                message=(
+                    f"the first {count} rows of {table} are added to the {count} samples of "
+                    f"{whole}, each to all {steps} positions of one: dim 0 is the batch"
+                ),
+                fix=f"[:{steps}].transpose(0, 1): a row for each position, which is dim 1",
+                source=flow.line(i),
+                subject=describe(call),
+                kind="by-sample",
+            )
+            return
+
+
+def _find_samples(meanings: Meanings, index: int) -> tuple[int, ...] | None:
+    """The shape, (N, L, features), of a batch that rows of shape (N, 1, features) are added to."""
+    flow = meanings.flow
+    made = flow.calls[index].outputs[0].shape
+    if len(made) != 3 or made[0] < 2 or made[1] != 1:
+        return None
+    for j in flow.readers[index]:
+        for info in flow.calls[j].inputs if operation(flow.calls[j]) == "add" else ():
+            dims = meanings.read(info)
+            if len(dims) == 3 and list_roles(dims[0]) == {"batch"} and dims[1]:
+                return info.shape
+    return None
 
 
 def find_rows_for_all(flow: Flow) -> Iterator[tuple[int, int]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence.meanings import Meanings
 from cnnprobe.diagnosis.evidence.questions import (
     batch_size,
     find_module,
@@ -13,11 +14,11 @@ from cnnprobe.diagnosis.evidence.questions import (
     spoken,
     takes_time_first,
 )
+from cnnprobe.diagnosis.evidence.scrambles import find_scrambles
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
 
 _OF_CLASSES = ("cross_entropy", "nll_loss")
-_MAPPING = ("conv", "conv_transpose", "max_pool", "avg_pool")
 
 
 def _net(permuted: bool) -> Mapping[str, Any]:
@@ -63,7 +64,8 @@ def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
     and positions, (N, T, heads * size) viewed as (N, heads, T, size) the heads, (N, C, H, W) viewed
     as (W, N, C * H) for an LSTM mixes samples, and (N, C, H, W) viewed as (N * H * W, C) gives the
     loss scores of other places than the labels are of. (N, A * K, H, W) viewed as (N, A, H, W, K),
-    the head of a detector, puts K neighbouring positions in the place of the K values of a box.
+    the head of a detector, puts K neighbouring positions in the place of the K values of a box;
+    (N, C * 4, H, W) viewed as (N, C, 2 * H, 2 * W) is no pixel shuffle.
     What to do: permute or transpose first.
     Known exceptions: reshapes that only merge or split neighbouring axes; axes of equal size cannot
     be told apart. Where the first axis takes part, only a plain exchange of whole axes counts: what
@@ -88,7 +90,7 @@ def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
             source=call.source,
             subject=describe(call),
         )
-    yield from _find_straddling(flow)
+    yield from _find_mixed_dims(evidence, {i for rows in places.values() for i in rows})
     yield from _find_mixed_scores(evidence)
 
 
@@ -122,54 +124,25 @@ def _moves_batch(evidence: Evidence, flow: Flow, index: int) -> bool:
     return any(info is not None and takes_time_first(info) for info in readers)
 
 
-def _find_straddling(flow: Flow) -> Iterator[Finding]:
-    """Maps of a convolution cut into rows that begin in one line of the map and end in another."""
-    for i in flow.primitives({"view", "reshape"}):
-        call = flow.calls[i]
-        made = flow.origin(call.inputs[0]) if call.inputs and call.outputs else None
-        if made is None or operation(flow.calls[made]) not in _MAPPING or flow.owner(i) is None:
+def _find_mixed_dims(evidence: Evidence, told: set[int]) -> Iterator[Finding]:
+    """What the meaning of the dims shows, of rows that are not told yet; the same line once."""
+    meanings = Meanings(evidence)
+    flow, lines = meanings.flow, {meanings.flow.line(i) for i in told} - {""}
+    for found in find_scrambles(meanings):
+        call, line = flow.calls[found.index], flow.line(found.index)
+        if line in lines or (found.kind == "slides" and told & flow.before(found.index)):
             continue
-        before, after = call.inputs[0].shape, call.outputs[0].shape
-        size = find_straddling(before, after)
-        if size is not None and before == flow.calls[made].outputs[0].shape:
-            yield Finding(
-                module=flow.owner(i),
-                severity=Severity.WARNING,
-                message=(
-                    f"{describe(call)} turns {before} into {after}: {size} values in a row of the "
-                    f"result are parts of lines of {before[-1]} positions, so that channels and "
-                    "positions are mixed"
-                ),
-                fix=(
-                    "split each axis into its parts first, then permute them into place, then "
-                    "merge them"
-                ),
-                source=call.source,
-                subject=describe(call),
-                kind="straddling",
-            )
-
-
-def find_straddling(before: tuple[int, ...], after: tuple[int, ...]) -> int | None:
-    """The size of a run in the result of a view of (N, C, H, W) that ends within a line of the map,
-    though not at a part of it.
-
-    >>> find_straddling((8, 27, 8, 8), (8, 3, 8, 8, 9))
-    9
-    >>> find_straddling((8, 27, 8, 8), (8, 3, 9, 8, 8)), find_straddling((8, 27, 8, 8), (8, 1728))
-    (None, None)
-    >>> find_straddling((8, 4, 8, 8), (8, 4, 2, 4, 2, 4)), find_straddling((8, 4, 8, 8), (8, 256))
-    (None, None)
-    """
-    if len(before) < 4 or before[0] != after[0] or min(*before[1:], *after) < 1:
-        return None
-    ends = [math.prod(before[k:]) for k in range(1, len(before))] + [1]
-    for k in range(len(after) - 1, 1, -1):
-        run = math.prod(after[k:])
-        low, high = max(e for e in ends if e <= run), min(e for e in ends if e >= run)
-        if run % low or high % run:
-            return run
-    return None
+        lines |= {line} - {""}
+        told.add(found.index)
+        yield Finding(
+            module=flow.owner(found.index),
+            severity=Severity.WARNING,
+            message=found.message,
+            fix=found.fix,
+            source=line,
+            subject=describe(call),
+            kind=found.kind,
+        )
 
 
 def _find_mixed_scores(evidence: Evidence) -> Iterator[Finding]:

@@ -53,7 +53,8 @@ def softmax_dim(evidence: Evidence) -> Iterator[Finding]:
     which others it came with. Over a dim of size 1 every value is 1, whatever goes in.
     What to do: set dim=1, or dim=-1 for (N, C).
     Known exceptions: attention over a sequence in dim 0 is right where the batch is elsewhere; it
-    is reported only where samples were seen to influence each other. Losses over a square matrix of
+    is reported only where samples were seen to influence each other, or where each layer before it
+    keeps the batch in dim 0. Losses over a square matrix of
     similarities are not reported, nor is a single position, whose other dims have size 1 too.
     Source: torch.nn.Softmax, "dim: a dimension along which Softmax will be computed (so every slice
     along dim will sum to 1)".

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from cnnprobe.diagnosis.evidence.evidence import Evidence
 from cnnprobe.diagnosis.evidence.flow import Flow
 from cnnprobe.diagnosis.evidence.groups import FORWARDING, TURNING, operation, option
+from cnnprobe.diagnosis.evidence.meanings import Meanings
+from cnnprobe.diagnosis.evidence.pieces import list_roles
 from cnnprobe.diagnosis.evidence.questions import LossCall, batch_size, loss_calls, spoken
 from cnnprobe.records.trace import ModuleCall
 
@@ -49,14 +51,22 @@ def find_softmaxes(evidence: Evidence, flow: Flow) -> Iterator[Softmax]:
 
 
 def is_over_batch(evidence: Evidence, softmax: Softmax) -> bool:
-    """Whether it runs over the samples: of a prediction, or where they were seen to change each
-    other.
+    """Whether it runs over the samples: of a prediction, where they were seen to change each other,
+    or where the dim is that of the batch through all layers before it.
     """
     n = batch_size(evidence)
     if softmax.dim != 0 or n is None or n < 2 or softmax.shape[0] != n:
         return False
     leak = evidence.probes.leak
-    return softmax.is_prediction or (leak is not None and leak[0] == softmax.module)
+    is_seen = softmax.is_prediction or (leak is not None and leak[0] == softmax.module)
+    return is_seen or _is_of_samples(evidence, softmax)
+
+
+def _is_of_samples(evidence: Evidence, softmax: Softmax) -> bool:
+    """Whether its dim 0, and no other one, is known to hold the samples."""
+    dims = Meanings(evidence).read(softmax.call.inputs[0]) if softmax.module is not None else ()
+    roles = [list_roles(dim) for dim in dims]
+    return bool(roles) and roles[0] == {"batch"} and not any("batch" in r for r in roles[1:])
 
 
 def misses_classes(evidence: Evidence, softmax: Softmax) -> bool:

@@ -1,0 +1,211 @@
+"""An operation over positions where channels were meant."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.diagnosis.evidence import ARRANGING, Evidence, describe, operation
+from cnnprobe.diagnosis.evidence.meanings import Dims, Meanings, list_reduced
+from cnnprobe.diagnosis.evidence.pieces import Dim, list_roles, measure_dim
+from cnnprobe.diagnosis.evidence.scrambles import PLACES, name_piece
+from cnnprobe.rulebook.material import classifying
+
+_MAP = 4  # dims of (N, C, H, W)
+_WITH_STATISTICS = ("batch_norm", "group_norm", "instance_norm")
+_HANDING = ARRANGING | {"relu", "gelu", "leaky_relu", "dropout", "cat", "tanh", "sigmoid"}
+
+
+def _net(*, turned: bool) -> Mapping[str, Any]:
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.GRU(6, 16, batch_first=True), nn.Linear(16, 4)
+            self.norm = nn.BatchNorm1d(16 if turned else 9)
+
+        def forward(self, x: Any) -> Any:
+            steps = self.rnn(x)[0]
+            if not turned:
+                return self.head(self.norm(steps).mean(1))
+            return self.head(self.norm(steps.transpose(1, 2)).mean(2))
+
+    torch.manual_seed(0)
+    return {**classifying(Net()), "inputs": torch.randn(8, 9, 6)}
+
+
+def sick() -> Mapping[str, Any]:
+    """BatchNorm1d of the steps of a GRU."""
+    return _net(turned=False)
+
+
+def healthy() -> Mapping[str, Any]:
+    """BatchNorm1d of its features, between two transposes."""
+    return _net(turned=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mixup:
+    message: str
+    fix: str
+
+
+@rule(
+    code="CP330", name="positions-for-channels", severity=Severity.WARNING, examples=(sick, healthy)
+)
+def positions_for_channels(evidence: Evidence) -> Iterator[Finding]:
+    """A normalisation, a mean, a softmax or a recurrent layer takes positions for channels.
+
+    Why it matters: BatchNorm1d expects (N, C, L), but recurrent layers, attention and Linear give
+    (N, L, C): each step gets a mean and a weight of its own, and the features none. LayerNorm of a
+    map (N, C, H, W) runs over the width alone; mean(dim=(1, 2)) of it averages channels with rows.
+    What to do: permute the channels to the dim that the operation reads, or name another dim.
+    Known exceptions: maps of one row or column; means that keep the channels; mixing of positions
+    behind a transpose, as in an MLP-Mixer. What the dims stand for is followed through views,
+    permutes and layers; where it is not known, nothing is reported.
+    Source: torch.nn.BatchNorm1d, "Input: (N, C) or (N, C, L)"; torch.nn.LayerNorm, "over the last D
+    dimensions"; torch.nn.GRU, "(N, L, H_in) when batch_first=True".
+    """
+    meanings = Meanings(evidence)
+    flow = meanings.flow
+    told: set[str] = set()
+    for i in flow.primitives():
+        call = flow.calls[i]
+        if flow.owner(i) is None or not call.inputs or not call.outputs:
+            continue
+        found = _judge(meanings, i)
+        line = flow.line(i)
+        if found is not None and line not in told:
+            told |= {line} - {""}
+            yield Finding(
+                module=flow.owner(i),
+                message=found.message,
+                fix=found.fix,
+                source=line,
+                subject=describe(call),
+            )
+
+
+def _judge(meanings: Meanings, index: int) -> _Mixup | None:
+    kind = operation(meanings.flow.calls[index])
+    dims = meanings.read(meanings.flow.calls[index].inputs[0])
+    if len(dims) < 3:
+        return None
+    if kind in _WITH_STATISTICS:
+        return _judge_statistics(meanings, index, dims)
+    if kind in ("layer_norm", "normalize", "softmax"):
+        return _judge_width(meanings, index, dims)
+    if kind in ("mean", "sum", "max", "min", "amax", "amin"):
+        return _judge_reduction(meanings, index, dims)
+    return _judge_steps(meanings, index, dims) if kind in ("rnn", "attention") else None
+
+
+def _name(meanings: Meanings, dim: Dim) -> str:
+    return name_piece(dim[-1], meanings.flow)
+
+
+def _is_of_layer(dim: Dim) -> bool:
+    """Whether a dim holds the channels of a layer, all of them."""
+    return bool(dim) and all(p.axis.role == "channels" and p.axis.maker is not None for p in dim)
+
+
+def _are_places(dim: Dim) -> bool:
+    return bool(dim) and list_roles(dim) <= PLACES
+
+
+def _judge_statistics(meanings: Meanings, index: int, dims: Dims) -> _Mixup | None:
+    """A norm of dim 1, of which the channels are the last one."""
+    if not dims[1] or "channels" in list_roles(dims[1]) or not _is_of_layer(dims[-1]):
+        return None
+    call, last = meanings.flow.calls[index], len(dims) - 1
+    turn, back = (
+        ("transpose(1, 2)", "behind it")
+        if last == 2
+        else (f"permute(0, {last}, {', '.join(map(str, range(1, last)))})", "the inverse behind it")
+    )
+    return _Mixup(
+        message=(
+            f"{describe(call)} normalises dim 1 of {call.inputs[0].shape}, which holds positions; "
+            f"{_name(meanings, dims[-1])} are dim {last}"
+        ),
+        fix=f"{turn} before it and {back}, and num_features={measure_dim(dims[-1])}",
+    )
+
+
+def _judge_width(meanings: Meanings, index: int, dims: Dims) -> _Mixup | None:
+    """What runs over the width of a map alone, not over its height or its channels."""
+    call = meanings.flow.calls[index]
+    kind = operation(call)
+    shape = meanings.setting(index, "normalized_shape")
+    dim = meanings.setting(index, "dim", 1) if kind != "layer_norm" else -1
+    if isinstance(shape, tuple) and len(shape) > 1:
+        return None
+    is_last = isinstance(dim, int) and dim % len(dims) == _MAP - 1
+    if len(dims) != _MAP or not is_last or not _is_of_layer(dims[1]) or not all(dims[2:]):
+        return None
+    if list_roles(dims[3]) != {"width"} or list_roles(dims[2]) != {"height"}:
+        return None
+    channels = measure_dim(dims[1])
+    fixes = {
+        "layer_norm": f"permute(0, 2, 3, 1) before it, permute(0, 3, 1, 2) behind it, and "
+        f"normalized_shape={channels}",
+        "softmax": "flatten(2) first and dim=-1, to weigh all positions; dim=1 to weigh channels",
+        "normalize": "dim=1",
+    }
+    return _Mixup(
+        message=(
+            f"{describe(call)} runs over dim 3 of {call.inputs[0].shape}, the width alone: each "
+            f"row is judged by itself; {_name(meanings, dims[1])} are dim 1"
+        ),
+        fix=fixes[kind],
+    )
+
+
+def _judge_reduction(meanings: Meanings, index: int, dims: Dims) -> _Mixup | None:
+    """A mean over the channels that leaves positions, which a Linear then reads as features."""
+    reduced = list_reduced(meanings, index, len(dims))
+    kept = [dim for k, dim in enumerate(dims) if k and k not in reduced and dim]
+    gone = [dims[k] for k in reduced]
+    layers = [dim for dim in gone if _is_of_layer(dim)]
+    if 0 in reduced or not layers or len(kept) != 1 or not _are_places(kept[0]):
+        return None
+    flow = meanings.flow
+    readers = [flow.calls[j] for j in flow.passes_on(index, _HANDING)]
+    linear = next((c for c in readers if operation(c) == "linear"), None)
+    if linear is None:
+        return None
+    call = flow.calls[index]
+    places = tuple(k for k, dim in enumerate(dims) if k and dim not in layers)
+    name = places[0] if len(places) == 1 else places
+    return _Mixup(
+        message=(
+            f"{describe(call)} over dim {reduced[0] if len(reduced) == 1 else reduced} of "
+            f"{call.inputs[0].shape} leaves no channels: {describe(linear)} gets "
+            f"{measure_dim(kept[0])} positions in place of {_name(meanings, layers[0])}"
+        ),
+        fix=f"dim={name}, and in_features={measure_dim(layers[0])} in {describe(linear)}",
+    )
+
+
+def _judge_steps(meanings: Meanings, index: int, dims: Dims) -> _Mixup | None:
+    """A sequence whose steps are the channels of a convolution, and whose features are its
+    positions.
+    """
+    flow, call = meanings.flow, meanings.flow.calls[index]
+    is_first = meanings.setting(index, "batch_first") is True
+    steps = dims[1] if is_first else dims[0]
+    if call.fqn is None or not _is_of_layer(steps) or not _are_places(dims[2]):
+        return None
+    maker = steps[0].axis.maker
+    if maker is None or operation(flow.calls[maker]) not in ("conv", "conv_transpose"):
+        return None
+    return _Mixup(
+        message=(
+            f"{describe(call)} gets {call.inputs[0].shape}: its steps are "
+            f"{_name(meanings, steps)}, and its features are positions"
+        ),
+        fix=f"{'transpose(1, 2)' if is_first else 'permute the positions to dim 0'} first, and "
+        f"as many input features as there are channels, {measure_dim(steps)}",
+    )
