@@ -1,9 +1,15 @@
 """Crashes of a loop's own lines: each program is named, and its first repair is the correction."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
+import cnnprobe
 from cnnprobe.crash.cause import HEAD, Example
+from cnnprobe.errors import UsageError
+from cnnprobe.loading.defaults import make_default_inputs
 from tests.support.examples import explain_text
 
 # A diagnosis, a part of the first repair's title, and the lines of a loop: "- " goes, "+ " comes.
@@ -188,6 +194,52 @@ CASES = {
           model(x)
 """,
     ),
+    "class numbers for a loss of values": (
+        "target-shape",
+        "pass F.one_hot(targets.long(), 3).float()",
+        """
+  model = nn.Linear(8, 3)
+  def run(model):
+      y = torch.tensor([0.0, 1.0, 2.0, 0.0])
+-     return nn.BCEWithLogitsLoss()(model(torch.randn(4, 8)), y)
++     return nn.BCEWithLogitsLoss()(model(torch.randn(4, 8)), F.one_hot(y.long(), 3).float())
+""",
+    ),
+    "class numbers of pixels": (
+        "target-shape",
+        "pass F.one_hot(targets.long(), 3).movedim(-1, 1).float()",
+        """
+  model = nn.Conv2d(1, 3, 1)
+  def run(model):
+      y = torch.randint(0, 3, (2, 4, 4)).float()
++     y = F.one_hot(y.long(), 3).movedim(-1, 1).float()
+      return nn.BCEWithLogitsLoss()(model(torch.randn(2, 1, 4, 4)), y)
+""",
+    ),
+    "list of an array of objects": (
+        "ragged-list",
+        "pad_sequence",
+        """
+  import numpy as np
+  model = nn.Linear(3, 2)
+  def run(model):
+      rows = np.array([[1.0, 2.0, 3.0], [4.0, 5.0]], dtype=object)
+-     return model(torch.tensor(rows))
++     made = [torch.tensor(row) for row in rows]
++     return model(nn.utils.rnn.pad_sequence(made, batch_first=True))
+""",
+    ),
+    "number of a loop over a tensor": (
+        "zero-dim-input",
+        "pass x.reshape(1, 1) to the model",
+        """
+  model = nn.Linear(1, 3)
+  def run(model):
+      for value in torch.linspace(0, 1, 3):
+-         model(value)
++         model(value.reshape(1, 1))
+""",
+    ),
 }
 
 
@@ -334,3 +386,55 @@ def test_reading_a_file_of_a_path_first_is_tried(tmp_path):
     )
     explanation = explain_text(HEAD + program, tmp_path)
     assert "tried: every entry then fits" == explanation.repairs[0].tried
+
+
+GUARD = """
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+import cnnprobe
+
+model, rows = nn.Linear(3, 2), torch.ones(4, 3)
+with cnnprobe.record(model):
+    for x in DataLoader(rows, num_workers=1, multiprocessing_context="spawn"):
+        model(x)
+"""
+
+
+def test_program_without_a_main_guard_is_named_in_the_program_and_in_its_worker(tmp_path):
+    path = tmp_path / "train.py"
+    path.write_text(GUARD)
+    done = subprocess.run(
+        [sys.executable, path], capture_output=True, text=True, timeout=120, check=False
+    )
+    said = 'the program lacks `if __name__ == "__main__"`: '
+    assert said + "this is a worker that imports the program" in done.stderr
+    assert said + "each worker imports the program" in done.stderr
+
+
+def test_exception_without_a_message_is_written_without_a_colon():
+    class Net(torch.nn.Module):
+        def forward(self, x):
+            raise KeyboardInterrupt
+
+    model = Net()
+    with pytest.raises(KeyboardInterrupt), cnnprobe.record(model):
+        model(torch.ones(2))
+    text = str(cnnprobe.last_report(model))
+    assert "the forward pass raised KeyboardInterrupt\n" in text
+    assert "KeyboardInterrupt:" not in text
+
+
+def test_shape_is_proposed_for_each_input_of_a_model_as_its_first_layer_takes_it():
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.image, self.rows = torch.nn.Conv2d(1, 4, 3), torch.nn.Linear(5, 4)
+
+        def forward(self, image, rows, mask):
+            return self.image(image).mean((2, 3)) + self.rows(rows) * mask
+
+    with pytest.raises(UsageError) as caught:
+        make_default_inputs(Two(), device=torch.device("cpu"))
+    fix = "--input image=1,1,32,32 --input rows=1,5 --input mask=SHAPE"
+    assert f"give a shape or a file for each: {fix}" == caught.value.fix

@@ -389,3 +389,13 @@ def test_shapes_from_the_command_line(tmp_path, capsys):
     said = capsys.readouterr().out
     assert 0 == (end.value.code or 0)
     assert "17 or more" in said and "(N, 64, floor((H - 1)/2), floor((W - 1)/2))" in said
+
+
+def test_fix_of_another_size_keeps_the_weights_and_lets_it_pass():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 16 * 16, 2)
+    )
+    crashes = cnnprobe.shapes(model, torch.ones(1, 3, 32, 32)).data.crashes
+    assert {"put nn.AdaptiveAvgPool2d(16) before '2'"} == {crash.fix for crash in crashes}
+    model.insert(2, nn.AdaptiveAvgPool2d(16))
+    assert {(1, 2)} == {tuple(model(torch.ones(1, 3, size, size)).shape) for size in (31, 32, 34)}

@@ -257,7 +257,7 @@ def _end(report: "Report", wished: OutputRequest, fail_on: tuple[str, ...]) -> N
             tell(failure.traceback)
         where = f"module {failure.module!r}" if failure.module else "the model itself"
         said = ProbeError(
-            f"the forward pass raised {failure.kind}: {failure.message.strip()}",
+            f"the forward pass raised {failure.error}",
             where=", ".join(part for part in (where, failure.source) if part),
             fix=report.explanation.repairs[0].title
             if report.explanation is not None and report.explanation.repairs

@@ -261,9 +261,9 @@ def _to_explanation(
         line=read_line(crash.source),
         repairs=repairs,
         evidence=(*blamed.evidence, *notes),
-        error=f"{failure.kind}: {failure.message}"
+        error=f"{failure.kind}: {failure.message}".removesuffix(": ")
         if failure is not None
-        else f"{type(crash.error).__name__}: {crash.error}",
+        else f"{type(crash.error).__name__}: {crash.error}".removesuffix(": "),
     )
 
 

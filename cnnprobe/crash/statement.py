@@ -295,7 +295,7 @@ def to_explanation(crash: Crash, explanation: Explanation) -> Explanation:
         arithmetic=_reword(explanation.arithmetic),
         evidence=tuple(map(_reword, explanation.evidence)),
         repairs=tuple(repairs),
-        error=f"{type(crash.error).__name__}: {crash.error}",
+        error=f"{type(crash.error).__name__}: {crash.error}".removesuffix(": "),
     )
 
 

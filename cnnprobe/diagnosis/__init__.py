@@ -313,7 +313,7 @@ def to_finding(failure: Failure, explanation: Any = None) -> Finding:
             code=code,
             severity=Severity.ERROR,
             module=failure.module,
-            message=f"the {failure.stage} raised {failure.kind}: {failure.message.strip()}",
+            message=f"the {failure.stage} raised {failure.error}",
             fix="the trace shows what every layer before it got",
             source=failure.source,
         )

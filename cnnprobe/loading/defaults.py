@@ -2,7 +2,10 @@
 device.
 """
 
+import ast
 import inspect
+import textwrap
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -68,12 +71,44 @@ def _check_forward(model: nn.Module) -> None:
     ]
     if len(needed) > 1 or any(p.kind is p.KEYWORD_ONLY for p in needed):
         names = ", ".join(p.name for p in needed)
-        example = " ".join(f"--input {p.name}=1,3,32,32" for p in needed[:2])
+        example = " ".join(f"--input {p.name}={_guess_shape(model, p.name)}" for p in needed)
         raise UsageError(
             f"{type(model).__name__}.forward takes {names}",
             where="no --input was given",
             fix=f"give a shape or a file for each: {example}",
         )
+
+
+def _guess_shape(model: nn.Module, name: str) -> str:
+    """The shape of an argument that the forward hands to a layer; SHAPE where it is not known."""
+    for layer in _list_readers(model, name):
+        if isinstance(layer, nn.Conv2d):
+            return f"1,{layer.in_channels},32,32"
+        if isinstance(layer, nn.Conv1d):
+            return f"1,{layer.in_channels},64"
+        if isinstance(layer, nn.Linear):
+            return f"1,{layer.in_features}"
+        if isinstance(layer, nn.Embedding):
+            return "1,8"
+    return "SHAPE"
+
+
+def _list_readers(model: nn.Module, name: str) -> Iterator[nn.Module]:
+    """The first layer of each module that the forward calls with an argument: self.conv(x)."""
+    try:
+        text = textwrap.dedent(inspect.getsource(type(model).forward))
+        tree = ast.parse(text)
+    except (OSError, TypeError, SyntaxError):
+        return
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id="self"), attr=attribute),
+                args=[ast.Name(id=given), *_],
+            ) if given == name:
+                module = model._modules.get(attribute)
+                leaves = [m for m in module.modules() if m._parameters] if module else []
+                yield from leaves[:1]
 
 
 def _list_candidates(model: nn.Module) -> list[tuple[int, ...]]:

@@ -125,6 +125,11 @@ class Failure:
     stage: str = "forward"  # "forward" | "loss" | "backward" | "step"
     call: int | None = None
 
+    @property
+    def error(self) -> str:
+        """The exception as Python writes it: its class alone where it has no message."""
+        return f"{self.kind}: {self.message.strip()}".removesuffix(": ")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:

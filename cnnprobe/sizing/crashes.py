@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from torch import nn
+
 from cnnprobe.crash import Crash, explain
+from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.sizes import SizeCrash
 from cnnprobe.sizing.axes import Bounds
 from cnnprobe.sizing.runs import Place, Runs, SizeAxis, place_sizes
@@ -74,7 +77,7 @@ def explain_failure(runs: Runs, changes: Mapping[Place, int], sizes: tuple[int, 
         return SizeCrash(
             sizes=sizes,
             diagnosis="unknown",
-            message=f"{failure.kind}: {failure.message.strip()}",
+            message=failure.error,
             module=failure.module,
         )
     return SizeCrash(
@@ -82,5 +85,16 @@ def explain_failure(runs: Runs, changes: Mapping[Place, int], sizes: tuple[int, 
         diagnosis=explanation.diagnosis,
         message=explanation.message,
         module=explanation.module,
-        fix=explanation.repairs[0].title if explanation.repairs else "",
+        fix=_choose_fix(explanation, runs.model),
     )
+
+
+def _choose_fix(explanation: Explanation, model: nn.Module) -> str:
+    """The first repair that keeps the weights, as they fit the other sizes; else the first.
+
+    One of the model goes before another input: other sizes are what is asked for.
+    """
+    count = sum(p.numel() for p in model.parameters())
+    kept = [one for one in explanation.repairs if one.works and one.parameters == count]
+    kept.sort(key=lambda one: one.module is None)
+    return next((one.title for one in (*kept, *explanation.repairs)), "")

@@ -83,7 +83,7 @@ def fail_with_error(
         fail(
             (
                 f"the {failure.stage}{' pass' if failure.stage in ('forward', 'backward') else ''} "
-                f"raised {failure.kind}: {failure.message}"
+                f"raised {failure.error}"
             ),
             details=[] if finding.rule == "unknown" else [f"{finding.rule}: {finding.message}"],
             where=f"{place} ({failure.operation})"

@@ -46,7 +46,7 @@ def refactor_model(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
     trace = trace_structure(Side(model=model, args=args, kwargs=kwargs), training=False)
     if trace.failure is not None:
         raise TargetError(
-            f"the forward pass raised {trace.failure.kind}: {trace.failure.message}",
+            f"the forward pass raised {trace.failure.error}",
             where=f"module {trace.failure.module!r} of {name}",
             fix="fix it first (cnnprobe.probe explains it), then refactor",
         )

@@ -90,12 +90,12 @@ class FailingLoss:
     ) -> ChangeLoss:
         """An edit that gives it something else. What `code` says is what is tried.
 
-        The code reads `output` or `targets`: "targets.long()". With another loss or with options
-        it is only shown.
+        The code reads `output` or `targets`: "targets.long()". With options, or where it is that
+        of another loss, it is only shown.
         """
 
         def run(output: Any, targets: Any) -> tuple[Any, Any]:
-            if other or options:
+            if options or (other and code.startswith("nn.")):
                 return output, targets
             names = {"torch": torch, "F": F, "output": output, "targets": targets}
             value = eval(code, names | {self.names[0]: output})  # noqa: S307 - a cause wrote it

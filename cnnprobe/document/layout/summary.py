@@ -54,10 +54,7 @@ def build_failure_notice(trace: Trace) -> Iterator[Notice]:
     failure = trace.failure
     if failure is None:
         return
-    what = (
-        f"{_STAGES.get(failure.stage, failure.stage)} raised {failure.kind}: "
-        f"{failure.message.strip()}"
-    )
+    what = f"{_STAGES.get(failure.stage, failure.stage)} raised {failure.error}"
     yield Notice(
         severity="error",
         text=what,

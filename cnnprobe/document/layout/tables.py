@@ -58,9 +58,7 @@ def make_key(row: Entry) -> str:
 
 def _write_failure_note(failure: Failure, call: ModuleCall | None) -> str:
     given = f", given {format_shapes(call.inputs)}" if call is not None and call.inputs else ""
-    return f"raised here{given}: {failure.kind}: {failure.message.strip()}".split("\n", maxsplit=1)[
-        0
-    ]
+    return f"raised here{given}: {failure.error}".split("\n", maxsplit=1)[0]
 
 
 def _choose_emphasis(trace: Trace, row: Entry) -> Emphasis:

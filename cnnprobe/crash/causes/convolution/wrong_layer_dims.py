@@ -131,7 +131,9 @@ def _fix_dims(crash: Crash, found: ChannelMismatch) -> Candidates:
 def _exchange_layer(crash: Crash, found: ChannelMismatch) -> Candidates:
     """The layer of the same family for the dims that arrived."""
     layer, dims = crash.leaf, max(found.rank - 2, 1)
-    if layer is None or (found.kind == "conv" and found.x.shape[1] != found.expected):
+    if layer is None or found.rank < 2:
+        return
+    if found.kind == "conv" and found.x.shape[1] != found.expected:
         return
     name = f"{class_of(layer).__name__.rstrip('d123')}{dims}d"
     make, settings = getattr(nn, name, None), _read_settings(layer, name)

@@ -124,6 +124,22 @@ def _list_poolings(crash: Crash, found: Features, call: ModuleCall) -> Iterator[
             why=f"{quote(found.module)} expects one value for each of the {found.wanted} channels",
         )
     yield from _repeat_last(found)
+    side = _find_side(found, n)
+    if side > 1 and not is_pooled:
+        yield Pooling(
+            make=lambda: _GLOBAL[n](side),
+            layer=f"nn.AdaptiveAvgPool{n}d({side})",
+            call=f"F.adaptive_avg_pool{n}d({{x}}, {side})",
+            weight=POSSIBLE,
+            why=f"pooled to {' x '.join([str(side)] * n)}, it fits whatever the input size is",
+        )
+
+
+def _find_side(found: Features, n: int) -> int:
+    """The one size of a map of n dims that makes as many features as are expected; 0: none."""
+    places, left = divmod(found.wanted, found.map.shape[1])
+    side = round(places ** (1 / n)) if n in _GLOBAL and not left else 0
+    return side if side**n == places else 0
 
 
 def _fits(found: Features, window: Window) -> bool:

@@ -133,14 +133,31 @@ def _fit_values(found: FailingLoss) -> Candidates:
 def _encode(found: FailingLoss) -> Candidates:
     """Class indices as one-hot rows or maps."""
     x, target = found.input, found.target
-    is_index = not target.is_floating_point() and x.dim() > 1
-    if not is_index or tuple(target.shape) != found.class_shape:
+    if x.dim() < 2 or tuple(target.shape) != found.class_shape or not _is_index(x, target):
         return
     turned = ".movedim(-1, 1)" if x.dim() > 2 else ""
-    yield propose(found.give(f"F.one_hot(targets, {x.shape[1]}){turned}.float()"))
-    if not found.is_own:
-        title = "use nn.CrossEntropyLoss for class indices"
-        yield propose(found.give("nn.CrossEntropyLoss()", title=title, other="cross_entropy"))
+    long = ".long()" if target.is_floating_point() else ""
+    yield propose(found.give(f"F.one_hot(targets{long}, {x.shape[1]}){turned}.float()"))
+    if found.is_own:
+        return
+    title = "use nn.CrossEntropyLoss for class indices"
+    if found.name == "binary_cross_entropy":
+        title += ", without the sigmoid or softmax before it"
+    if long:
+        title += ", and pass targets.long() to it"
+        yield propose(found.give("targets.long()", title=title, other="cross_entropy"))
+        return
+    yield propose(found.give("nn.CrossEntropyLoss()", title=title, other="cross_entropy"))
+
+
+def _is_index(x: Tensor, target: Tensor) -> bool:
+    """Whether targets are class numbers: whole, and below the number of classes."""
+    if not target.is_floating_point():
+        return True
+    if target.is_meta or not target.numel():
+        return False
+    is_whole = bool((target == target.round()).all())
+    return is_whole and float(target.min()) >= 0 and float(target.max()) < x.shape[1]
 
 
 def _judge_pairs(found: FailingLoss) -> Suspects:
