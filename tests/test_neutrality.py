@@ -2,6 +2,7 @@
 ended.
 """
 
+import contextlib
 import gc
 import random
 import sys
@@ -265,6 +266,29 @@ def test_a_recorded_model_goes_with_its_last_holder_and_not_with_the_garbage_col
         alive = [weakref.ref(held) for held in (model, recording)]
         del model, recording
         assert [None, None] == [reference() for reference in alive]
+
+
+def fail_in_probe(model):
+    cnnprobe.probe(model, images())
+
+
+def fail_in_record(model):
+    with contextlib.suppress(RuntimeError), cnnprobe.record(model):
+        model(images())
+
+
+@pytest.mark.parametrize("run", [fail_in_probe, fail_in_record])
+def test_a_model_that_raised_is_kept_no_longer_than_until_the_next_report(run):
+    model, following = Broken(), Small()
+    run(model)
+    assert isinstance(cnnprobe.last_report(model).error, RuntimeError)
+    cnnprobe.probe(following, images())
+    assert cnnprobe.last_report(model).error is None
+    assert "RuntimeError" == cnnprobe.last_report(model).trace.failure.kind
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None
 
 
 def test_torch_itself_is_not_patched():

@@ -6,6 +6,7 @@ loading it takes longer than they do.
 
 import weakref
 from collections.abc import MutableMapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 # By identity: a model that is a dataclass may equal another, or have no hash.
 _last: MutableMapping[nn.Module, Report] = WeakIdKeyDictionary()
+# The latest report of all, if it has an exception: the frames of that hold the model, which no
+# weak key would let go of.
+_failed: MutableMapping[nn.Module, Report] = WeakIdKeyDictionary()
 _recordings: MutableMapping[nn.Module, weakref.ref[Recording]] = WeakIdKeyDictionary()
 
 
@@ -194,13 +198,23 @@ def autograd_graph(
 
 
 def keep_report(model: nn.Module, report: Report) -> None:
-    """Make `report` the one that `last_report(model)` gives."""
+    """Make `report` the one that `last_report(model)` gives, without its exception once there is a
+    later one of any model.
+    """
+    _failed.clear()
     _last[model] = report
+    if report.error is not None:
+        _last[model] = replace(report, error=None)
+        _failed[model] = report
 
 
 def last_report(model: nn.Module) -> Report:
-    """The report of the model's latest probed call; also what an interrupted one had seen."""
-    report = _last.get(model)
+    """The report of the model's latest probed call; also what an interrupted one had seen.
+
+    It has the exception of a call that raised until the next report, of whatever model: an
+    exception keeps the model in memory.
+    """
+    report = _failed.get(model, _last.get(model))
     if report is None:
         raise UnknownNameError(
             "no report of this model",
