@@ -36,6 +36,7 @@ ADVICE: Mapping[str, str] = {
     "optimizer-renewed": "which variable is to hold the optimizer is not known",
     "positions-for-channels": "the layer needs another size",
     "samples-left-out": "what the other samples were meant for is not known",
+    "schedule-unused": "what reads the learning rate is the loop's own code",
     "separate-groups": "where the channels are to be mixed is not known",
     "sampling-grid": "in which units the grid is made is not known",
     "setting-overwritten": "which of its reads are to see the new value is not known",

@@ -74,6 +74,18 @@ def checkpoint_unused(evidence: Evidence) -> Iterator[Finding]:
                 kind="drawn-anew",
                 subject=load.holder,
             )
+        elif load.kind == "itself":
+            yield Finding(
+                module=None,
+                message=(
+                    f"`{load.text}` loads the weights of {load.holder} into {load.holder}: it "
+                    "changes nothing"
+                ),
+                fix=f"load the state_dict() of the model that {load.holder} is to be equal to",
+                source=load.source,
+                kind="itself",
+                subject=load.holder,
+            )
         elif len(fresh) >= LEAST and fresh[0] == layers[0] and _is_of(evidence, load):
             yield Finding(
                 module=fresh[0],

@@ -53,13 +53,14 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: step sizes and decays are mostly meant in epochs; counted in batches, training
     ends in the first epoch.
     What to do: call scheduler.step() once an epoch, outside the loop over the batches;
-    ReduceLROnPlateau needs mode="min" for a loss; a gamma is above 0; a get_lr of one's own
-    multiplies base_lrs by its factor.
+    ReduceLROnPlateau needs mode="min" for a loss, "max" for an accuracy; a gamma is above 0; a
+    get_lr of one's own multiplies base_lrs by its factor.
     Known exceptions: schedules with an end of their own (OneCycleLR, cosine, linear), which are
     given in batches; a train_step that is an epoch, with more steps of the optimizer than of the
     scheduler.
     Source: torch.optim, "How to adjust learning rate".
     """
+    yield from _list_plateaus(evidence)
     upward = _find_upward(evidence)
     if upward:
         yield _tell_upward(upward)
@@ -90,6 +91,26 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
         fix=f"call {name}.step() once an epoch, after the loop over the batches",
         subject=name,
     )
+
+
+def _list_plateaus(evidence: Evidence) -> Iterator[Finding]:
+    """The plateaus that are given a number whose name says that the other direction is better."""
+    for slip in evidence.texts.slips:
+        if slip.kind == "plateau":
+            waits = "min" if slip.value == "max" else "max"
+            rises = "larger" if slip.value == "max" else "smaller"
+            yield Finding(
+                module=None,
+                message=(
+                    f'`{slip.text}`: {slip.name} has mode="{waits}", and is given a number that is '
+                    f"better the {rises} it is: it takes each improvement for a standstill and "
+                    "lowers the learning rate"
+                ),
+                fix=f'mode="{slip.value}" in {slip.name}',
+                source=slip.source,
+                kind="plateau",
+                subject=slip.name,
+            )
 
 
 def _tell_upward(scheduler: str) -> Finding:

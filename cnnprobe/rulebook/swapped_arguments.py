@@ -51,12 +51,14 @@ def healthy() -> Mapping[str, Any]:
     ),
 )
 def swapped_arguments(evidence: Evidence) -> Iterator[Finding]:
-    """A cross entropy gets the targets where it expects the output, and the output as its targets.
+    """A cross entropy gets the targets where it expects the output, and the output as its targets;
+    or a call passes two variables under each other's names.
 
     Why it matters: the loss is linear in the output then; its minimum is another one, or none.
     What to do: give the output first, then the targets: criterion(output, targets).
     Known exceptions: kl_div, of which both directions are in use, and losses that are the same both
-    ways, such as mse_loss.
+    ways, such as mse_loss; a function that is called in both orders. Of one's own functions and of
+    triplet losses the names of arguments and parameters are compared.
     Source: torch.nn.functional.cross_entropy(input, target).
     """
     for loss in loss_calls(evidence):
@@ -73,4 +75,18 @@ def swapped_arguments(evidence: Evidence) -> Iterator[Finding]:
                 fix="give the output first, then the targets",
                 source=loss.call.source,
                 subject=describe(loss.call),
+            )
+    for slip in evidence.texts.slips:
+        if slip.kind == "swapped":
+            yield Finding(
+                module=None,
+                severity=Severity.WARNING,
+                message=(
+                    f"`{slip.text}` passes {slip.name} where the parameters are {slip.value}: they "
+                    "have changed places"
+                ),
+                fix="pass them in the order of the parameters, or by name",
+                source=slip.source,
+                kind="names",
+                subject=slip.text,
             )

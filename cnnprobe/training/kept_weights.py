@@ -119,7 +119,7 @@ def _judge(
     branch: _Branch, path: str, whole: ast.Module, models: frozenset[str]
 ) -> Iterator[KeptBest]:
     place = f"{path}:{branch.node.lineno}"
-    sizes = _tell_better(f"{branch.value} {branch.best}")
+    sizes = tell_better(f"{branch.value} {branch.best}")
     condition = ast.unparse(branch.node.test)
     if sizes and sizes != branch.wants and "best" in branch.best.lower():
         yield KeptBest(kind="direction", text=condition, source=place, name=branch.best)
@@ -143,7 +143,7 @@ def _judge(
             )
 
 
-def _tell_better(text: str) -> str:
+def tell_better(text: str) -> str:
     """Which values are better, by the words of the names: "less", "greater", "" if unknown."""
     words = _split(text)
     small, large = words & _SMALL, words & _LARGE

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from cnnprobe.diagnosis.evidence.texts import Slip
 from cnnprobe.training.sourcing import FunctionText, name_of
 
 Scope = ast.Module | ast.FunctionDef
@@ -126,3 +127,11 @@ def find_assigned(node: ast.Name, reader: Reader) -> Assigned | None:
     here = (node.lineno, node.col_offset)
     before = [each for each in reader.assigned.get(node.id, ()) if each.end <= here]
     return max(before, key=lambda each: each.at) if before else None
+
+
+def make_slip(kind: str, node: ast.AST, path: str, name: str, value: str = "") -> Slip:
+    """What is found at a node of a file."""
+    return Slip(
+        kind=kind, text=ast.unparse(node).splitlines()[0], name=name, value=value,
+        source=f"{path}:{node.lineno}",  # type: ignore[attr-defined]
+    )  # fmt: skip

@@ -181,7 +181,9 @@ def _find_loads(path: str, block: list[ast.stmt], drawing: set[str]) -> Iterator
             k.arg == "strict" and isinstance(k.value, ast.Constant) and k.value.value is False
             for k in call.keywords
         )
-        if lenient and isinstance(block[i], ast.Expr):
+        if [ast.unparse(a) for a in call.args[:1]] == [f"{holder}.state_dict()"]:
+            yield LoadStatement(kind="itself", text=ast.unparse(call), source=place, holder=holder)
+        elif lenient and isinstance(block[i], ast.Expr):
             yield LoadStatement(kind="lenient", text=ast.unparse(call), source=place, holder=holder)
         last = max(j for j, c in loads if ast.unparse(c.func.value) == holder)  # type: ignore[attr-defined]
         for statement in block[last + 1 :]:

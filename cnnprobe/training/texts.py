@@ -7,10 +7,12 @@ from torch import Tensor
 
 from cnnprobe.diagnosis.evidence.texts import Texts, UnreadName
 from cnnprobe.records.trace import Trace
+from cnnprobe.training.argument_texts import find_swapped
 from cnnprobe.training.choices import find_chosen
 from cnnprobe.training.kept_weights import find_kept
 from cnnprobe.training.metric_texts import find_outputs
 from cnnprobe.training.request import Request, find_arguments
+from cnnprobe.training.schedule_texts import find_schedules
 from cnnprobe.training.sourcing import (
     DYNAMIC,
     find_text,
@@ -52,6 +54,7 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
         kept=tuple(find_kept(functions, request.caller, _list_models(request, around))),
         repeated=tuple(find_repeated(classes)),
         chosen=tuple(find_chosen(classes)),
+        slips=(*find_schedules(ordered, functions), *find_swapped(ordered)),
         outputs=tuple(find_outputs(ordered, names, functions)),
         measured=tuple(find_measured(ordered, names, functions)),
         unfreezes=unfreezes(ordered),

@@ -39,7 +39,8 @@ class LoadStatement:
     weights are drawn anew.
     """
 
-    kind: str  # "lenient": strict=False, and its answer is dropped | "drawn-anew"
+    # "lenient": strict=False, and its answer is dropped | "drawn-anew" | "itself": its own state
+    kind: str
     text: str
     source: str
     holder: str  # what is loaded, as code: "model", "self.backbone"
@@ -105,6 +106,18 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Slip:
+    """A call or statement that cannot be meant as it stands."""
+
+    # "plateau": its other direction is better | "old-optimizer" | "group-copied" | "swapped"
+    kind: str
+    text: str
+    source: str
+    name: str  # the scheduler; the variable of the group; the swapped arguments
+    value: str = ""  # the mode that fits; the optimizer; the groups; the parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
     """All that was read; empty where there is no text."""
 
@@ -119,3 +132,4 @@ class Texts:
     outputs: tuple[ReadOutput, ...] = ()
     measured: tuple[Measured, ...] = ()
     unfreezes: bool = False  # a statement lets parameters require grad, or may
+    slips: tuple[Slip, ...] = ()

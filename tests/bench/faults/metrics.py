@@ -117,3 +117,26 @@ def likenesses_with_their_diagonal(sick):
         optimizer.step()
 
     return looped(Classifier(), train_step)
+
+
+def adjust_a_copy(optimizer, rate):
+    for group in optimizer.param_groups:
+        group = dict(group, lr=rate)  # noqa: PLW2901
+
+
+def adjust_the_group(optimizer, rate):
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+@case("schedule-unused", None)
+def rate_of_a_copied_group(sick):
+    adjust = adjust_a_copy if sick else adjust_the_group
+
+    def train_step(model, inputs, targets, optimizer):
+        adjust(optimizer, 0.02)
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+
+    return looped(Classifier(), train_step)

@@ -1,0 +1,110 @@
+"""Finds calls that pass two variables under each other's names."""
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+
+from cnnprobe.diagnosis.evidence.texts import Slip
+from cnnprobe.training.scopes import Scope, list_assigned, list_own, make_slip
+from cnnprobe.training.sourcing import name_of, read_file
+
+_TRIPLETS = frozenset(
+    {"TripletMarginLoss", "TripletMarginWithDistanceLoss", "triplet_margin_loss",
+     "triplet_margin_with_distance_loss"}
+)  # fmt: skip
+_PARAMETERS = ("anchor", "positive", "negative")  # of all of these
+_WORDS = {"pos": "positive", "neg": "negative", "anc": "anchor"}
+_LETTERS = {"p": "positive", "n": "negative", "a": "anchor"}  # where these are expected
+_SAME = frozenset({"detach", "clone", "cpu", "cuda", "to", "float", "long", "squeeze", "flatten"})
+
+
+def find_swapped(files: list[str]) -> Iterator[Slip]:
+    """The calls of these files that give two arguments in the wrong order, by their names, where no
+    other call of the same function has them in the right one.
+    """
+    for path in files:
+        tree = read_file(path)
+        if tree is None:
+            continue
+        functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
+        counts = Counter(f.name for f in functions)
+        named = {f.name: f for f in functions if counts[f.name] == 1}  # the others are ambiguous
+        triplets = _TRIPLETS | _list_triplets(tree)
+        scopes: list[Scope] = [tree, *functions]
+        for scope in scopes:
+            yield from _find_swapped(scope, named, triplets, path)
+
+
+def _list_triplets(tree: ast.Module) -> frozenset[str]:
+    """The variables and attributes that hold a triplet loss of torch."""
+    return frozenset(
+        name_of(target)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for target, value in list_assigned(node)
+        if isinstance(value, ast.Call) and name_of(value.func) in _TRIPLETS
+    )
+
+
+def _find_swapped(
+    scope: Scope, named: dict[str, ast.FunctionDef], triplets: frozenset[str], path: str
+) -> Iterator[Slip]:
+    found: dict[str, Slip] = {}
+    ordered: set[str] = set()
+    for call in (n for n in list_own(scope) if isinstance(n, ast.Call)):
+        callee = _name_callee(call.func, triplets)
+        function = named.get(callee) if named.get(callee) is not scope else None  # no recursion
+        wanted = list(_PARAMETERS) if callee in triplets else _list_parameters(function)
+        given = [_say(_name(a), wanted) for a in call.args]
+        count = min(len(wanted), len(given))
+        for i in range(count):
+            for j in range(i + 1, count):
+                mine, other = (wanted[i], wanted[j]), (given[i], given[j])
+                if mine == other:
+                    ordered.add(callee)
+                elif mine == other[::-1] and all(mine) and wanted[i] != wanted[j]:
+                    names = f"{ast.unparse(call.args[i])}, {ast.unparse(call.args[j])}"
+                    found.setdefault(
+                        callee, make_slip("swapped", call, path, names, ", ".join(mine))
+                    )
+    yield from (slip for callee, slip in found.items() if callee not in ordered)
+
+
+def _name_callee(func: ast.expr, triplets: frozenset[str]) -> str:
+    """The function of the file, or the method of self, that a call means; "" of another."""
+    name = name_of(func)
+    is_own = isinstance(func, ast.Name) or name_of(getattr(func, "value", func)) in ("self", "cls")
+    return name if is_own or name in triplets else ""
+
+
+def _list_parameters(function: ast.FunctionDef | None) -> list[str]:
+    """The parameters of a function by their words; none where a call may mean another one."""
+    if function is None:
+        return []
+    names = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
+    names = names[1:] if names[:1] in (["self"], ["cls"]) else names
+    return [_say(name, []) for name in names]
+
+
+def _name(node: ast.expr) -> str:
+    """The variable that an argument is made of: model(negative), pos.detach()."""
+    if isinstance(node, ast.Call):
+        is_method = isinstance(node.func, ast.Attribute) and node.func.attr in _SAME
+        if is_method:
+            return _name(node.func.value)  # type: ignore[attr-defined]
+        return _name(node.args[0]) if len(node.args) == 1 else ""
+    if isinstance(node, ast.Subscript):
+        return _name(node.value)
+    return name_of(node) if isinstance(node, ast.Name | ast.Attribute) else ""
+
+
+def _say(name: str, wanted: list[str]) -> str:
+    """A name by the word that counts in it: "emb_pos" is "positive"; "" of a single letter."""
+    parts = name.lower().split("_")
+    words = [_WORDS.get(part, part) for part in parts]
+    roles = [word for word in words if word in _PARAMETERS]
+    if roles:
+        return roles[0]
+    if wanted == list(_PARAMETERS) and name.lower() in _LETTERS:
+        return _LETTERS[name.lower()]
+    return name.lower() if len(name) > 1 else ""
