@@ -43,6 +43,8 @@ typedef struct {
     uint32_t counts[TABLES][SLOTS];
     int tables; /* how many hold counts, 0 for the first alone */
     int misses; /* blocks still to be counted one by one */
+    int top;    /* the exponent below which the next block is expected, 0 where nothing is known */
+    int is_signed;
 } Buckets;
 
 typedef uint8_t Bytes __attribute__((vector_size(32)));

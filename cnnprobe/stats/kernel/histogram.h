@@ -114,16 +114,31 @@ INLINE int64_t count_by_keys(Buckets *b, const float *x, int n, int top, const M
     return missed;
 }
 
+INLINE int top_of(const Moments *m) {
+    int high = exponent_of(m->max), low = exponent_of(m->min);
+    return high > low ? high : low;
+}
+
+/* Where the next block will lie, by one whose greatest value has the exponent `top`: what falls is followed late, as it may rise again. */
+INLINE void watch_window(Buckets *b, int top, int is_signed, int64_t far) {
+    b->top = top > b->top || top < b->top - 4 ? top : b->top;
+    b->is_signed = is_signed;
+    if (far > BLOCK / 16) /* values spread so widely: let the next blocks go the slow way at once */
+        b->misses = 16;
+    if (b->misses > 0 || b->top <= WINDOW)
+        b->top = 0;
+}
+
 /* Nearly all values of a block lie within WINDOW powers of two of its greatest: those are counted by vectors, what lies below one by one.
  * A block with NaN or Inf, or so small that zeros come into the window, goes the slow way. */
 INLINE void count_floats(Buckets *b, const float *x, int n, const Moments *m, Count *count) {
-    int high = exponent_of(m->max), low = exponent_of(m->min), top = high > low ? high : low;
-    int is_plain = m->n == n && top > WINDOW && n >= 64;
+    int top = top_of(m), is_plain = m->n == n && top > WINDOW && n >= 64;
+    b->top = 0;
     if (!is_plain || b->misses > 0) {
         b->misses -= b->misses > 0;
         count_each(b, x, n);
-    } else if (count(b, x, n, top, m) > n / 16) {
-        b->misses = 16; /* values spread so widely: let the next blocks go the slow way at once */
+    } else {
+        watch_window(b, top, m->min < 0, count(b, x, n, top, m) * BLOCK / n);
     }
 }
 

@@ -33,9 +33,9 @@ typedef struct {
     uint64_t (*hash)(const char *, int64_t, char *);
 } Variant;
 
-#define DEFINE_VARIANT(NAME, TARGET, LANES, WIDEN, COUNT, FETCHES)                                                                           \
+#define DEFINE_VARIANT(NAME, TARGET, LANES, WIDEN, COUNT, AT_ONCE)                                                                           \
     TARGET static void NAME##_stretch(const void *x, int dtype, int64_t start, int64_t stop, Moments *into, Buckets *buckets) {              \
-        stretch(x, dtype, start, stop, into, buckets, LANES, WIDEN, COUNT, FETCHES);                                                         \
+        stretch(x, dtype, start, stop, into, buckets, LANES, WIDEN, COUNT, AT_ONCE);                                                         \
     }                                                                                                                                        \
     TARGET static void NAME##_planes(const void *x, int dtype, const int64_t sizes[3], Moments *moments, Buckets *buckets) {                 \
         planes(x, dtype, sizes, moments, buckets, LANES, WIDEN, COUNT);                                                                      \
@@ -60,7 +60,7 @@ __attribute__((target("avx2,fma,f16c"))) static void widen_half_f16c(const uint1
 }
 DEFINE_VARIANT(avx2, __attribute__((target("avx2,fma,f16c"))), 16, widen_half_f16c, count_by_keys, 0)
 DEFINE_VARIANT(avx512, __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"))), 32, widen_half_f16c, count_by_keys, 0)
-DEFINE_VARIANT(avx512_vbmi, WIDE, 32, widen_half_f16c, count_by_bytes, 1)
+DEFINE_VARIANT(avx512_vbmi, WIDE, 32, widen_half_f16c, count_by_bytes, take_at_once)
 #endif
 
 static const Variant *variant(void) {

@@ -68,9 +68,8 @@ static int is_out_of_range(int dtype, const Moments *m) {
 
 /* ---- one block ---------------------------------------------------------------------------------------------------------------------- */
 
-/* `shared` is 1 where a second pass over the block follows that fetches the other half of the next one, so that memory is never idle. */
 #define DEFINE_BLOCK(REAL, COUNT, NAME, LANES)                                                                                                      \
-    INLINE Moments NAME(const REAL *x, int n, REAL shift, int shared) {                                                                      \
+    INLINE Moments NAME(const REAL *x, int n, REAL shift) {                                                                                  \
         REAL s1[LANES], s2[LANES], low[LANES], high[LANES];                                                                                  \
         COUNT zeros[LANES];                                                                                                                  \
         for (int j = 0; j < LANES; j++) {                                                                                                    \
@@ -81,8 +80,8 @@ static int is_out_of_range(int dtype, const Moments *m) {
         }                                                                                                                                    \
         int i = 0;                                                                                                                           \
         for (; i + LANES <= n; i += LANES) {                                                                                                 \
-            for (int line = 0; line < LANES * (int)sizeof *x >> shared; line += 64)                                                          \
-                __builtin_prefetch((const char *)(shared ? x + BLOCK + i / 2 : x + i) + (shared ? 0 : AHEAD) + line);                        \
+            for (int line = 0; line < LANES * (int)sizeof *x; line += 64)                                                                    \
+                __builtin_prefetch((const char *)(x + i) + AHEAD + line);                                                                    \
             for (int j = 0; j < LANES; j++) {                                                                                                \
                 REAL v = x[i + j], d = v - shift;                                                                                            \
                 s1[j] += d;                                                                                                                  \
@@ -159,15 +158,15 @@ INLINE int is_far(const Moments *m, double bound) {
     return (1 + bound) * m->s1 * m->s1 > bound * m->n * m->s2; /* d * d > bound * (s2 / n - d * d), without divisions */
 }
 
-INLINE Moments sum_floats(const float *x, int n, float shift, int lanes, int shared) {
-    return lanes == 32 ? floats_by_32(x, n, shift, shared) : floats(x, n, shift, shared);
+INLINE Moments sum_floats(const float *x, int n, float shift, int lanes) {
+    return lanes == 32 ? floats_by_32(x, n, shift) : floats(x, n, shift);
 }
 
-INLINE Moments take_floats(Moments *into, const float *x, int n, int lanes, int shared) {
-    Moments m = sum_floats(x, n, (float)(into->n > 0 ? into->shift : x[0]), lanes, shared);
+INLINE Moments take_floats(Moments *into, const float *x, int n, int lanes) {
+    Moments m = sum_floats(x, n, (float)(into->n > 0 ? into->shift : x[0]), lanes);
     int far = 0;
-    if (!is_suspect(&m, 1e-30) && is_far(&m, 4)) {
-        m = sum_floats(x, n, (float)(m.shift + m.s1 / m.n), lanes, 0);
+    if (!is_suspect(&m, 1e-30) && is_far(&m, into->n > 0 ? 4 : 0.1)) { /* the first block's mean is the shift of those that follow */
+        m = sum_floats(x, n, (float)(m.shift + m.s1 / m.n), lanes);
         far = 1;
     }
     if (is_suspect(&m, 1e-30))
@@ -177,10 +176,10 @@ INLINE Moments take_floats(Moments *into, const float *x, int n, int lanes, int 
 }
 
 INLINE void take_doubles(Moments *into, const double *x, int n) {
-    Moments m = doubles(x, n, into->n > 0 ? into->shift : x[0], 0);
+    Moments m = doubles(x, n, into->n > 0 ? into->shift : x[0]);
     int far = 0;
     if (!is_suspect(&m, 0) && is_far(&m, 1e4)) {
-        m = doubles(x, n, m.shift + m.s1 / m.n, 0);
+        m = doubles(x, n, m.shift + m.s1 / m.n);
         far = 1;
     }
     if (is_suspect(&m, 0))

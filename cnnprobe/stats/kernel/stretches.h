@@ -3,8 +3,11 @@
 #include "histogram.h"
 #include "moments.h"
 
+/* Moments and histogram of a whole block by one read; 0 where nothing was written down and it must be read again. */
+typedef int TakeAtOnce(Moments *into, Buckets *b, const float *x);
+
 INLINE void stretch(const void *x, int dtype, int64_t start, int64_t stop, Moments *into, Buckets *buckets, int lanes, Widen *widen,
-                    Count *count, int fetches) {
+                    Count *count, TakeAtOnce *take_at_once) {
     float buffer[BLOCK];
     for (; start < stop; start += BLOCK) {
         int n = (int)(stop - start < BLOCK ? stop - start : BLOCK);
@@ -15,7 +18,9 @@ INLINE void stretch(const void *x, int dtype, int64_t start, int64_t stop, Momen
                 count_doubles(buckets, d, n);
         } else {
             const float *f = as_floats(x, dtype, start, n, buffer, widen);
-            Moments m = buckets ? take_floats(into, f, n, lanes, fetches) : take_floats(into, f, n, lanes, 0);
+            if (take_at_once && buckets && buckets->top && n == BLOCK && take_at_once(into, buckets, f))
+                continue;
+            Moments m = take_floats(into, f, n, lanes);
             if (buckets)
                 count_floats(buckets, f, n, &m, count);
         }
@@ -38,7 +43,7 @@ INLINE void planes(const void *x, int dtype, const int64_t sizes[3], Moments *mo
                     count_doubles(buckets, (const double *)x + start, n);
             } else {
                 const float *f = as_floats(x, dtype, start, n, buffer, widen);
-                Moments m = take_floats(into, f, n, lanes, 0);
+                Moments m = take_floats(into, f, n, lanes);
                 if (buckets)
                     count_floats(buckets, f, n, &m, count);
             }
