@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cnnprobe.diagnosis import Finding
+from cnnprobe.diagnosis import Finding, Tried, Verdict
 from cnnprobe.document.blocks import Table, Text
 from cnnprobe.document.layout import (
     View,
@@ -15,6 +15,7 @@ from cnnprobe.document.layout import (
 )
 from cnnprobe.document.layout.boxes import map_boxes_to_keys
 from cnnprobe.document.layout.folded_rows import join_names
+from cnnprobe.document.layout.trials import build_trial_blocks
 from cnnprobe.document.render import Notice, Shares
 from cnnprobe.errors import UnknownNameError, UsageError
 from cnnprobe.graph import BLOCKS, build_module_graph
@@ -89,6 +90,15 @@ def test_identical_blocks_fold_into_one_with_the_sums_of_all():
     assert [48, 48, 48, 0] == column(found, "parameters")
     assert [96, 96, 96, None] == column(found, "MACs")
     assert [192, 192, 96, 96] == column(found, "bytes")
+
+
+@pytest.mark.parametrize("copies", [2, 3])
+def test_a_note_says_what_the_number_beside_a_folded_row_means(copies):
+    found = table(traces.blocks(copies))
+    assert found.notes[0].startswith(
+        f"x{copies}: {copies} identical rows shown as one, with their sums"
+    )
+    assert any(f"x{copies}" in str(row.cells) for row in found.rows)
 
 
 def test_a_block_with_another_configuration_stays_out_of_the_fold():
@@ -375,3 +385,10 @@ def test_crash_is_no_finding_where_the_failure_has_its_own_place():
     assert any(text.startswith("missing-flatten: ") for text in read(sections=("modules",)))
     shown = read(explanation=WHY, sections=("modules", "failure"))
     assert 1 == sum("no flatten" in text for text in shown)
+
+
+def test_one_fix_of_two_findings_is_drawn_once():
+    tried = Tried(title="drop it", verdict=Verdict.PROVEN, losses=(2.0, 1.0), as_it_is=(2.0, 2.0))
+    fixes = (tried, replace(tried, said="gone too"), replace(tried, losses=(2.0, 0.5)))
+    findings = [Finding(message="", fix="", tried=each) for each in fixes]
+    assert 2 == len(list(build_trial_blocks(findings, None, drawn=True)))

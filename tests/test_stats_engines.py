@@ -51,7 +51,8 @@ DATA = {
     "each block smaller": torch.randn(N) * 2.0 ** (-3.0 * (torch.arange(N) // 4096)),
     "negative at the end": torch.where(torch.arange(N) < 2 * N // 3, 1.0, -1.0) * torch.rand(N),
     "denormals in between": torch.where(torch.arange(N) % 9001 < 9000, 1.0, 1e-40) * torch.rand(N),
-    "a large mean in between": torch.randn(N) + torch.where(torch.arange(N) // 8192 % 3 == 1, 50, 0),
+    "a large mean in between": torch.randn(N)
+    + torch.where(torch.arange(N) // 8192 % 3 == 1, 50, 0),
     "NaN in between": torch.where(torch.arange(N) % 50_000 == 49_999, torch.nan, torch.randn(N)),
     "Inf in between": torch.where(torch.arange(N) % 50_000 == 49_999, -torch.inf, torch.randn(N)),
     "one": torch.tensor([-2.5]),

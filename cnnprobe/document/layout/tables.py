@@ -222,8 +222,9 @@ def _make_reader(trace: Trace, name: str) -> Read:
 
 def _list_notes(trace: Trace, rows: Sequence[Entry]) -> Iterable[str]:
     calls = [call for row in rows if (call := _find_call(trace, row))]
-    if any(row.copies > 1 for row in rows):
-        yield "x2: two identical rows shown as one, with the sums of both" + (
+    folded = next((row.copies for row in rows if row.copies > 1), 0)
+    if folded:
+        yield f"x{folded}: {folded} identical rows shown as one, with their sums" + (
             ", without statistics" if _has_statistics(calls) else ""
         )
     if any(call.index > 0 and call.fqn is not None for call in calls):

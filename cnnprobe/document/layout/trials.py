@@ -23,21 +23,23 @@ def build_trial_blocks(
             fix=together.title,
         )
     if drawn:
-        tried = [(f.rule, f.tried) for f in findings if f.tried is not None]
-        known = dict.fromkeys((tried.title, tried) for _, tried in tried if _is_drawn(tried))
-        yield from (_draw_losses(title, one) for title, one in list(known)[:_MOST])
+        pictured: dict[object, Tried] = {}
+        for tried in [f.tried for f in findings if f.tried is not None and _is_drawn(f.tried)]:
+            # one fix of two findings is one picture
+            pictured.setdefault((tried.title, tried.losses, tried.as_it_is), tried)
+        yield from map(_draw_losses, [*pictured.values()][:_MOST])
 
 
 def _is_drawn(tried: Tried) -> bool:
     return tried.verdict is Verdict.PROVEN and min(len(tried.losses), len(tried.as_it_is)) > 1
 
 
-def _draw_losses(title: str, tried: Tried) -> Picture:
+def _draw_losses(tried: Tried) -> Picture:
     lines = [
         Polyline(name=name, steps=range(1, len(values) + 1), values=values)
         for name, values in (("with the fix", tried.losses), ("as it is", tried.as_it_is))
     ]
-    caption = f"loss with the fix and as it is: {title}"
+    caption = f"loss with the fix and as it is: {tried.title}"
     return Picture(
         svg=draw_curves(lines), alt=f"{caption}: {tried.said}", caption=caption, is_chart=True
     )
