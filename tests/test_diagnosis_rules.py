@@ -14,6 +14,7 @@ import cnnprobe
 from cnnprobe import rulebook
 from cnnprobe.diagnosis import Finding, Rule, Severity, at_least, fold, in_order, rule
 from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.document.layout.findings import build_finding_blocks
 from cnnprobe.errors import UsageError
 from cnnprobe.rulebook import load_rules
 
@@ -81,7 +82,17 @@ def test_graver_findings_come_first_and_five_are_shown():
     )
     assert "b" == found[0].rule
     assert "a" == found[-1].rule
-    assert (5, 2) == (len(fold(found)[0]), fold(found)[1])
+    assert (5, 2) == tuple(map(len, fold(found)))
+
+
+def test_the_first_of_several_findings_of_a_rule_stands_for_all():
+    found = [finding(rule) for rule in "aabbbcb"]
+    shown, rest = fold(found)
+    assert "aabc" == "".join(each.rule for each in shown)
+    assert "bbb" == "".join(each.rule for each in rest)
+    (_, *notices, folded) = build_finding_blocks(found)
+    assert [False, False, True, False] == ["3 more below" in each.where for each in notices]
+    assert "3 more" == folded.title
 
 
 def test_fail_on_takes_severities_and_rules():

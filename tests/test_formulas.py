@@ -31,6 +31,13 @@ def focal_bad(logits, labels, gamma=2.0):
     ).mean()
 
 
+def focal_half(logits, labels, gamma=2.0):
+    """Right for the label 1; the negatives that are sure weigh the most."""
+    p = torch.sigmoid(logits)
+    negatives = (1 - labels) * (1 - p) ** gamma * torch.log(1 - p)
+    return -(labels * (1 - p) ** gamma * torch.log(p) + negatives).mean()
+
+
 class FocalLoss(nn.Module):
     def __init__(self, gamma=2.0, is_turned=False):
         super().__init__()
@@ -435,6 +442,16 @@ def contrastive_turned(one, other, same, margin=2.0):
     return (same * d**2 + (1 - same) * (d - margin).clamp(min=-5) ** 3).mean()
 
 
+def contrastive_of_a_pair(embeddings, same, margin=2.0):
+    return contrastive_loss(*embeddings, same, margin)
+
+
+def contrastive_with_a_turned_hinge(embeddings, same, margin=2.0):
+    """Pushes what is farther apart than the margin, and that towards it."""
+    d = F.pairwise_distance(*embeddings)
+    return (same * d**2 + (1 - same) * (d - margin).clamp(min=0) ** 2).mean()
+
+
 def discounted_returns(rewards, dones, gamma=0.9):
     found, total = [], 0.0
     for reward, done in zip(reversed(rewards), reversed(dones), strict=True):
@@ -494,6 +511,7 @@ QUERIES = draw(2, 4, 6, 8)
 SAME = (torch.arange(8) % 2).float()
 REWARDS = [0.0, 1.0, 0.5, 2.0]
 RIGHT = [
+    (contrastive_of_a_pair, (MEANS, SPREADS), SAME),
     (contrastive_loss, MEANS, SPREADS, SAME),
     (discounted_returns, REWARDS, [0, 0, 0, 1]),
     (compute_gae, REWARDS, [0.1, 0.2, 0.3, 0.4], [1, 1, 1, 0]),
@@ -544,10 +562,12 @@ RIGHT = [
 
 WRONG = [
     (contrastive_turned, MEANS, SPREADS, SAME),
+    (contrastive_with_a_turned_hinge, (MEANS, SPREADS), SAME),
     (discounted_in_reverse, REWARDS, [0, 0, 0, 1]),
     (returns_from_the_start, REWARDS),
     (log_normal_bad, MEANS + 1, MEANS, SPREADS),
     (focal_bad, LOGITS, TRUTHS),
+    (focal_half, LOGITS, TRUTHS),
     (FocalLoss(is_turned=True), SCORES, LABELS),
     (dice_no2, PARTS, MASKS),
     (jaccard_bad, PARTS, MASKS),

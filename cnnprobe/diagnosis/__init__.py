@@ -7,6 +7,7 @@ No torch here, no model: a rule is a pure function of an `Evidence`.
 import dataclasses
 import enum
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # a report holds findings, and needs no evidence
 
 UNKNOWN = ("unknown", "CP099")  # name and code of a crash whose cause is not known
 SHOWN = 5  # findings that a report shows before it folds the rest
+SEVERAL = 3  # findings of one rule, from which on the first stands for all
 
 
 class Severity(enum.StrEnum):
@@ -381,9 +383,20 @@ def in_order(findings: Iterable[Finding], rules: Sequence[NamedRule]) -> tuple[F
     )
 
 
-def fold(findings: Sequence[Finding], shown: int = SHOWN) -> tuple[tuple[Finding, ...], int]:
-    """The first findings to show and how many are folded away."""
-    return tuple(findings[:shown]), max(0, len(findings) - shown)
+def fold(
+    findings: Sequence[Finding], shown: int = SHOWN
+) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+    """The first findings to show, and those that are folded away. Of several of one rule the first
+    stands for all.
+    """
+    count = Counter(finding.rule for finding in findings)
+    met: Counter[str] = Counter()
+    first, rest = list[Finding](), list[Finding]()
+    for finding in findings:
+        met[finding.rule] += 1
+        is_repeated = count[finding.rule] >= SEVERAL and met[finding.rule] > 1
+        (rest if is_repeated or len(first) == shown else first).append(finding)
+    return tuple(first), tuple(rest)
 
 
 def at_least(findings: Iterable[Finding], threshold: str) -> Iterator[Finding]:

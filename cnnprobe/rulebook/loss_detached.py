@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import LOSSES, Evidence, Flow, describe
+from cnnprobe.diagnosis.evidence import LOSSES, Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.questions import find_cut, trainable, variable
 from cnnprobe.diagnosis.evidence.sums import is_loss
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import perceptron, stepping
+from cnnprobe.rulebook.no_grad_path import find_ends
 
 
 def _loop(cut: bool) -> Mapping[str, Any]:
@@ -67,13 +68,15 @@ def loss_detached(evidence: Evidence) -> Iterator[Finding]:
         not losses
         or not trainable(evidence)
         or any(loss.reached or not loss.complete for loss in losses)
-        or len(losses) > len(evidence.steps)
+        or (len(losses) > len(evidence.steps) and not _is_stepped(evidence))
     ):
         return
     flow = Flow(evidence.steps[0].trace)
-    last = losses[0].call
+    ends = find_ends(evidence, set(trainable(evidence)))
+    last = ends[-1] if ends else losses[0].call
     made = f" by {describe(flow.calls[last])}" if last is not None else ""
-    kind, fix = _choose_fix(evidence, flow)
+    detach = find_detach(flow, last)
+    kind, fix = _choose_fix(evidence, flow, detach)
     yield Finding(
         module=None,
         message=(
@@ -81,12 +84,37 @@ def loss_detached(evidence: Evidence) -> Iterator[Finding]:
             f"{format_counted(len(trainable(evidence)), 'trainable parameter')}"
         ),
         fix=fix,
-        source=flow.line(last),
+        source=flow.line(last if detach is None or kind != "detach" else detach),
         kind=kind,
     )
 
 
-def _choose_fix(evidence: Evidence, flow: Flow) -> tuple[str, str]:
+def _is_stepped(evidence: Evidence) -> bool:
+    """Whether an optimizer that holds some of the model steps, with gradients from nowhere: of
+    several losses one is its own. Where gradients are written by hand, as in Reptile, none is.
+    """
+    if any(g.norm > 0 for step in evidence.steps for g in step.gradients.values()):
+        return False
+    mine = {o.name for o in evidence.optimizers if o.parameters & set(trainable(evidence))}
+    return any(e.kind == "step" and e.subject in mine for s in evidence.steps for e in s.events)
+
+
+def find_detach(flow: Flow, last: int | None) -> int | None:
+    """The detach() between the model's output and a loss."""
+    return next(
+        (
+            i
+            for i in sorted(flow.before(last) if last is not None else ())
+            if operation(flow.calls[i]) == "detach"
+            and flow.owner(i) is None
+            and any(flow.owner(row) is not None for row in flow.before(i))
+            and any(t.requires_grad for t in flow.calls[i].inputs)
+        ),
+        None,
+    )
+
+
+def _choose_fix(evidence: Evidence, flow: Flow, detach: int | None) -> tuple[str, str]:
     """Where the graph ends, and what to do."""
     model = variable(evidence, "model")
     if not flow.roots() and evidence.own_loop:
@@ -96,6 +124,12 @@ def _choose_fix(evidence: Evidence, flow: Flow) -> tuple[str, str]:
     given = [info for root in flow.roots() for info in flow.calls[root].outputs]
     if given and not any(info.requires_grad for info in given):
         return "no-grad", f"call {model} outside of torch.no_grad() and torch.inference_mode()"
+    if detach is not None:
+        line = flow.line(detach).rpartition("/")[2]
+        return (
+            "detach",
+            f"give the loss the output of {model} itself: remove the detach() at {line}",
+        )
     cut = find_cut(flow)
     if cut is not None:
         return "no-derivative", (

@@ -71,7 +71,7 @@ def no_grad_path(evidence: Evidence) -> Iterator[Finding]:
         return
     flow = Flow(evidence.trace)
     modules = {owner(p) for p in idle}
-    ends = _find_ends(evidence, idle)
+    ends = find_ends(evidence, idle)
     toward = set().union(*(flow.before(i) for i in ends)) if ends else set(range(len(flow.calls)))
     # The nearest cut on the way to the loss; else one whose values left torch, by numpy or by item,
     # and came back as others.
@@ -160,7 +160,7 @@ def _say_cut(evidence: Evidence, module: str | None) -> str:
     return f"remove the detach(), .data or torch.no_grad() around it in {spoken(evidence, module)}"
 
 
-def _find_ends(evidence: Evidence, idle: set[str]) -> list[int]:
+def find_ends(evidence: Evidence, idle: set[str]) -> list[int]:
     """The losses that should reach the parameters: with several optimizers, that of the last
     backward before the step of the one that holds them.
     """

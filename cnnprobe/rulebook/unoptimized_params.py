@@ -46,8 +46,8 @@ def healthy() -> Mapping[str, Any]:
     explains=("cannot-overfit",),
 )
 def unoptimized_params(evidence: Evidence) -> Iterator[Finding]:
-    """Trainable parameters of the model, or of its loss, get gradients, but no optimizer holds
-    them.
+    """Trainable parameters of the model, its loss, or a head beside it get gradients, but no
+    optimizer holds them.
 
     Why it matters: they stay at their initial values for ever, and their gradients pile up.
     What to do: build the optimizer from model.parameters(), or freeze them with
@@ -56,7 +56,7 @@ def unoptimized_params(evidence: Evidence) -> Iterator[Finding]:
     care; a network in the loss, as that of a perceptual loss or a discriminator.
     Source: torch.optim, "you have to give it an iterable containing the parameters".
     """
-    yield from _judge_loss(evidence)
+    yield from _judge_beside(evidence)
     if any(o.foreign for o in evidence.optimizers):
         return  # then the optimizer is a stale one, which is reported as such
     forgotten = missing(evidence)
@@ -114,9 +114,11 @@ def _list_holders(evidence: Evidence, module: str) -> list[OptimizerInfo]:
     ]
 
 
-def _judge_loss(evidence: Evidence) -> Iterator[Finding]:
-    """A loss with parameters of its own, such as class weights, centres or log-variances."""
-    own = [c for c in find_forgotten(evidence) if c.is_loss]
+def _judge_beside(evidence: Evidence) -> Iterator[Finding]:
+    """A loss with parameters of its own, such as class weights, centres or log-variances; a head
+    that the step calls on the model's output.
+    """
+    own = find_forgotten(evidence)
     names = ", ".join(o.name for o in evidence.optimizers)
     for module in dict.fromkeys(c.module for c in own):
         inside = [c for c in own if c.module == module]

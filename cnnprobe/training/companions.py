@@ -1,6 +1,5 @@
 """Watches the trainable parameters of the modules that a step works with beside the model."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -14,7 +13,6 @@ from cnnprobe.training.surroundings import Surroundings
 MOST = 2000  # parameters that are watched
 LONGEST = 1 << 14  # elements of one that are compared
 PREFIX = "beside the model: "
-_LOSS = re.compile(r"loss|criteri", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -86,7 +84,6 @@ class Companions:
                 name=w.name,
                 shape=tuple(w.parameter.shape),
                 optimizer=owners[key],
-                is_loss=any(map(_LOSS.search, (w.module, type(w.root).__name__))),
                 training=w.owner.training,
                 graded=w.graded,
                 moved=not torch.equal(_read(w.parameter), w.before),

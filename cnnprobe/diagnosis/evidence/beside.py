@@ -16,7 +16,6 @@ class Companion:
     name: str  # within it: "classifier.weight"
     shape: tuple[int, ...]
     optimizer: str  # that holds it; "": none that is known
-    is_loss: bool  # the module is the loss function, or is called one
     training: bool  # the mode of the module that owns it
     graded: bool  # a backward left it a gradient that is not 0
     moved: bool  # its values have changed since the first step

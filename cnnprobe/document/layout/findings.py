@@ -31,35 +31,34 @@ def build_finding_blocks(
         call.fqn: f"c{i}"
         for i, call in reversed(list(enumerate(trace.calls if trace is not None else ())))
     }
-    blocks += [
-        build_finding_notice(finding, key=keys.get(finding.module, "") if finding.module else "")
-        for finding in shown
-    ]
+    for finding in shown:
+        key = keys.get(finding.module, "") if finding.module else ""
+        alike = [f for f in rest if f.rule == finding.rule]
+        stands = sum(f.rule == finding.rule for f in shown) == 1
+        blocks.append(build_finding_notice(finding, key=key, alike=alike if stands else ()))
     if rest:
-        blocks.append(
-            Folded(
-                title=f"{rest} more",
-                blocks=tuple(build_finding_notice(finding) for finding in findings[len(shown) :]),
-            )
-        )
+        folded = tuple(build_finding_notice(finding) for finding in rest)
+        blocks.append(Folded(title=f"{len(rest)} more", blocks=folded))
     return tuple(blocks)
 
 
-def build_finding_notice(finding: Finding, *, key: str = "") -> Notice:
-    """One finding; `key` is that of the row of its module."""
-    place = (
-        "the training loop, the loss or the data"
-        if finding.module is None
-        else f"module '{finding.module}'"
-        if finding.module
-        else "the model"
-    )
+def build_finding_notice(
+    finding: Finding, *, key: str = "", alike: Sequence[Finding] = ()
+) -> Notice:
+    """One finding; `key` is that of the row of its module, `alike` are those that it stands for."""
+    more = f"and {len(alike)} more below" if alike else ""
     follows = f" (follows from {', '.join(finding.follows_from)})" if finding.follows_from else ""
     return Notice(
         severity=(finding.severity or Severity.INFO).value,
         text=f"{finding.rule}: {finding.message}{follows}",
-        where=", ".join(part for part in (place, finding.source) if part),
+        where=", ".join(filter(None, (_name_place(finding), finding.source, more))),
         fix=finding.advice,
         code=finding.code,
         key=key,
     )
+
+
+def _name_place(finding: Finding) -> str:
+    if finding.module is None:  # a line says more than that it is none of the model's
+        return "" if finding.source else "the training loop, the loss or the data"
+    return f"module '{finding.module}'" if finding.module else "the model"

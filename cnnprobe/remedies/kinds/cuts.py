@@ -60,6 +60,8 @@ def keep_graph(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
             is_comparable=False,
         )
         return
+    if finding.source and finding.kind == "detach":
+        yield from _remove_detach_at(finding)
     if finding.source and finding.kind == "wrapped-again":
         yield Remedy(
             title="call backward on the loss as it came, not on what is made of its number",
@@ -228,17 +230,21 @@ def _run_otherwise(finding: Finding, evidence: Evidence) -> Remedy:
 
 def _remove_detach(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
     if finding.source and finding.kind == "detach":
-        yield Remedy(
-            title=f"remove the detach() at {finding.source.rpartition('/')[2]}",
-            change=lambda subject: _without_detach(subject, finding.source),
-            written=lambda: drop_call(finding.source, "torch.Tensor.detach"),
-            shows=_REACHES,
-            loss_ends="moved",
-        )
+        yield from _remove_detach_at(finding)
     yield Remedy(
         title=f"remove the detach() or .data in {spoken(evidence, finding.module)}",
         change=_without_detach,
         written=lambda: drop_data(finding.source),
+        shows=_REACHES,
+        loss_ends="moved",
+    )
+
+
+def _remove_detach_at(finding: Finding) -> Iterator[Remedy]:
+    yield Remedy(
+        title=f"remove the detach() at {finding.source.rpartition('/')[2]}",
+        change=lambda subject: _without_detach(subject, finding.source),
+        written=lambda: drop_call(finding.source, "torch.Tensor.detach"),
         shows=_REACHES,
         loss_ends="moved",
     )

@@ -22,18 +22,29 @@ Single = list[tuple[Tensor, Tensor, float]]  # output, target, the probability o
 
 
 def check_focal(call: Call) -> Found:
-    """(1 - p) ** gamma, beside the cross entropy."""
+    """(1 - p) ** gamma, beside the cross entropy, of the label's probability p."""
     gamma = call.setting("gamma")
-    slopes = _list_slopes(call, 1) if gamma is not None and gamma > 0 else []
-    if gamma is None or not slopes:
+    if gamma is None or gamma <= 0:
         return None
-    if any(max(abs(s - gamma) for s in each) < 0.05 * gamma for each in slopes):
-        return None
-    flat = min(slopes, key=lambda each: max(each) - min(each))
-    return (
-        f"a weight of (1 - p) ** {gamma:g} for the probability p of the label",
-        f"(1 - p) ** {sum(flat) / len(flat):.2g}",
-    )
+    for label in (1, 0):
+        slopes = _list_slopes(call, label)
+        if not slopes or any(max(abs(s - gamma) for s in each) < 0.05 * gamma for each in slopes):
+            continue
+        flat = min(slopes, key=lambda each: max(each) - min(each))
+        return (
+            f"a weight of (1 - p) ** {gamma:g} for the probability p of the label {label}",
+            _describe_weight(flat),
+        )
+    return None
+
+
+def _describe_weight(slopes: list[float]) -> str:
+    """What weighs the cross entropy, by its powers of (1 - p) between neighbouring p."""
+    if max(slopes) < 0:
+        return "one that grows with p"
+    if max(slopes) - min(slopes) > 0.2:
+        return "no power of (1 - p)"
+    return f"(1 - p) ** {sum(slopes) / len(slopes):.2g}"
 
 
 def check_binary(call: Call) -> Found:

@@ -6,6 +6,7 @@ function takes something else than it is tried with.
 
 import itertools
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ ROLES = (
 )
 PLACES = (r"^a(nc.*)?$", r"^p(os.*)?$", r"^n(eg.*)?$")
 Found = tuple[str, str] | None
+Put = Callable[[Any, Any], dict[str, Any]]
 
 
 def check_attention(call: Call) -> Found:
@@ -128,25 +130,48 @@ def check_pairs(call: Call) -> Found:
 
 def check_signed_pairs(call: Call) -> Found:
     """A distance is pulled for one label and pushed for the other."""
-    tensors = call.tensors()
-    names = [k for k, v in tensors.items() if v.is_floating_point() and v.dim() == 2][:2]
-    label = next((k for k in tensors if k not in names), None)
-    if len(names) != 2 or label is None or tensors[names[0]].shape != tensors[names[1]].shape:
+    found = _find_embeddings(call)
+    if found is None:
         return None
-    kinds = torch.unique(tensors[label])
-    if len(kinds) != 2 or len(tensors[label]) != len(tensors[names[0]]):
+    shape, put = found
+    label = next((k for k in call.tensors() if k not in put(0, 0)), None)
+    if label is None or len(call.arguments[label]) != shape[0]:
         return None
-    one = torch.randn(tensors[names[0]].shape)
-    signs = []
-    for kind in kinds:
-        given = {label: torch.full_like(tensors[label], float(kind)), names[0]: one}
-        near, far = (call.number(**given, **{names[1]: one + d}) for d in (1e-3, 1.0))
-        signs.append(far - near)
-    if signs[0] * signs[1] <= 0:
+    kinds = torch.unique(call.arguments[label])
+    if len(kinds) != 2:
         return None
-    return (
-        "a value that grows with the distance for one label and not for the other",
-        f"changes of {signs[0]:.3g} and {signs[1]:.3g}",
+    one = torch.randn(shape)
+    for distance in (1.0, 10.0):  # a margin may be larger than the first
+        signs = []
+        for kind in kinds:
+            wanted = {label: torch.full_like(call.arguments[label], float(kind))}
+            near, far = (call.number(**wanted, **put(one, one + d)) for d in (1e-3, distance))
+            signs.append(far - near)
+        if signs[0] * signs[1] > 0:
+            return (
+                "a value that grows with the distance for one label and not for the other",
+                f"changes of {signs[0]:.3g} and {signs[1]:.3g}",
+            )
+    return None
+
+
+def _find_embeddings(call: Call) -> tuple[torch.Size, Put] | None:
+    """The shape of two tensors of embeddings, and what gives others in their places: two arguments,
+    or one that is a pair.
+    """
+    names = [k for k, v in call.tensors().items() if v.is_floating_point() and v.dim() == 2][:2]
+    if len(names) == 2 and _is_pair([call.arguments[name] for name in names]):
+        first, second = names
+        return call.arguments[first].shape, lambda a, b: {first: a, second: b}
+    for name, value in call.arguments.items():
+        if isinstance(value, tuple | list) and _is_pair(value):
+            return value[0].shape, lambda a, b, name=name: {name: (a, b)}
+    return None
+
+
+def _is_pair(values: Sequence[Any]) -> bool:
+    return len(values) == 2 and all(
+        isinstance(v, Tensor) and v.dim() == 2 and v.shape == values[0].shape for v in values
     )
 
 

@@ -54,6 +54,27 @@ def critic_that_is_cleared_and_never_stepped(sick):
     return {"model": maker, "inputs": noise, "optimizer": [makes, judges], "train_step": train_step}
 
 
+@case("loss-detached", None)
+def maker_judged_by_what_was_detached(sick):
+    torch.manual_seed(0)
+    maker = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 64))
+    critic = nn.Sequential(nn.Linear(64, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1))
+    makes, judges = (torch.optim.Adam(part.parameters(), lr=1e-3) for part in (maker, critic))
+    real = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+
+    def train_step(noise):
+        made = maker(noise)
+        judges.zero_grad()
+        (judged(critic(real), 1.0) + judged(critic(made.detach()), 0.0)).backward()
+        judges.step()
+        makes.zero_grad()
+        judged(critic(made.detach() if sick else made), 1.0).backward()
+        makes.step()
+
+    noise = torch.randn(8, 8, generator=torch.Generator().manual_seed(1))
+    return {"model": maker, "inputs": noise, "optimizer": makes, "train_step": train_step}
+
+
 class Bootstrap(nn.Module):
     """A body and a projector, and the target of each, which follows slowly."""
 
