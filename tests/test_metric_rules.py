@@ -40,6 +40,26 @@ def find(name, model, targets, loss_fn, metric=None):
     return [finding for finding in report.findings if finding.rule == name]
 
 
+class Pairs(nn.Module):
+    """A similarity of each image with each text."""
+
+    def __init__(self):
+        super().__init__()
+        self.image, self.text = perceptron(8), nn.Linear(8, 8)
+
+    def forward(self, images):
+        return self.image(images) @ self.text(images[:, 0, 0]).T
+
+
+def test_argmax_over_either_side_of_pairs_is_no_finding_and_over_samples_is_found():
+    def metric(output, targets):
+        return (output.argmax(0) == targets).float().mean()
+
+    pairs = torch.arange(8)
+    assert not find("metric-across-samples", Pairs(), pairs, F.cross_entropy, metric)
+    assert find("metric-across-samples", perceptron(8), pairs, F.cross_entropy, metric)
+
+
 # -- each sample with the labels of all ------------------------------------------------------------
 
 

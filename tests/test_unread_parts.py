@@ -2,6 +2,8 @@
 changed.
 """
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -64,6 +66,15 @@ def test_column_that_is_read_without_a_gradient_is_read():
 def test_edge_that_a_stride_leaves_out_is_no_part():
     """A kernel of 4 with stride 4 over 31 features leaves 3 of them."""
     assert () == find(lambda x: x[:, :28], 28, make(5, 31))
+
+
+@pytest.mark.parametrize("shape", [(5, 12, 12, 3), (5, 8, 3, 4, 4)])
+def test_edge_of_rows_or_frames_before_the_channels_is_no_part(shape):
+    size = math.prod(shape[1:]) // shape[1] * (shape[1] - 1)
+    assert not find(lambda x: x[:, :-1].flatten(1), size, make(*shape))
+    half = math.prod(shape[1:]) // 2
+    (found,) = find(lambda x: x[:, : shape[1] // 2].flatten(1), half, make(*shape))
+    assert shape[1] // 2 == len(found.places)
 
 
 def test_forward_that_writes_to_its_input_is_asked_on_a_copy():

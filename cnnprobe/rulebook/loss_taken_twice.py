@@ -51,7 +51,9 @@ def loss_taken_twice(evidence: Evidence) -> Iterator[Finding]:
     for loss in loss_calls(evidence):
         if loss.index not in toward or loss.target is None or loss.target.source is not None:
             continue
-        if loss.prediction.source is None or len(ends) != 1:
+        made = flow.producer(loss.prediction)
+        # of a row with several outputs, as an unbind, it is not known which one this is
+        if made is None or len(flow.calls[made].outputs) != 1 or len(ends) != 1:
             continue
         settings = tuple(sorted((k, str(v)) for k, v in loss.call.arguments.items()))
         key = (loss.call.kind, loss.prediction.source, loss.target.shape, settings)

@@ -18,6 +18,7 @@ from cnnprobe.records.trace import ModuleCall, TensorInfo
 from cnnprobe.rulebook.material import images, layers
 
 COMPARING = frozenset({"eq", "ne", "sub", "rsub"})
+PAIRING = frozenset({"matmul", "einsum", "cdist", "cosine_similarity", "bmm"})
 
 
 def _loop(squeezes: bool) -> Mapping[str, Any]:
@@ -65,8 +66,9 @@ def metric_across_samples(evidence: Evidence) -> Iterator[Finding]:
     is broadcast to (N, N), and argmax(0) gives a sample for each class, not a class for each
     sample.
     What to do: squeeze(1) the predictions, or unsqueeze(1) the labels; argmax(1) over the classes.
-    Known exceptions: comparisons of labels with labels, and distances between all pairs; of code
-    that the steps do not run, only what calls the model itself is read.
+    Known exceptions: comparisons of labels with labels, distances and similarities between all
+    pairs, where each dim has the samples of one side; of code that the steps do not run, only what
+    calls the model itself is read.
     Source: PyTorch, "Broadcasting semantics"; torch.argmax, `dim`: "the dimension to reduce".
     """
     flow = Flow(evidence.trace)
@@ -126,7 +128,7 @@ def _list_reduced(evidence: Evidence, flow: Flow) -> Iterator[Finding]:
         if flow.owner(i) is not None or not call.inputs or read_dim(call) != 0:
             continue
         shape = _find_shape(evidence, flow, call)
-        if shape is not None and _meets_labels(flow, i):
+        if shape is not None and _meets_labels(flow, i) and not _pairs_samples(flow, shape):
             yield _say_reduced(describe(call), shape, call.source)
 
 
@@ -138,6 +140,17 @@ def _find_shape(evidence: Evidence, flow: Flow, call: ModuleCall) -> tuple[int, 
     is_whole = output is not None and given.shape == output.shape
     is_model = origin is not None and flow.owner(origin) is not None
     return given.shape if is_whole and is_model and len(given.shape) > 1 else None
+
+
+def _pairs_samples(flow: Flow, shape: tuple[int, ...]) -> bool:
+    """Whether an output has a number for each pair of samples: two tensors that were computed are
+    multiplied or compared, as images with their texts.
+    """
+    return shape[0] == shape[1] and any(
+        [info.shape for info in flow.calls[i].outputs] == [shape]
+        and all(isinstance(info.source, int) for info in flow.calls[i].inputs[:2])
+        for i in flow.primitives(PAIRING)
+    )
 
 
 def _meets_labels(flow: Flow, row: int) -> bool:
@@ -169,9 +182,12 @@ def _list_read(evidence: Evidence) -> Iterator[Finding]:
     output = find_output(evidence)
     if output is None or len(output.shape) < 2 or not _has_batch(evidence, output):
         return
+    is_paired = _pairs_samples(Flow(evidence.trace), output.shape)
     for read in evidence.texts.outputs:
         is_plain = all(step in PLAIN for step in read.steps)
         if read.kind == "argmax" and read.value == 0 and is_plain and output.shape[1] > 1:
+            if is_paired:
+                continue
             yield _say_reduced(f"`{read.text}`", output.shape, read.source)
         elif read.kind in ("eq", "ne") and read.is_given and is_plain:
             labels = evidence.targets[0].shape if len(evidence.targets) == 1 else ()

@@ -77,8 +77,16 @@ def _is_part(places: list[int], leaf: Tensor, dim: int) -> bool:
     gaps = {later - earlier for earlier, later in itertools.pairwise(read)}
     if len(gaps) == 1 and gaps != {1}:
         return False  # every second frame: a stride, and no slice that is missing
-    share = LEAST_OF_SEQUENCE if leaf.dim() == 3 else LEAST if leaf.dim() == 2 else 0.0
+    may_be_place = leaf.dim() == 3 or (dim == 1 and _has_places_first(leaf))
+    share = LEAST_OF_SEQUENCE if may_be_place else LEAST if leaf.dim() == 2 else 0.0
     return max(1.0, share * size) <= count < size
+
+
+def _has_places_first(leaf: Tensor) -> bool:
+    """Whether dim 1 may be the rows of pictures with channels last, or the frames of a video."""
+    if leaf.dim() == 4:
+        return leaf.shape[3] <= FEW < leaf.shape[1]
+    return leaf.dim() == 5 and leaf.shape[2] <= FEW
 
 
 def _list_unread(read: Tensor, dim: int) -> list[int]:

@@ -302,3 +302,16 @@ class Bayesian(nn.Module):
 @design
 def weights_that_are_drawn_by_a_learned_deviation():
     return classifier(Bayesian())
+
+
+@design
+def one_loss_for_each_member_of_an_ensemble():
+    members = nn.ModuleList(Classifier() for _ in range(3))
+
+    def step(model, inputs, targets, optimizer):
+        scores = torch.stack([member(inputs) for member in model])
+        optimizer.zero_grad()
+        sum(F.cross_entropy(one, targets) for one in scores).backward()
+        optimizer.step()
+
+    return looped(members, step)
