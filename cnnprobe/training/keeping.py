@@ -5,13 +5,16 @@ variables, inputs.
 import collections
 import contextlib
 import copy
+import types
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from cnnprobe.recorder.devices import outliving_devices
 from cnnprobe.recorder.inventory import has_values, named_modules
@@ -217,7 +220,14 @@ def kept(surroundings: Surroundings, tensors: Iterable[Tensor]) -> Iterator[list
     variables = [(write, read()) for _, read, write in surroundings.variables]
     values = [value for _, value in variables]
     models = [ModuleState(named_modules(model)) for _, model in surroundings.models.values()]
-    optimizers = [OptimizerState(each) for _, each in surroundings.optimizers.values()]
+    inner = list(
+        _list_inner(
+            value
+            for held in (surroundings.optimizers, surroundings.schedulers)
+            for _, value in held.values()
+        )
+    )
+    optimizers = [OptimizerState(each) for each in inner if isinstance(each, Optimizer)]
     scalers = [value for value in values if isinstance(value, GradScaler)]
     held = TensorState(  # one for all, so that what several hold is kept once
         [
@@ -232,7 +242,7 @@ def kept(surroundings: Surroundings, tensors: Iterable[Tensor]) -> Iterator[list
         *(ContainerState(value) for value in values if ContainerState.fits(value)),
         *models,
         *optimizers,
-        *(AttributeState(each) for _, each in surroundings.schedulers.values()),
+        *(AttributeState(each) for each in inner if not isinstance(each, Optimizer)),
         *map(AttributeState, scalers),
         held,  # after what gives a parameter its gradient back
         _Variables(variables),
@@ -243,6 +253,40 @@ def kept(surroundings: Surroundings, tensors: Iterable[Tensor]) -> Iterator[list
         finally:
             with outliving_devices():
                 restore(states)
+
+
+def _list_inner(subjects: Iterable[Any]) -> Iterator[Any]:
+    """Optimizers and schedulers, and what has a state of its own in their attributes: the optimizer
+    in a SAM, the schedulers in a SequentialLR, an object that a LambdaLR calls.
+    """
+    stack, seen = list(subjects), set[int]()
+    while stack:
+        value = stack.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if type(value) in (list, tuple, dict):
+            if len(value) <= MOST:
+                stack += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, Optimizer | LRScheduler) or _has_own_state(value):
+            yield value
+            stack += [
+                inner
+                for name, inner in vars(value).items()
+                if not isinstance(value, Optimizer) or name not in ("state", "param_groups")
+            ]
+
+
+def _has_own_state(value: Any) -> bool:
+    """Whether it is an object that is called, or that has a step, and no network or function."""
+    return (
+        hasattr(value, "__dict__")
+        and (callable(value) or hasattr(value, "step"))
+        and not isinstance(
+            value,
+            type | nn.Module | types.FunctionType | types.MethodType | types.ModuleType | partial,
+        )
+    )
 
 
 def _list_tensors(value: Any) -> list[Tensor]:
