@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -59,6 +60,15 @@ def test_windows_of_a_series_are_told_where_they_were_split_at_random(features):
     assert "of 129 validation samples are windows of a series" in found.message
     by_time = find("train-validation-leak", *split(torch.arange(len(windows))))
     assert [] == [f for f in by_time if f.severity != "info"]
+
+
+def test_flattened_pictures_of_few_levels_are_no_windows_of_a_series():
+    rows = torch.tensor(load_digits().data, dtype=torch.float32)
+    rows = (rows - 4.88) / 6.02
+    order = torch.randperm(len(rows), generator=seed())
+    labels = torch.arange(len(rows)) % 10
+    split = [load(rows[part], labels[part]) for part in (order[:1400], order[1400:])]
+    assert [] == find("train-validation-leak", *split)
 
 
 def test_series_that_stand_still_do_not_overlap():

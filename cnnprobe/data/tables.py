@@ -20,6 +20,8 @@ CONTINUOUS = 3  # equal by chance
 STEPS = 4  # of a series that are compared as one
 LEAST_STEPS = 16  # of a window
 SHARED = 0.5  # of the steps of a window that stand in one of the other split
+PAIRED = 0.25  # of the steps that stand in one and the same
+TRIED = 32  # windows that have the same few steps
 NAMED = 8
 EACH = 5  # rows of each class, at least
 _PRIME = 0x9E3779B97F4A7C15 - 2**64  # odd, with bits all over
@@ -138,11 +140,25 @@ def _find_overlap(
     asked, moves = _number_steps(theirs)
     shared = torch.isin(asked, torch.unique(known)) & moves
     found = (shared.sum(1) > SHARED * asked.shape[1]).nonzero().flatten().tolist()
-    pairs = []
-    for k in found:
-        first = asked[k][shared[k]][0]
-        pairs.append((int((known == first).any(1).nonzero()[0]), k))
+    matches = ((_find_window(ours, known, theirs[k], asked[k], shared[k]), k) for k in found)
+    pairs = [(i, k) for i, k in matches if i is not None]
     return _make(training, validation, pairs, len(theirs), "window") if pairs else None
+
+
+def _find_window(
+    ours: Tensor, known: Tensor, window: Tensor, asked: Tensor, shared: Tensor
+) -> int | None:
+    """The window of the training that this one continues: all that both have of the series is
+    equal, and not a few steps alone, as images of few levels share them.
+    """
+    places = shared.nonzero().flatten()
+    q = int(places[len(places) // 2])
+    for i, p in (known == asked[q]).nonzero()[:TRIED].tolist():
+        length = len(window) - abs(p - q)
+        mine, other = ours[i][max(p - q, 0) :][:length], window[max(q - p, 0) :][:length]
+        if length > PAIRED * len(window) and torch.equal(mine, other):
+            return int(i)
+    return None
 
 
 def _number_steps(windows: Tensor) -> tuple[Tensor, Tensor]:

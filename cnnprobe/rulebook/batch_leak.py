@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, operation_of_module
+from cnnprobe.diagnosis.evidence import Evidence, Flow, operation, operation_of_module
 from cnnprobe.diagnosis.evidence.questions import find_module, spoken, takes_time_first
 from cnnprobe.rulebook.material import classifying
+
+PRODUCTS = ("matmul", "mm", "spmm", "smm", "bmm", "einsum")
 
 
 def _net(leaking: bool) -> Mapping[str, Any]:
@@ -50,14 +52,15 @@ def batch_leak(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: a prediction depends on its neighbours in the batch; a single sample gets
     another one.
     What to do: check the dim of means, softmaxes and attention, and views that merge the batch.
-    Known exceptions: matrices of similarities between samples; a model that writes to its own
+    Known exceptions: matrices of similarities between samples; rows that are nodes of one graph,
+    which a product with a fixed matrix joins; a model that writes to its own
     buffers in eval mode, such as the ranges of a quantization, is not judged; BatchNorm without
     running statistics, which uses the batch by design; dynamic quantization, whose scale is that of
     the whole batch, is info. A recurrent layer that takes the batch for time is `batch-as-time`.
     Source: two forward passes in eval mode; Karpathy 2019, "A Recipe for Training Neural Networks",
     "use backprop to chart dependencies".
     """
-    if evidence.probes.leak is None:
+    if evidence.probes.leak is None or joins_rows(evidence):
         return
     module, gap = evidence.probes.leak
     info = find_module(evidence, module)
@@ -89,6 +92,24 @@ def batch_leak(evidence: Evidence) -> Iterator[Finding]:
             else f"look for an operation over dim 0 in {place}"
         ),
         source=line,
+    )
+
+
+def joins_rows(evidence: Evidence) -> bool:
+    """Whether a product with a fixed (N, N) matrix joins the N rows of the input: they are nodes of
+    a graph, and no samples.
+    """
+    calls, flow = evidence.trace.calls, Flow(evidence.trace)
+    rows = {info.shape[0] for i in flow.roots() for info in calls[i].inputs if info.shape}
+    return any(
+        operation(call) in PRODUCTS
+        and len(call.inputs) >= 2
+        and not isinstance(call.inputs[0].source, int)
+        and not call.inputs[0].requires_grad
+        and call.inputs[0].shape == (call.inputs[1].shape[0],) * 2
+        and call.inputs[1].shape[0] in rows
+        for call in calls
+        if call.inputs and call.inputs[-1].shape
     )
 
 

@@ -1,10 +1,12 @@
 """Samples of the output that the loss never reads."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow
+from cnnprobe.rulebook.batch_leak import joins_rows
 from cnnprobe.rulebook.material import perceptron, stepping
 
 MOST = 0.5  # of the samples; half of a batch may be for another loss, as without labels
@@ -39,18 +41,20 @@ def samples_left_out(evidence: Evidence) -> Iterator[Finding]:
     of its data.
     What to do: see what indexes the output, and whether a loop ends after its first sample.
     Known exceptions: torch's own loss without a train_step, which reads all; samples that their
-    targets or values leave out (ignored labels, hard examples); up to half of the batch.
+    targets or values leave out (ignored labels, hard examples); up to half of the batch; nodes of a
+    graph. It is info where the samples stand here and there, as those that have labels.
     Source: the gradient of the loss by the output, for three outputs and the batch in two orders.
     """
     free = evidence.code.free
-    if free is None or len(free.unread) <= MOST * free.samples:
+    if free is None or len(free.unread) <= MOST * free.samples or joins_rows(evidence):
         return
     read = [i for i in range(free.samples) if i not in free.unread]
-    named = f"number {read[0]} alone" if len(read) == 1 else f"{len(read)} from {read[0]}"
+    named, is_regular = _describe_read(read)
     losses = evidence.steps[0].losses if evidence.steps else ()
     rows = [loss.call for loss in losses if loss.call is not None]
     yield Finding(
         module=None,
+        severity=None if is_regular else Severity.INFO,
         message=(
             f"of {free.samples} samples of the output, the loss reads {named}; the gradient of the "
             "others is 0, whatever the output is"
@@ -58,3 +62,14 @@ def samples_left_out(evidence: Evidence) -> Iterator[Finding]:
         fix="see what indexes the output or its errors by a number, such as [0] or [:1]",
         source=Flow(evidence.steps[0].trace).line(rows[0]) if rows else "",
     )
+
+
+def _describe_read(read: list[int]) -> tuple[str, bool]:
+    """The samples in words, and whether they stand at equal distances, as slices choose them."""
+    if len(read) == 1:
+        return f"number {read[0]} alone", True
+    steps = {b - a for a, b in itertools.pairwise(read)}
+    if len(steps) > 1:
+        return f"{len(read)}, the first of them numbers {read[0]}, {read[1]} and {read[2]}", False
+    step = steps.pop()
+    return f"{len(read)} from {read[0]} on" + (f", each {step}th" if step > 1 else ""), True

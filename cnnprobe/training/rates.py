@@ -27,6 +27,8 @@ _WITH_AN_END = frozenset(
         "ReduceLROnPlateau",
     }
 )
+_IN_STAGES = frozenset({"StepLR", "MultiStepLR", "ConstantLR"})
+STILL = 0.1  # of the highest rate, half way to an end; a decay in epochs is far below
 
 
 def describe_optimizers(
@@ -63,16 +65,28 @@ def find_collapse(around: Surroundings, steps: tuple[Step, ...]) -> float | None
         rates = getattr(scheduler, "base_lrs", None)
         if kinds & _WITH_AN_END or optimizer is None or not rates or not rates[0]:
             continue
+        run = list[float]()
         try:
             for _ in range(SCHEDULED):
                 scheduler.step()
+                run.append(float(optimizer.param_groups[0]["lr"]))
         except Exception:  # noqa: S112 - one with a total number of steps of its own
+            continue
+        if not kinds & _IN_STAGES and _ends_by_itself(run):
             continue
         highest = max(
             (max(factors) for _, factors in list_factors(scheduler)), default=1.0
         )  # a warm-up begins with a rate of 0
         return float(optimizer.param_groups[0]["lr"]) / (float(rates[0]) * (highest or 1.0))
     return None
+
+
+def _ends_by_itself(rates: list[float]) -> bool:
+    """Whether rates stay at their last value from some step on, as a cosine of so many batches
+    does, and were still a tenth of the highest half way to it.
+    """
+    end = next(i for i in range(len(rates)) if len({*rates[i:]}) == 1)
+    return end < len(rates) - 1 and rates[end // 2] > STILL * max(rates)
 
 
 def find_compounding(around: Surroundings) -> Compounding | None:

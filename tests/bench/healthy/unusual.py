@@ -2,6 +2,8 @@
 nothing.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -166,3 +168,48 @@ class Grown(nn.Module):
 @design
 def stages_that_are_grown_later():
     return classifier(Grown())
+
+
+@design
+def nodes_of_one_graph_of_which_some_have_labels():
+    draw = torch.Generator().manual_seed(0)
+    near = (torch.rand(30, 30, generator=draw) < 0.2).float().triu(1)
+    near = near + near.T + torch.eye(30)
+    known = torch.randperm(30, generator=draw)[:9]
+
+    class Graph(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("near", near / near.sum(1, keepdim=True))
+            self.first, self.last = nn.Linear(16, 32), nn.Linear(32, 3)
+
+        def forward(self, x):
+            return self.near @ self.last((self.near @ self.first(x)).relu())
+
+    return classifier(
+        Graph(),
+        inputs=torch.randn(30, 16, generator=draw),
+        targets=torch.arange(30) % 3,
+        loss_fn=lambda output, targets: F.cross_entropy(output[known], targets[known]),
+    )
+
+
+@design
+def warm_up_and_cosine_of_so_many_batches():
+    def factor(step, warm=8, total=64):
+        if step < warm:
+            return (step + 1) / warm
+        part = min(step - warm, total - warm) / (total - warm)
+        return 0.5 * (1 + math.cos(math.pi * part))
+
+    model = Classifier()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+        scheduler.step()
+
+    return looped(model, step, optimizer=optimizer)
