@@ -5,10 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import FORWARDING, PROJECTIONS, Evidence, Flow, Loss, operation
+from cnnprobe.diagnosis.evidence import (
+    FORWARDING,
+    PROJECTIONS,
+    Evidence,
+    Flow,
+    Loss,
+    Step,
+    operation,
+)
+from cnnprobe.diagnosis.evidence.directions import SCORES, Push, list_pushes
 from cnnprobe.diagnosis.evidence.questions import input_stats, owner, stat
-
-SCORES = ("binary_cross_entropy_with_logits", "binary_cross_entropy", "mse_loss")
 
 
 def _loop(label: float) -> Mapping[str, Any]:
@@ -77,8 +84,9 @@ def adversary_agrees(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: a discriminator of one label learns nothing; a generator that helps it learns to
     be recognised.
     What to do: 1 for real and 0 for made samples; for the generator's step 1 for the made ones.
-    Known exceptions: losses that are not compared with one number (Wasserstein, hinge); a gradient
-    reversal, where the same label is meant.
+    Of a critic, the generator's loss is the opposite of the term for made samples.
+    Known exceptions: a gradient reversal, where the same label is meant; scores of which a loss
+    does not tell the direction; real and made samples that come from one and the same network.
     Source: Goodfellow et al. 2014, arXiv:1406.2661, section 3 and algorithm 1.
     """
     if not evidence.own_loop or not evidence.steps:
@@ -89,15 +97,27 @@ def adversary_agrees(evidence: Evidence) -> Iterator[Finding]:
         if not _is_trained(loss, term.judge):
             continue
         own = [t for other, t in terms if other is loss and t.judge == term.judge]
-        if len(own) > 1 and len({t.target for t in own}) == 1 and len({t.before for t in own}) > 1:
-            if term is own[0]:
-                yield _say_same(flow, term, own)
+        is_same = len(own) > 1 and len({t.target for t in own}) == 1
+        if is_same and len({t.before for t in own}) > 1 and term is own[0]:
+            yield _say_same(flow, term, own)
+    yield from _list_agreed(flow, step)
+
+
+def _list_agreed(flow: Flow, step: Step) -> Iterator[Finding]:
+    """The scores of made samples that a judge and what makes them move in one direction."""
+    pushes = [(loss, push) for loss in step.losses for push in list_pushes(flow, loss)]
+    said = set[str]()
+    for loss, push in pushes:
+        if _is_trained(loss, push.judge) or not push.trained or flow.line(push.row) in said:
             continue
-        for other, t in terms:
-            made = term.before & {owner(name) for name in other.trained}
-            helps = t.judge == term.judge and not _is_trained(other, t.judge) and bool(made)
-            if helps and t.target == term.target and other is not loss:
-                yield _say_agreed(flow, term, t)
+        own = [
+            p
+            for other, p in pushes
+            if p.judge == push.judge and _is_trained(other, p.judge) and push.trained <= p.makers
+        ]
+        if {p.direction for p in own} == {push.direction}:  # none, or several, where it is mixed
+            said.add(flow.line(push.row))
+            yield _say_agreed(flow, push, own[0])
 
 
 def _is_trained(loss: Loss, module: str) -> bool:
@@ -137,15 +157,18 @@ def _say_same(flow: Flow, term: Term, others: list[Term]) -> Finding:
     )
 
 
-def _say_agreed(flow: Flow, term: Term, other: Term) -> Finding:
+def _say_agreed(flow: Flow, push: Push, own: Push) -> Finding:
+    where = "higher" if push.direction > 0 else "lower"
     return Finding(
-        module=term.judge,
+        module=push.judge,
         message=(
-            f"what is made is trained to be scored {other.target:g} by '{term.judge}', which is "
-            f"itself trained to score {term.target:g} for it: the two do not work against each "
-            "other"
+            f"what is made is trained towards a {where} score of '{push.judge}', which is itself "
+            f"trained to score it {where} (line {flow.line(own.row).rpartition(':')[2]}): the two "
+            "do not work against each other"
         ),
-        fix=f"compare the score with {1 - other.target:g} in the generator's loss",
-        source=flow.line(other.row),
+        fix=(
+            "turn one of the two round: the other label, or the other sign, in the generator's loss"
+        ),
+        source=flow.line(push.row),
         kind="agreed",
     )
