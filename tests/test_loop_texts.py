@@ -157,6 +157,47 @@ def test_variables_under_each_others_names_are_found(tmp_path, call, is_found):
     assert all("have changed places" in finding.message for finding in found)
 
 
+ACCUMULATING = """
+def train(loader, n):
+    for {index} in {loop}:
+        {before}
+        loss = F.cross_entropy(model(loader), loader){scale}
+        loss.backward()
+        if {test}:
+            {inner}
+            optimizer.zero_grad()
+
+def main():
+    train([], 4)
+"""
+
+
+@pytest.mark.parametrize(
+    ("changed", "kinds"),
+    [
+        ({}, ["first-step"]),
+        ({"test": "not i % n"}, ["first-step"]),
+        ({"test": "i % n == 0 or i == len(loader) - 1"}, ["first-step"]),
+        ({"index": "i", "loop": "range(len(loader))"}, ["first-step"]),
+        ({"scale": ""}, ["first-step", "undivided"]),
+        ({"test": "(i + 1) % n == 0", "scale": ""}, ["undivided"]),
+        ({"test": "(i + 1) % n == 0"}, []),
+        ({"loop": "enumerate(loader, 1)"}, []),
+        ({"loop": "enumerate(loader, start=1)"}, []),
+        ({"before": "optimizer.zero_grad()"}, []),  # each batch by itself
+        ({"inner": "loss.backward(); optimizer.step()"}, []),  # a loss of its own, as a generator's
+        ({"inner": "print(loss)"}, []),
+    ],
+)
+def test_step_after_the_first_of_several_batches_is_found(tmp_path, changed, kinds):
+    parts = {
+        "index": "i, x", "loop": "enumerate(loader)", "before": "pass", "scale": " / n",
+        "test": "i % n == 0", "inner": "optimizer.step()",
+    }  # fmt: skip
+    found = find(tmp_path, "accumulation-shifted", ACCUMULATING.format(**parts | changed))
+    assert kinds == sorted(finding.kind for finding in found)
+
+
 def test_rules_of_the_text_read_no_model_that_is_given_alone():
     report = cnnprobe.diagnose(nn.Linear(4, 2), torch.randn(3, 4), trials=0)
     assert not [f for f in report.findings if f.rule in ("schedule-unused", "swapped-arguments")]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 ADVICE: Mapping[str, str] = {
     "unpaired-order": "which of the two draws was meant is not known",
+    "accumulation-shifted": "which batches belong together is the loop's own code",
     "adversary-agrees": "which of the two labels was meant is not known",
     "best-not-kept": "what is kept is used behind the training",
     "blank-input": "what the input is to hold is not known",

@@ -10,7 +10,7 @@ from torch.optim import lr_scheduler
 
 from cnnprobe.diagnosis.evidence.texts import Slip
 from cnnprobe.training.kept_weights import tell_better
-from cnnprobe.training.scopes import Scope, list_assigned, list_own, make_slip
+from cnnprobe.training.scopes import Scope, list_assigned, list_live, list_own, make_slip
 from cnnprobe.training.sourcing import FunctionText, list_blocks, name_of, read_file
 
 _PLATEAU = "ReduceLROnPlateau"
@@ -22,7 +22,6 @@ def find_schedules(files: list[str], steps: list[FunctionText]) -> Iterator[Slip
     """What these files do with a learning rate that cannot be meant; `steps` are the functions of
     the step.
     """
-    ran = {id(step.node) for step in steps}
     for path in files:
         tree = read_file(path)
         if tree is None:
@@ -32,10 +31,8 @@ def find_schedules(files: list[str], steps: list[FunctionText]) -> Iterator[Slip
         scopes: list[Scope] = [tree, *functions]
         for scope in scopes:
             yield from _find_old(scope, tree, path)
-        called = {name_of(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
-        for scope in scopes:
-            if isinstance(scope, ast.Module) or id(scope) in ran or scope.name in called:
-                yield from _find_copied(scope, path)
+        for scope in list_live(path, steps):
+            yield from _find_copied(scope, path)
 
 
 def _find_plateaus(tree: ast.Module, path: str) -> Iterator[Slip]:

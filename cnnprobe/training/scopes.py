@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cnnprobe.diagnosis.evidence.texts import Slip
-from cnnprobe.training.sourcing import FunctionText, name_of
+from cnnprobe.training.sourcing import FunctionText, name_of, read_file
 
 Scope = ast.Module | ast.FunctionDef
 
@@ -135,3 +135,14 @@ def make_slip(kind: str, node: ast.AST, path: str, name: str, value: str = "") -
         kind=kind, text=ast.unparse(node).splitlines()[0], name=name, value=value,
         source=f"{path}:{node.lineno}",  # type: ignore[attr-defined]
     )  # fmt: skip
+
+
+def list_live(path: str, steps: Sequence[FunctionText]) -> list[Scope]:
+    """A file, and its functions that belong to the step, or that something there calls."""
+    tree = read_file(path)
+    if tree is None:
+        return []
+    ran = {id(step.node) for step in steps}
+    called = {name_of(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
+    return [tree, *(f for f in functions if id(f) in ran or f.name in called)]

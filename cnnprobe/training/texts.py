@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cnnprobe.diagnosis.evidence.texts import Texts, UnreadName
 from cnnprobe.records.trace import Trace
+from cnnprobe.training.accumulation_texts import find_accumulations
 from cnnprobe.training.argument_texts import find_swapped
 from cnnprobe.training.choices import find_chosen
 from cnnprobe.training.kept_weights import find_kept
@@ -54,7 +55,11 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
         kept=tuple(find_kept(functions, request.caller, _list_models(request, around))),
         repeated=tuple(find_repeated(classes)),
         chosen=tuple(find_chosen(classes)),
-        slips=(*find_schedules(ordered, functions), *find_swapped(ordered)),
+        slips=(
+            *find_schedules(ordered, functions),
+            *find_swapped(ordered),
+            *find_accumulations(ordered, functions),
+        ),
         outputs=tuple(find_outputs(ordered, names, functions)),
         measured=tuple(find_measured(ordered, names, functions)),
         unfreezes=unfreezes(ordered),

@@ -109,12 +109,13 @@ class Measured:
 class Slip:
     """A call or statement that cannot be meant as it stands."""
 
-    # "plateau": its other direction is better | "old-optimizer" | "group-copied" | "swapped"
+    # "plateau": its other direction is better | "old-optimizer" | "group-copied" | "swapped" |
+    # "first-step" | "undivided"
     kind: str
     text: str
     source: str
-    name: str  # the scheduler; the variable of the group; the swapped arguments
-    value: str = ""  # the mode that fits; the optimizer; the groups; the parameters
+    name: str  # the scheduler; the variable of the group; the swapped arguments; the index
+    value: str = ""  # the mode that fits; the optimizer; the groups; the parameters; the number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

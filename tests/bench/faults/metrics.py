@@ -140,3 +140,24 @@ def rate_of_a_copied_group(sick):
         optimizer.step()
 
     return looped(Classifier(), train_step)
+
+
+@case("accumulation-shifted", None)
+def step_after_the_first_quarter(sick):
+    def step_early(model, inputs, targets, optimizer):
+        for i, (x, y) in enumerate(zip(inputs.split(2), targets.split(2), strict=True)):
+            loss = F.cross_entropy(model(x), y) / 4
+            loss.backward()
+            if i % 4 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    def step_last(model, inputs, targets, optimizer):
+        for i, (x, y) in enumerate(zip(inputs.split(2), targets.split(2), strict=True)):
+            loss = F.cross_entropy(model(x), y) / 4
+            loss.backward()
+            if i % 4 == 3:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    return looped(Classifier(), step_early if sick else step_last)

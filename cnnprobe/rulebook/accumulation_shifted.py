@@ -1,0 +1,79 @@
+"""Gradients of several batches that are added up, and not as they were meant."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cnnprobe.diagnosis import Finding, Severity, rule
+from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.rulebook.material import perceptron, stepping
+
+
+def _loop(shifts: bool) -> Mapping[str, Any]:
+    def early(model: Any, inputs: Any, targets: Any, optimizer: Any, loss_fn: Any) -> None:
+        for i in range(4):
+            (loss_fn(model(inputs[i::4]), targets[i::4]) / 2).backward()
+            if i % 2 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    def late(model: Any, inputs: Any, targets: Any, optimizer: Any, loss_fn: Any) -> None:
+        for i in range(4):
+            (loss_fn(model(inputs[i::4]), targets[i::4]) / 2).backward()
+            if (i + 1) % 2 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    return stepping(perceptron(), early if shifts else late)
+
+
+def sick() -> Mapping[str, Any]:
+    """A step after the first and the third batch."""
+    return _loop(shifts=True)
+
+
+def healthy() -> Mapping[str, Any]:
+    """A step after the second and the fourth."""
+    return _loop(shifts=False)
+
+
+@rule(
+    code="CP565", name="accumulation-shifted", severity=Severity.WARNING, examples=(sick, healthy)
+)
+def accumulation_shifted(evidence: Evidence) -> Iterator[Finding]:
+    """A loop that adds up the gradients of several batches steps after the first one, or adds up
+    losses that are not divided.
+
+    Why it matters: with i % n == 0 and i from 0, the first step sees one batch, and the last ones
+    of an epoch are left over; without a division the step is n times as long.
+    What to do: if (i + 1) % n == 0, and a step after the loop for what is left; loss / n.
+    Known exceptions: a loss that is not divided is info, as the learning rate may allow for it;
+    only the text of the user's files is read.
+    Source: PyTorch, "Automatic Mixed Precision examples", gradient accumulation.
+    """
+    for slip in evidence.texts.slips:
+        if slip.kind == "first-step":
+            yield Finding(
+                module=None,
+                message=(
+                    f"`{slip.text}` is true in the first round, as {slip.name} starts at 0: the "
+                    f"first step has the gradients of 1 batch and not of {slip.value}, and the "
+                    "last batches of a loop are left over"
+                ),
+                fix=f"if ({slip.name} + 1) % {slip.value} == 0, and a step behind the loop",
+                source=slip.source,
+                kind=slip.kind,
+                subject=slip.name,
+            )
+        elif slip.kind == "undivided":
+            yield Finding(
+                module=None,
+                severity=Severity.INFO,
+                message=(
+                    f"the gradients of {slip.value} batches are added up, and their losses are not "
+                    f"divided: each step is {slip.value} times that of the mean"
+                ),
+                fix=f"divide the loss by {slip.value} before its backward",
+                source=slip.source,
+                kind=slip.kind,
+                subject=slip.name,
+            )
