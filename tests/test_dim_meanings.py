@@ -204,3 +204,42 @@ def test_mixing_of_patches_behind_a_transpose_is_no_finding():
 
     assert not positions(run, **layers)
     assert not scrambles(run, **layers)
+
+
+def test_head_of_a_detector_needs_its_values_last_before_the_view():
+    layers = {"c": nn.Conv2d(3, 12, 3, padding=1)}
+    ((kind, message, fix),) = scrambles(lambda m, x: m.c(x).view(4, -1, 4), **layers)
+    assert kind == "cut-end"
+    assert "its last dim holds 4 positions of one map, not 4 of the channels of 'c'" in message
+    assert fix == "permute(0, 2, 3, 1) first, then reshape"
+
+    def run(m, x):
+        return m.c(x).permute(0, 2, 3, 1).reshape(4, -1, 4)
+
+    assert not scrambles(run, **layers)
+    assert not scrambles(lambda m, x: m.c(x).view(4, 12, 16, 4, 4), **layers)  # windows of 4
+
+
+def test_last_feature_in_place_of_the_last_step_is_found():
+    layers = {"r": nn.GRU(6, 8, batch_first=True), "f": nn.Linear(16, 2), "g": nn.Linear(8, 2)}
+    ((_, message, fix),) = positions(lambda m, x: m.f(m.r(x)[0][:, :, -1]), SEQUENCE, **layers)
+    assert message.startswith("an index at one place of dim 2 of (4, 16, 8) leaves no channels")
+    assert fix == "take a place of dim 1, and in_features=8 in 'f' (Linear)"
+    assert not positions(lambda m, x: m.g(m.r(x)[0][:, -1]), SEQUENCE, **layers)
+    assert not positions(lambda m, x: m.g(m.r(x)[0][..., -1, :]), SEQUENCE, **layers)
+
+
+def test_frames_and_features_viewed_as_channels_and_time_are_found():
+    video = torch.randn(4, 6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    layers = {"c": nn.Conv2d(3, 8, 3), "t": nn.Conv1d(8, 2, 3, padding=1)}
+
+    def read(turned):
+        def run(m, x):
+            f = m.c(x.flatten(0, 1)).mean((2, 3))
+            return m.t(f.view(4, 6, 8).transpose(1, 2) if turned else f.view(4, 8, 6))
+
+        return run
+
+    ((kind, _, _),) = find("reshape-scramble", read(turned=False), inputs=video, **layers)
+    assert kind
+    assert not find("reshape-scramble", read(turned=True), inputs=video, **layers)

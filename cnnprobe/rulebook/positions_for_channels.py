@@ -1,12 +1,12 @@
 """An operation over positions where channels were meant."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import ARRANGING, Evidence, describe, operation
-from cnnprobe.diagnosis.evidence.meanings import Dims, Meanings, list_reduced
+from cnnprobe.diagnosis.evidence.meanings import Dims, Meanings, list_indexed, list_reduced
 from cnnprobe.diagnosis.evidence.pieces import Dim, list_roles, measure_dim
 from cnnprobe.diagnosis.evidence.scrambles import PLACES, name_piece
 from cnnprobe.rulebook.material import classifying
@@ -97,7 +97,7 @@ def _judge(meanings: Meanings, index: int) -> _Mixup | None:
         return _judge_statistics(meanings, index, dims)
     if kind in ("layer_norm", "normalize", "softmax"):
         return _judge_width(meanings, index, dims)
-    if kind in ("mean", "sum", "max", "min", "amax", "amin"):
+    if kind in ("mean", "sum", "max", "min", "amax", "amin", "getitem"):
         return _judge_reduction(meanings, index, dims)
     return _judge_steps(meanings, index, dims) if kind in ("rnn", "attention") else None
 
@@ -164,29 +164,44 @@ def _judge_width(meanings: Meanings, index: int, dims: Dims) -> _Mixup | None:
 
 
 def _judge_reduction(meanings: Meanings, index: int, dims: Dims) -> _Mixup | None:
-    """A mean over the channels that leaves positions, which a Linear then reads as features."""
-    reduced = list_reduced(meanings, index, len(dims))
+    """A mean over the channels, or one of them, that leaves positions, which a Linear then reads as
+    features.
+    """
+    flow, call = meanings.flow, meanings.flow.calls[index]
+    reduced = _list_gone(meanings, index, len(dims))
     kept = [dim for k, dim in enumerate(dims) if k and k not in reduced and dim]
-    gone = [dims[k] for k in reduced]
-    layers = [dim for dim in gone if _is_of_layer(dim)]
+    layers = [dims[k] for k in reduced if _is_of_layer(dims[k])]
     if 0 in reduced or not layers or len(kept) != 1 or not _are_places(kept[0]):
         return None
-    flow = meanings.flow
     readers = [flow.calls[j] for j in flow.passes_on(index, _HANDING)]
     linear = next((c for c in readers if operation(c) == "linear"), None)
     if linear is None:
         return None
-    call = flow.calls[index]
-    places = tuple(k for k, dim in enumerate(dims) if k and dim not in layers)
-    name = places[0] if len(places) == 1 else places
+    places = [k for k, dim in enumerate(dims) if k and dim not in layers]
+    is_chosen = operation(call) == "getitem"
+    said = f"{'at one place of' if is_chosen else 'over'} dim {_say_dims(reduced)}"
     return _Mixup(
         message=(
-            f"{describe(call)} over dim {reduced[0] if len(reduced) == 1 else reduced} of "
-            f"{call.inputs[0].shape} leaves no channels: {describe(linear)} gets "
-            f"{measure_dim(kept[0])} positions in place of {_name(meanings, layers[0])}"
+            f"{'an index' if is_chosen else describe(call)} {said} of {call.inputs[0].shape} "
+            "leaves no channels: "
+            f"{describe(linear)} gets {measure_dim(kept[0])} positions in place of "
+            f"{_name(meanings, layers[0])}"
         ),
-        fix=f"dim={name}, and in_features={measure_dim(layers[0])} in {describe(linear)}",
+        fix=f"{'take a place of dim ' if is_chosen else 'dim='}{_say_dims(places)}, and "
+        f"in_features={measure_dim(layers[0])} in {describe(linear)}",
     )
+
+
+def _list_gone(meanings: Meanings, index: int, rank: int) -> tuple[int, ...]:
+    """The dims that a reduction or an index takes away."""
+    call = meanings.flow.calls[index]
+    if operation(call) != "getitem":
+        return list_reduced(meanings, index, rank)
+    return list_indexed(call, rank) if len(call.inputs) == 1 else ()
+
+
+def _say_dims(dims: Sequence[int]) -> str:
+    return str(dims[0]) if len(dims) == 1 else str(tuple(dims))
 
 
 def _judge_steps(meanings: Meanings, index: int, dims: Dims) -> _Mixup | None:

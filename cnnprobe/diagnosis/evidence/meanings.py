@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from cnnprobe.diagnosis.evidence.evidence import Evidence
 from cnnprobe.diagnosis.evidence.flow import Flow
 from cnnprobe.diagnosis.evidence.groups import operation, option
-from cnnprobe.diagnosis.evidence.pieces import Axis, Dim, Straddle, arrange, measure_dim, take_whole
+from cnnprobe.diagnosis.evidence.pieces import (
+    Axis,
+    Dim,
+    Straddle,
+    arrange,
+    list_roles,
+    measure_dim,
+    take_whole,
+)
 from cnnprobe.diagnosis.evidence.questions import batch_size
 from cnnprobe.operations import Effect, find
 from cnnprobe.records.trace import ModuleCall, TensorInfo
@@ -217,6 +225,15 @@ def _index(row: _Row) -> Dims | None:
     return _resize(row.meanings, tuple(made), row.output.shape)
 
 
+def list_indexed(call: ModuleCall, rank: int) -> tuple[int, ...]:
+    """The dims of the input that an index takes away, each by an integer."""
+    entries = [e for e in _list_entries(call) if e is not None]
+    if "Ellipsis" in entries:
+        place = entries.index("Ellipsis")
+        entries[place : place + 1] = [""] * (rank - len(entries) + 1)
+    return tuple(k for k, entry in enumerate(entries) if type(entry) is int)
+
+
 def _list_entries(call: ModuleCall) -> Iterator[object]:
     """The parts of the index, in order."""
     if "[1]" in call.arguments:
@@ -325,18 +342,18 @@ def _look_up(row: _Row) -> Dims | None:
 
 
 def _recur(row: _Row) -> Dims | None:
-    dims = row.dims
+    """Steps that are not known otherwise are positions, as the layer reads them so."""
+    dims = list(row.dims)
     features = take_whole(row.meanings.make_axis("channels", row.output.shape[-1], row.index))
     if len(dims) != 3 or len(row.output.shape) != 3:
         return None
+    steps = 1 if row.meanings.setting(row.index, "batch_first") is True else 0
     if row.output.path == "[0]":
+        if not all(list_roles(dims[steps])):
+            dims[steps] = take_whole(row.meanings.make_axis("positions", row.output.shape[steps]))
         return (*dims[:2], features)
-    sample = dims[0] if row.meanings.setting(row.index, "batch_first") is True else dims[1]
-    return (
-        take_whole(row.meanings.make_axis("", row.output.shape[0], row.index)),
-        sample,
-        features,
-    )
+    states = take_whole(row.meanings.make_axis("", row.output.shape[0], row.index))
+    return (states, dims[1 - steps], features)
 
 
 def _shuffle(row: _Row) -> Dims | None:

@@ -2,14 +2,14 @@
 them for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cnnprobe.diagnosis.evidence.axes import find_order
 from cnnprobe.diagnosis.evidence.flow import Flow, describe
 from cnnprobe.diagnosis.evidence.groups import operation
 from cnnprobe.diagnosis.evidence.meanings import Dims, Meanings
-from cnnprobe.diagnosis.evidence.pieces import Dim, Piece, find_cut_across, list_roles
+from cnnprobe.diagnosis.evidence.pieces import Dim, Piece, find_cut_across, list_roles, measure_dim
 
 PLACES = frozenset({"height", "width", "positions"})
 _VIEWS = frozenset({"view", "reshape", "flatten", "unflatten"})
@@ -49,7 +49,8 @@ def find_scrambles(meanings: Meanings) -> Iterator[Scramble]:
 
 def _find_in_view(meanings: Meanings, index: int) -> Scramble | None:
     found = _find_straddle(meanings, index) or _find_cut(meanings, index)
-    return found or _find_tiles(meanings, index) or _find_rejoined(meanings, index)
+    found = found or _find_tiles(meanings, index) or _find_cut_end(meanings, index)
+    return found or _find_rejoined(meanings, index)
 
 
 def name_piece(piece: Piece, flow: Flow) -> str:
@@ -58,7 +59,7 @@ def name_piece(piece: Piece, flow: Flow) -> str:
     if axis.role == "channels" and axis.maker is not None:
         what = "channels" if "conv" in operation(flow.calls[axis.maker]) else "features"
         return f"the {what} of {describe(flow.calls[axis.maker])}"
-    return f"the {axis.role}"
+    return f"the {axis.role}" if axis.role else f"a dim of {axis.size}"
 
 
 def _say_view(meanings: Meanings, index: int) -> str:
@@ -73,8 +74,7 @@ def _find_straddle(meanings: Meanings, index: int) -> Scramble | None:
         return None
     call = meanings.flow.calls[index]
     before, after = call.inputs[0].shape, call.outputs[0].shape
-    roles = {piece.axis.role for piece in straddle.pieces}
-    is_known = "channels" in roles and roles - {"channels"} and roles <= PLACES | {"channels"}
+    is_known = _is_mix(straddle.pieces)
     order = find_order(before, after) if len(before) >= 4 else None
     if order is None and not is_known:
         return None
@@ -88,6 +88,14 @@ def _find_straddle(meanings: Meanings, index: int) -> Scramble | None:
         message=f"{_say_view(meanings, index)}: {mixed}",
         fix=SPLIT_FIRST if order is None else f"permute{order} first, then reshape",
     )
+
+
+def _is_mix(pieces: Sequence[Piece]) -> bool:
+    """Whether the channels of a layer, or of an image, are among several axes."""
+    channels = [p for p in pieces if p.axis.role == "channels"]
+    others = [p for p in pieces if p.axis.role != "channels"]
+    are_of_layer = any(p.axis.maker is not None for p in channels)
+    return bool(channels and others) and (are_of_layer or all(p.axis.role for p in others))
 
 
 def _find_cut(meanings: Meanings, index: int) -> Scramble | None:
@@ -143,6 +151,32 @@ def _find_tiles(meanings: Meanings, index: int) -> Scramble | None:
     )
 
 
+def _find_cut_end(meanings: Meanings, index: int) -> Scramble | None:
+    """A last dim as large as a part of the channels that holds a part of the positions instead: the
+    head of a detector, or codes, without the permute in front of the view.
+    """
+    dims = meanings.read_output(index)
+    if len(dims) < 2 or not dims[-1] or not list_roles(dims[-1]) <= PLACES or not dims[-2]:
+        return None
+    layers = [p for p in dims[-2] if p.axis.role == "channels" and p.axis.maker is not None]
+    first, size = dims[-1][0], measure_dim(dims[-1])
+    is_cut = dims[-2][-1].axis == first.axis and first.size < first.axis.size
+    if not is_cut or not layers or layers[-1].axis.size % size:
+        return None
+    call = meanings.flow.calls[index]
+    rank = len(call.inputs[0].shape)
+    order = (0, *range(2, rank), 1)
+    return Scramble(
+        index=index,
+        kind="cut-end",
+        message=(
+            f"{_say_view(meanings, index)}: its last dim holds {size} positions of one map, not "
+            f"{size} of {name_piece(layers[-1], meanings.flow)}"
+        ),
+        fix=f"permute{order} first, then reshape",
+    )
+
+
 def _is_tiled(dim: Dim) -> bool:
     return (
         len(dim) == 2
@@ -182,7 +216,7 @@ def _find_channels_in_places(meanings: Meanings, index: int) -> Scramble | None:
     size = meanings.setting(index, "kernel_size")
     if len(dims) < 3 or not isinstance(size, tuple) or max(size) == 1:
         return None
-    is_summed = dims[1] and list_roles(dims[1]) <= PLACES
+    is_summed = dims[1] and (list_roles(dims[1]) <= PLACES or _is_mixed(dims[1], dims[2]))
     layers = [p for dim in dims[2:] for p in dim if p.axis.role == "channels"]
     made = [p for p in layers if p.axis.maker is not None]
     if not is_summed or not made:
@@ -195,7 +229,8 @@ def _find_channels_in_places(meanings: Meanings, index: int) -> Scramble | None:
         kind="slides",
         message=(
             f"{describe(call)} takes dim 1 of {shape} as the channels, but that dim holds "
-            f"positions: its kernel slides over {what}"
+            f"{'positions' if list_roles(dims[1]) <= PLACES else 'other values too'}: its kernel "
+            f"slides over {what}"
         ),
         fix=(
             f"transpose(1, {len(shape) - 1}) first, and as many in_channels as there are features"
@@ -203,6 +238,14 @@ def _find_channels_in_places(meanings: Meanings, index: int) -> Scramble | None:
             else "permute the features to dim 1 before the view"
         ),
     )
+
+
+def _is_mixed(channels: Dim, places: Dim) -> bool:
+    """Whether a dim ends with the outer part of the channels that the other one is a part of, and
+    holds something else too.
+    """
+    is_part = bool(places) and channels[-1].axis == places[0].axis
+    return is_part and places[0].axis.role == "channels" and channels[0].axis != places[0].axis
 
 
 def _find_shuffled_sum(meanings: Meanings, index: int) -> Scramble | None:

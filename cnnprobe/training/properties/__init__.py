@@ -6,6 +6,7 @@ from cnnprobe.training.properties.distributions import (
     check_likelihood,
     check_reparametrisation,
 )
+from cnnprobe.training.properties.gates import check_gate, check_gru, check_lstm
 from cnnprobe.training.properties.labels import (
     check_binary,
     check_focal,
@@ -27,6 +28,7 @@ from cnnprobe.training.properties.pictures import (
     check_gram,
     check_iou,
     check_mixture,
+    check_noise_ratio,
     check_similarity_of_pictures,
     check_variation,
 )
@@ -200,5 +202,38 @@ FORMULAS = (
         fix="an error that is 0 where both are the same and grows with their difference",
         source="torch.nn.HuberLoss",
         without=r"grad|reg|penal|norm|ssim|dice",
+    ),
+    Formula(
+        name="gate of channels or positions",
+        pattern=(
+            r"^se_?(layer|block|module|unit|attention|gate)?$|squeeze_?(and_?)?excit|^eca"
+            r"|^(channel|spatial)_?(attention|attn|gate)"
+        ),
+        check=check_gate,
+        fix="x * sigmoid(...), with weights between 0 and 1",
+        source="Hu et al. 2018, arXiv:1709.01507, equation 3",
+    ),
+    Formula(
+        name="cell of an LSTM",
+        pattern=r"lstm_?cell|(^|_)lstmcell",
+        check=check_lstm,
+        fix="c = f * c + i * tanh(g), h = o * tanh(c)",
+        source="Hochreiter & Schmidhuber 1997; Shi et al. 2015, arXiv:1506.04214, equation 3",
+        without=r"min|slstm|mlstm|xlstm|s_lstm|m_lstm|x_lstm",
+    ),
+    Formula(
+        name="cell of a GRU",
+        pattern=r"gru_?cell",
+        check=check_gru,
+        fix="h = (1 - z) * n + z * h, where n is a tanh",
+        source="torch.nn.GRUCell",
+        without=r"min",
+    ),
+    Formula(
+        name="peak signal-to-noise ratio",
+        pattern=r"(^|_)psnr",
+        check=check_noise_ratio,
+        fix="-10 * log10(1 / mse), or the mean squared error itself",
+        source="Hore & Ziou 2010, equation 1",
     ),
 )

@@ -124,3 +124,19 @@ def check_similarity_of_pictures(call: Call) -> Found:
     if abs(same - 1) < NEAR or abs(same) < NEAR or abs(same + 1) < NEAR:
         return None
     return "1, or 0 as a loss, of a picture and the same picture", f"{same:.3g}"
+
+
+def check_noise_ratio(call: Call) -> Found:
+    """A loss of it grows with the error: it is minus the ratio, or what the ratio falls with."""
+    pair = find_pair(call)
+    if pair is None or "loss" not in call.name.lower():
+        return None
+    output, target = pair
+    truth = torch.rand(call.arguments[target].shape)
+    noise = torch.randn(truth.shape)
+    near, far = (
+        call.number(**{output: truth + size * noise, target: truth}) for size in (0.02, 0.2)
+    )
+    if far > near:
+        return None
+    return "a loss that grows with the error", f"{near:.3g}, and {far:.3g} for 10 times the error"
