@@ -213,3 +213,36 @@ def test_ctc_loss_needs_a_blank_beside_the_labels_and_log_probabilities_of_class
 def find_fix(findings):
     (found,) = findings
     return found.fix
+
+
+def weigh(pos_weight):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    rare = (torch.arange(8) == 3).float()[:, None]
+    loss_fn = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([pos_weight]))
+    return find("inverted-class-weights", model, targets=rare, loss_fn=loss_fn, trials=20)
+
+
+def test_weight_of_rare_positives_is_negatives_over_positives():
+    (found,) = weigh(1 / 7)
+    assert found.fix == "pos_weight = negatives / positives"
+    assert found.tried is not None
+    assert found.tried.title == found.fix
+    assert not weigh(7.0)
+    assert not weigh(1.0)
+
+
+def score_all(output, target):
+    labelled = target >= 0  # noqa: F841  (the fault)
+    return ((output - target) ** 2).mean()
+
+
+def score_labelled(output, target):
+    labelled = target >= 0
+    return ((output - target) ** 2 * labelled).mean()
+
+
+def test_mask_that_the_loss_computes_and_never_reads_is_found():
+    model, target = nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), torch.rand(8, 4) - 0.5
+    (found,) = find("dead-output", model, targets=target, loss_fn=score_all)
+    assert "score_all computes labelled = target >= 0" in found.message
+    assert not find("dead-output", model, targets=target, loss_fn=score_labelled)

@@ -5,6 +5,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence.questions import loss_calls
 from cnnprobe.rulebook.material import classifying, perceptron
 
 RATIO = 2.0  # of the largest weight to the least, and of the shares
@@ -56,5 +57,15 @@ def inverted_class_weights(evidence: Evidence) -> Iterator[Finding]:
                 f"one with {rarest[0]:.0%} one of {rarest[1]:.3g}: the rare classes count even "
                 "less"
             ),
-            fix="weight = counts.sum() / (len(counts) * counts)",
+            fix=(
+                "pos_weight = negatives / positives"
+                if _is_binary(evidence)
+                else "weight = counts.sum() / (len(counts) * counts)"
+            ),
         )
+
+
+def _is_binary(evidence: Evidence) -> bool:
+    """Whether the weight is that of the positive labels of a loss of two classes."""
+    kinds = {loss.operation for loss in loss_calls(evidence)}
+    return kinds == {"binary_cross_entropy_with_logits"}

@@ -147,9 +147,12 @@ def list_factors(scheduler: Any) -> list[tuple[float, tuple[float, ...]]]:
 
 def weigh_classes(around: Surroundings, request: Request) -> tuple[tuple[float, float], ...]:
     """The share of each class among the targets and its weight, for the only loss with class
-    weights.
+    weights, or with one for the positive labels.
     """
     known = (request.loss_fn, *(model for _, model in around.models.values()))
+    binary = {id(m): m for m in known if isinstance(m, nn.BCEWithLogitsLoss)}
+    if len(binary) == 1:
+        return _weigh_positives(next(iter(binary.values())).pos_weight, request.targets)
     kinds = (nn.CrossEntropyLoss, nn.NLLLoss)
     weights = {id(m): m.weight for m in known if isinstance(m, kinds) and m.weight is not None}
     targets = request.targets
@@ -161,3 +164,17 @@ def weigh_classes(around: Surroundings, request: Request) -> tuple[tuple[float, 
     weight = next(iter(weights.values()))
     counts = [int((targets == k).sum()) for k in range(len(weight))]
     return tuple((n / targets.numel(), float(w)) for n, w in zip(counts, weight, strict=True))
+
+
+def _weigh_positives(weight: Tensor | None, targets: Any) -> tuple[tuple[float, float], ...]:
+    """The shares of labels 0 and 1 with their weights, 1 and `weight`."""
+    if weight is None or weight.numel() != 1 or not isinstance(targets, Tensor):
+        return ()
+    if (
+        not has_values(targets)
+        or not targets.numel()
+        or not bool(((targets == 0) | (targets == 1)).all())
+    ):
+        return ()
+    share = float(targets.double().mean())
+    return (1 - share, 1.0), (share, float(weight))

@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterator
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnprobe.diagnosis.evidence.texts import Texts, UnreadName
 from cnnprobe.records.trace import Trace
@@ -16,6 +16,7 @@ from cnnprobe.training.request import Request, find_arguments
 from cnnprobe.training.schedule_texts import find_schedules
 from cnnprobe.training.sourcing import (
     DYNAMIC,
+    FunctionText,
     find_text,
     is_own_file,
     list_classes,
@@ -29,7 +30,7 @@ from cnnprobe.training.statements import (
     find_short_loops,
     unfreezes,
 )
-from cnnprobe.training.surroundings import Surroundings, is_own
+from cnnprobe.training.surroundings import Surroundings, is_own, look_around
 from cnnprobe.training.unread_names import find_unread_names
 from cnnprobe.training.validation_texts import find_measured
 
@@ -46,7 +47,8 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
         files.add(request.caller)
     ordered = sorted(files)
     names = _list_names(request, around)
-    unread = find_unread_names(classes, functions, ordered, trace)
+    called = [*functions, *_list_loss_functions(request)]
+    unread = find_unread_names(classes, called, ordered, trace)
     return Texts(
         unread=(*_list_step_arguments(request), *unread),
         odd=tuple(find_odd_statements(classes)),
@@ -64,6 +66,17 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
         measured=tuple(find_measured(ordered, names, functions)),
         unfreezes=unfreezes(ordered),
     )
+
+
+def _list_loss_functions(request: Request) -> list[FunctionText]:
+    """The functions of the loss, which is the user's own part of a step that is not."""
+    if request.train_step is not None:
+        return []
+    if isinstance(request.loss_fn, nn.Module):
+        classes = list_classes(request.loss_fn)
+        methods = {id(m.node): m for each in classes for m in each.methods.values()}
+        return [m for m in methods.values() if m.node.name != "__init__"]
+    return list_functions(look_around(request.loss_fn, {}))
 
 
 def _list_models(request: Request, around: Surroundings) -> frozenset[str]:

@@ -52,7 +52,7 @@ def _ignore_zero(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
 def invert_weights(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The inverse of each weight."""
     yield Remedy(
-        title="weight = counts.sum() / (len(counts) * counts)",
+        title=finding.fix,
         change=_invert_weights,
         shows="the rare classes count more",
         is_comparable=False,
@@ -67,12 +67,22 @@ def _invert_weights(subject: Subject) -> None:
         if isinstance(m, nn.Module) and isinstance(getattr(m, "weight", None), Tensor)
     }
     weighted = [m for m in found.values() if isinstance(m, nn.CrossEntropyLoss | nn.NLLLoss)]
-    if not weighted:
+    known = {id(m): m for m in losses if isinstance(m, nn.BCEWithLogitsLoss)}
+    binary = [m for m in known.values() if isinstance(m.pos_weight, Tensor)]
+    for loss in binary:
+        _invert_positive(subject, loss)
+    if not weighted and not binary:
         raise CannotTryError("the loss with the weights is not known")
     for module in weighted:
         old: Any = module.weight
         module.weight = old.mean() ** 2 / old.clamp(min=1e-8)
         subject.undo(lambda module=module, old=old: setattr(module, "weight", old))  # type: ignore[misc]
+
+
+def _invert_positive(subject: Subject, loss: Any) -> None:
+    old: Any = loss.pos_weight
+    loss.pos_weight = 1 / old.clamp(min=1e-8)
+    subject.undo(lambda: setattr(loss, "pos_weight", old))
 
 
 @answers("sample-without-gradient")
