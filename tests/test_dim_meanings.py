@@ -178,6 +178,11 @@ def test_batch_norm_behind_a_linear_counts_the_features_in_dim_1(turned):
     assert len(positions(run, SEQUENCE, **layers)) == (0 if turned else 1)
 
 
+def test_batch_norm_of_a_dim_that_was_normalised_before_counts_its_channels():
+    layers = {"a": nn.BatchNorm1d(16), "l": nn.Linear(6, 16), "n": nn.BatchNorm1d(16)}
+    assert not positions(lambda m, x: m.n(m.l(m.a(x))), SEQUENCE, **layers)
+
+
 def test_mean_over_channels_and_rows_is_found_where_a_linear_reads_the_columns():
     layers = {"c": nn.Conv2d(3, 16, 3, padding=1), "f": nn.Linear(16, 2)}
     ((_, message, fix),) = positions(lambda m, x: m.f(m.c(x).mean((1, 2))), **layers)

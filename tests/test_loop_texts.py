@@ -130,7 +130,14 @@ class Trainer:
     def compare(self, output, labels):
         return output
 
-    def run(self, output, labels, negative, positive, student, teacher, n, p):
+    def diverge(self, p_log, q_log):
+        return p_log
+
+    def diverge_from(self, first, second):
+        return first
+
+    def run(self, output, labels, negative, positive, student, teacher, n, p, p_log, q_log,
+            first, second):
         {call}
 """
 
@@ -149,6 +156,8 @@ class Trainer:
         ("self.compare(output, labels)", False),
         ("torch.compare(labels, output)", False),  # another function
         ("follow(p, n)", False),
+        ("self.diverge(q_log, p_log)", False),  # two of a kind: the reverse divergence
+        ("self.diverge_from(second, first)", False),
     ],
 )
 def test_variables_under_each_others_names_are_found(tmp_path, call, is_found):

@@ -1,6 +1,7 @@
 """Finds calls that pass two variables under each other's names."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -15,6 +16,8 @@ _TRIPLETS = frozenset(
 _PARAMETERS = ("anchor", "positive", "negative")  # of all of these
 _WORDS = {"pos": "positive", "neg": "negative", "anc": "anchor"}
 _LETTERS = {"p": "positive", "n": "negative", "a": "anchor"}  # where these are expected
+# words that tell two of a kind apart, and not what each is for
+_ORDER = frozenset({"first", "second", "third", "left", "right", "one", "two", "other"})
 _SAME = frozenset({"detach", "clone", "cpu", "cuda", "to", "float", "long", "squeeze", "flatten"})
 
 
@@ -62,12 +65,24 @@ def _find_swapped(
                 mine, other = (wanted[i], wanted[j]), (given[i], given[j])
                 if mine == other:
                     ordered.add(callee)
-                elif mine == other[::-1] and all(mine) and wanted[i] != wanted[j]:
+                elif mine == other[::-1] and all(mine) and _have_roles(*mine):
                     names = f"{ast.unparse(call.args[i])}, {ast.unparse(call.args[j])}"
                     found.setdefault(
                         callee, make_slip("swapped", call, path, names, ", ".join(mine))
                     )
     yield from (slip for callee, slip in found.items() if callee not in ordered)
+
+
+def _have_roles(one: str, other: str) -> bool:
+    """Whether two names say what each is for, and are not two of a kind: z1 and z2, p_log and
+    q_log, which may change places on purpose.
+
+    >>> _have_roles("output", "labels"), _have_roles("p_log", "q_log"), _have_roles("z1", "z2")
+    (True, False, False)
+    """
+    mine, its = (re.findall(r"[a-z]+|\d+", name) for name in (one, other))
+    apart = [part for part in (*mine, *its) if (part in mine) != (part in its)]
+    return any(len(part) > 1 and not part.isdigit() and part not in _ORDER for part in apart)
 
 
 def _name_callee(func: ast.expr, triplets: frozenset[str]) -> str:

@@ -145,6 +145,15 @@ def _keep(row: _Row) -> Dims | None:
     return _resize(row.meanings, row.dims, row.output.shape)
 
 
+def _normalise(row: _Row) -> Dims | None:
+    """The same dims; dim 1, where nothing was known of it, holds channels from here on."""
+    dims = _keep(row)
+    if dims is None or len(dims) < 2 or name_role(dims[1]) or not dims[1]:
+        return dims
+    channels = take_whole(row.meanings.make_axis("channels", measure_dim(dims[1])))
+    return (dims[0], channels, *dims[2:])
+
+
 def _broadcast(row: _Row) -> Dims | None:
     """Each dim from the first tensor that has it and says what it is."""
     rank = len(row.output.shape)
@@ -366,6 +375,9 @@ def _shuffle(row: _Row) -> Dims | None:
 
 
 _CARRYING: dict[str, _Carrying] = {
+    "batch_norm": _normalise,
+    "instance_norm": _normalise,
+    "group_norm": _normalise,
     "getitem": _index,
     "linear": _project,
     "matmul": _multiply,
