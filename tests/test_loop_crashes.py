@@ -240,6 +240,77 @@ CASES = {
 +         model(value.reshape(1, 1))
 """,
     ),
+    "targets of a detector": (
+        "container-for-tensor",
+        "for one in targets]",
+        """
+  model = nn.Linear(8, 3)
+  def run(model):
+      targets = [{"boxes": torch.zeros(1, 4)}]
+-     return targets.to("cpu")
++     return [{key: value.to("cpu") for key, value in one.items()} for one in targets]
+""",
+    ),
+    "labels of an older torchvision": (
+        "attribute-of-another",
+        "write rows.targets",
+        """
+  class Rows(torch.utils.data.Dataset):
+      def __init__(self):
+          self.targets = [0, 1]
+  model = nn.Linear(8, 3)
+  def run(model):
+      rows = Rows()
+-     return torch.tensor(rows.train_labels)
++     return torch.tensor(rows.targets)
+""",
+    ),
+    "iterator of a loader": (
+        "loader-arguments",
+        "write next(batches)",
+        """
+  model = nn.Linear(8, 3)
+  def run(model):
+      batches = iter(torch.utils.data.DataLoader([torch.randn(8)] * 4))
+-     return model(batches.next())
++     return model(next(batches))
+""",
+    ),
+    "rate below zero": (
+        "optimizer-arguments",
+        "write lr=0.1",
+        """
+  model = nn.Linear(8, 3)
+  def run(model):
+-     return torch.optim.Adam(model.parameters(), lr=-0.1)
++     return torch.optim.Adam(model.parameters(), lr=0.1)
+""",
+    ),
+    "trace without an example": (
+        "export-arguments",
+        "pass an example of its input",
+        """
+  import warnings
+  model = nn.Linear(8, 3)
+  def run(model):
+      with warnings.catch_warnings():
+          warnings.simplefilter("ignore")
+-         return torch.jit.trace(model)
++         return torch.jit.trace(model, torch.randn(2, 8))
+""",
+    ),
+    "texts of an array": (
+        "text-for-tensor",
+        "give each class name a number",
+        """
+  import numpy as np
+  model = nn.Linear(8, 3)
+  def run(model):
+      names = np.array(["cat", "dog"])
+-     return torch.from_numpy(names)
++     return torch.tensor([["cat", "dog"].index(name) for name in names])
+""",
+    ),
 }
 
 
@@ -271,6 +342,7 @@ TRANSFORMS = {
     "T.Compose([T.ToTensor(), T.Normalize([0.5], [0.5])])(torch.zeros(1, 9, 9).byte())": (
         "use ConvertImageDtype(torch.float32) instead of ToTensor()"
     ),
+    "T.Compose([T.RandomCrop(16), T.ToTensor()])(image)": "pass pad_if_needed=True",
     "v2.Compose([v2.Normalize([0.5], [0.5]), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])"
     "(image)": "put Normalize last in the Compose",
 }

@@ -122,7 +122,7 @@ def find_optimizer(error: BaseException) -> Optimizer | None:
     """The optimizer whose step raised."""
     for frame in list_frames(error):
         for value in (frame.f_locals.get("self"), *(frame.f_locals.get("args") or ())[:1]):
-            if isinstance(value, Optimizer):
+            if isinstance(value, Optimizer) and hasattr(value, "param_groups"):  # it is made
                 return value
     return None
 

@@ -1,6 +1,7 @@
 """What a transform of images was doing when it raised, alone or in a Compose."""
 
 import ast
+import copy
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -116,7 +117,15 @@ def judge_transform(error: BaseException) -> Judgement | None:
     found = find_failing_transform(error)
     if found is None or not isinstance(error, TypeError | AttributeError | ValueError):
         return None
-    judges = (_judge_class, _judge_twice, _judge_array, _judge_early, _judge_bytes, _judge_path)
+    judges = (
+        _judge_class,
+        _judge_twice,
+        _judge_array,
+        _judge_early,
+        _judge_bytes,
+        _judge_path,
+        _judge_crop,
+    )
     for judge in judges:
         if (judged := judge(found)) is not None:
             return judged
@@ -239,6 +248,28 @@ def _judge_path(found: FailingTransform) -> Judgement | None:
         reason=f"{found.name} got the text {str(found.value)!r}, not an image",
         arithmetic=_show_order(found),
         edit=Advice(title=f"open the file first: {code}", code=code),
+    )
+
+
+def _judge_crop(found: FailingTransform) -> Judgement | None:
+    """A crop that is larger than the image."""
+    size, padded = getattr(found.step, "size", None), copy.copy(found.step)
+    value = found.value
+    if found.name != "RandomCrop" or not isinstance(size, tuple | list):
+        return None
+    height, width = value.size[::-1] if _is_image(value) else tuple(value.shape[-2:])
+    if height >= size[0] and width >= size[1]:
+        return None
+    padded.__dict__["pad_if_needed"] = True
+    left = [padded, *found.steps[found.at + 1 :]]
+    return Judgement(
+        reason=f"RandomCrop takes {size[0]} x {size[1]} of an image of {height} x {width}",
+        arithmetic=_show_order(found),
+        edit=_try_steps(
+            found,
+            f"pass pad_if_needed=True, or put Resize({max(size)}) before it",
+            lambda: _run(left, value),
+        ),
     )
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.outside import Advice, Check
 from cnnprobe.crash.edits.writing import replace_expression
@@ -51,6 +51,9 @@ def container_for_tensor(crash: Crash) -> Suspects:
         return
     line = read_failing_line(crash)
     node = _find_asked(line, subject, name)
+    if node is not None and subject and all(isinstance(part, dict) for part in subject):
+        yield _blame_dicts(node, subject)
+        return
     if node is None or not subject or not any(isinstance(part, Tensor) for part in subject):
         return
     text, kind = ast.unparse(node.value), type(subject).__name__
@@ -63,6 +66,19 @@ def container_for_tensor(crash: Crash) -> Suspects:
     held = ", ".join(f"[{i}] {_describe(part)}" for i, part in enumerate(subject[:4]))
     arithmetic = f"it holds {held}" + (", ..." if len(subject) > 4 else "")
     yield blame(None, message, *(propose(edit) for edit in edits), arithmetic=arithmetic)
+
+
+def _blame_dicts(node: ast.Attribute, subject: Any) -> Suspect:
+    """A list of dicts, as a detector takes its targets."""
+    text = ast.unparse(node.value)
+    code = f"[{{key: value.{node.attr}(...) for key, value in one.items()}} for one in {text}]"
+    return blame(
+        None,
+        f"{text} is a {type(subject).__name__} of {count_of(len(subject), 'dict')}; only a tensor "
+        f"has .{node.attr}",
+        f"write {code}",
+        arithmetic=f"each holds {', '.join(map(repr, list(subject[0])[:4]))}",
+    )
 
 
 def _find_asked(line: FailingLine, subject: Any, name: str) -> ast.Attribute | None:

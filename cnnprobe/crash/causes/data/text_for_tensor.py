@@ -61,6 +61,10 @@ def _list_texts(line: FailingLine) -> Iterator[tuple[ast.expr, Any]]:
             continue
         for part in parts:
             value = line.evaluate(part)
+            if type(value).__module__ == "numpy" and str(getattr(value, "dtype", "")).startswith(
+                "<U"
+            ):
+                value = value.tolist()  # an array of texts
             texts = value if isinstance(value, tuple | list) and value else [value]
             if all(isinstance(text, str) for text in texts):
                 yield part, value
