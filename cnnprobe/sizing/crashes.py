@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from cnnprobe.crash import Crash, explain
 from cnnprobe.records.explanation import Explanation
@@ -94,7 +95,7 @@ def _choose_fix(explanation: Explanation, model: nn.Module) -> str:
 
     One of the model goes before another input: other sizes are what is asked for.
     """
-    count = sum(p.numel() for p in model.parameters())
+    count = sum(p.numel() for p in model.parameters() if not is_lazy(p))
     kept = [one for one in explanation.repairs if one.works and one.parameters == count]
     kept.sort(key=lambda one: one.module is None)
     return next((one.title for one in (*kept, *explanation.repairs)), "")
