@@ -207,6 +207,55 @@ def test_step_after_the_first_of_several_batches_is_found(tmp_path, changed, kin
     assert kinds == sorted(finding.kind for finding in found)
 
 
+AVERAGING = """
+def train(loader, epochs):
+    {before}
+    for epoch in range(epochs):
+        {within}
+        for i, (x, y) in enumerate(loader):
+            output = model(x)
+            loss = F.cross_entropy(output, y)
+            loss.backward()
+            right = (output.argmax(1) == y)
+            total += {summand}
+            count += y.size(0)
+        print(total / {divisor})
+
+def main():
+    train([], 4)
+"""
+SUMMED = "measure = nn.MSELoss(reduction='sum')"
+OUTSIDE = {"before": "total = count = 0", "within": "pass"}
+COUNTING = {"before": "pass", "within": "total, count = 0, 0"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "kinds"),
+    [
+        ({"summand": "right.sum().item()", "divisor": "len(loader)"}, ["by-batches"]),
+        ({"summand": "(output.argmax(1) == y).float().sum()", "divisor": "len(loader)"},
+         ["by-batches"]),
+        ({"summand": "right.sum().item()", "divisor": "count"}, []),
+        ({"summand": "right.sum().item()", "divisor": "len(loader.dataset)"}, []),
+        ({"summand": "right.float().mean().item()", "divisor": "len(loader)"}, []),
+        ({"summand": "loss.item()", "divisor": "len(loader.dataset)"}, ["by-samples"]),
+        ({"summand": "loss.item()", "divisor": "len(loader)"}, []),
+        ({"summand": "loss.item() * y.size(0)", "divisor": "len(loader.dataset)"}, []),
+        ({"summand": "loss.item()", "divisor": "len(loader.dataset)", "before": SUMMED},
+         []),
+        ({"summand": "loss.item()", "divisor": "len(loader)", **OUTSIDE},
+         ["never-reset"]),
+        ({"summand": "loss.item()", "divisor": "count", **OUTSIDE},
+         []),
+        ({"summand": "loss.item()", "divisor": "(epoch + 1)", **OUTSIDE},
+         []),
+    ],
+)  # fmt: skip
+def test_average_by_another_number_than_it_was_added_up_over_is_found(tmp_path, changed, kinds):
+    found = find(tmp_path, "average-misdivided", AVERAGING.format(**COUNTING | changed))
+    assert kinds == [finding.kind for finding in found]
+
+
 def test_rules_of_the_text_read_no_model_that_is_given_alone():
     report = cnnprobe.diagnose(nn.Linear(4, 2), torch.randn(3, 4), trials=0)
     assert not [f for f in report.findings if f.rule in ("schedule-unused", "swapped-arguments")]

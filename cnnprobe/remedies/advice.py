@@ -8,6 +8,7 @@ ADVICE: Mapping[str, str] = {
     "unpaired-order": "which of the two draws was meant is not known",
     "accumulation-shifted": "which batches belong together is the loop's own code",
     "adversary-agrees": "which of the two labels was meant is not known",
+    "average-misdivided": "the loss does not depend on it",
     "best-not-kept": "what is kept is used behind the training",
     "blank-input": "what the input is to hold is not known",
     "checkpoint-unused": "what the checkpoint's names are to become is not known",

@@ -9,6 +9,7 @@ from cnnprobe.diagnosis.evidence.texts import Texts, UnreadName
 from cnnprobe.records.trace import Trace
 from cnnprobe.training.accumulation_texts import find_accumulations
 from cnnprobe.training.argument_texts import find_swapped
+from cnnprobe.training.average_texts import find_averages
 from cnnprobe.training.choices import find_chosen
 from cnnprobe.training.kept_weights import find_kept
 from cnnprobe.training.metric_texts import find_outputs
@@ -61,6 +62,7 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
             *find_schedules(ordered, functions),
             *find_swapped(ordered),
             *find_accumulations(ordered, functions),
+            *find_averages(ordered, functions),
         ),
         outputs=tuple(find_outputs(ordered, names, functions)),
         measured=tuple(find_measured(ordered, names, functions)),

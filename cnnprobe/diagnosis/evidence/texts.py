@@ -110,12 +110,12 @@ class Slip:
     """A call or statement that cannot be meant as it stands."""
 
     # "plateau": its other direction is better | "old-optimizer" | "group-copied" | "swapped" |
-    # "first-step" | "undivided"
+    # "first-step" | "undivided" | "never-reset" | "by-batches" | "by-samples"
     kind: str
     text: str
     source: str
-    name: str  # the scheduler; the variable of the group; the swapped arguments; the index
-    value: str = ""  # the mode that fits; the optimizer; the groups; the parameters; the number
+    name: str  # the scheduler; the variable of the group; the swapped arguments; the index; the sum
+    value: str = ""  # the mode that fits; the optimizer; the groups; the parameters; the divisor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

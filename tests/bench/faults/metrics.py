@@ -161,3 +161,28 @@ def step_after_the_first_quarter(sick):
                 optimizer.zero_grad()
 
     return looped(Classifier(), step_early if sick else step_last)
+
+
+@case("average-misdivided", None)
+def right_answers_over_batches(sick):
+    def count_over_batches(model, inputs, targets, optimizer):
+        right, batches = 0, list(zip(inputs.split(2), targets.split(2), strict=True))
+        for x, y in batches:
+            output = model(x)
+            optimizer.zero_grad()
+            F.cross_entropy(output, y).backward()
+            optimizer.step()
+            right += (output.argmax(1) == y).sum().item()
+        return right / len(batches)
+
+    def count_over_samples(model, inputs, targets, optimizer):
+        right, batches = 0, list(zip(inputs.split(2), targets.split(2), strict=True))
+        for x, y in batches:
+            output = model(x)
+            optimizer.zero_grad()
+            F.cross_entropy(output, y).backward()
+            optimizer.step()
+            right += (output.argmax(1) == y).sum().item()
+        return right / len(targets)
+
+    return looped(Classifier(), count_over_batches if sick else count_over_samples)
