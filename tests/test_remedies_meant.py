@@ -360,3 +360,13 @@ def test_relu_is_tried_behind_a_layer_whose_attributes_the_forward_reads(run):
     """
     (finding,) = find(run(HEAD, INIT, as_method(forward), TAIL), "missing-nonlinearity")
     assert "failed" != finding.tried.verdict
+
+
+def test_a_container_that_nothing_calls_is_removed_with_all_that_is_in_it(run):
+    init = INIT + "        self.spare = nn.Sequential(nn.Linear(32, 32), nn.ReLU())\n"
+    forward = """
+    def forward(self, x):
+        return self.head(self.body(x.flatten(1)).relu())
+    """
+    (finding, *_) = find(run(HEAD, init, as_method(forward), TAIL), "unused-module")
+    assert ("spare", "proven") == (finding.module, finding.tried.verdict)

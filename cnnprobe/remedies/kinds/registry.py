@@ -2,6 +2,7 @@
 never used.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -180,9 +181,11 @@ def _remove(
     subject: Subject, finding: Finding, unread: tuple[str, ...], evidence: Evidence
 ) -> None:
     if finding.rule == "unused-module":
+        gone = {finding.module, *unread}
         for fqn in (finding.module, *unread):
             parent, _, name = (fqn or "").rpartition(".")
-            if fqn and parent not in unread:
+            above = itertools.accumulate(parent.split("."), "{}.{}".format)
+            if fqn and not gone & set(above):  # what holds it goes with it
                 subject.module(parent)._modules.pop(name, None)
         return
     read = frozenset().union(*(loss.reached for s in evidence.steps for loss in s.losses))
