@@ -4,7 +4,10 @@ from typing import Any
 
 from cnnprobe.crash.cause import STRONG, Crash, Example, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.build import configure
+from cnnprobe.crash.edits.edit import Edit
 from cnnprobe.crash.edits.method import replace_node
+from cnnprobe.crash.edits.outside import Advice
+from cnnprobe.crash.edits.writing import replace_expression
 from cnnprobe.crash.facts.methods import find_failing_method
 from cnnprobe.crash.facts.values import FailingLine, read_failing_line
 from cnnprobe.operations import resolve_name
@@ -49,14 +52,29 @@ _LAYER = """
 + model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool2d(8 // 2))
   args = (torch.randn(1, 3, 8, 8),)
 """
+_SLICE = """
+  model = nn.Linear(8, 2)
+  def run(model):
+      x = model(torch.randn(4, 8))
+-     return x[: x.size(0) / 2]
++     return x[: x.size(0) // 2]
+"""
 EXAMPLES = (
     Example(_DIVIDED, blames="", repair="write x.numel() // x.size(0)"),
     Example(_KEPT, blames="", repair="write int(8 * self.half * self.half)"),
     Example(_LAYER, blames="1", repair="set kernel_size=4, stride=4 in '1'"),
+    Example(_SLICE, repair="write x.size(0) // 2", is_tried=False),
 )
 
 
-@cause("CP0K3", "float-size", EXAMPLES, family="call-signature", prior=1003)
+@cause(
+    "CP0K3",
+    "float-size",
+    EXAMPLES,
+    stage=("forward", "around"),
+    family="call-signature",
+    prior=1003,
+)
 def float_size(crash: Crash) -> Suspects:
     """A size is a float: 4704.0 where a whole number is expected.
 
@@ -67,23 +85,29 @@ def float_size(crash: Crash) -> Suspects:
     """
     if not isinstance(crash.error, TypeError):
         return
-    if crash.call is not None and (found := _find_settings(crash)):
+    is_forward = crash.stage == "forward"
+    if is_forward and crash.call is not None and (found := _find_settings(crash)):
         name, value = next(iter(found.items()))
         whole = {key: _to_whole(old) for key, old in found.items()}
         edit = configure(crash, crash.call.fqn or "", **whole)
         message = f"{crash.describe_call(crash.call)} has {name} {value}, a float"
         yield blame(crash.call.fqn, message, edit, arithmetic=f"{name}={value}")
         return
-    method, line = find_failing_method(crash), read_failing_line(crash)
-    if method is None or (node := next(_list_floats(line), None)) is None:
+    line = read_failing_line(crash)
+    method = find_failing_method(crash) if is_forward else None
+    if (method is None) == is_forward or (node := next(_list_floats(line), None)) is None:
         return
     text = ast.unparse(node)
     whole_text = f"int({text})"
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
         whole_text = f"{ast.unparse(node.left)} // {ast.unparse(node.right)}"
-    change = replace_node(method, node, whole_text)
+    title = f"write {whole_text} instead of {text}"
+    written = replace_expression(crash.error, node, whole_text)
+    change: Edit | None = Advice(title=title, code=whole_text, written=written)
+    if method is not None:
+        change = replace_node(method, node, whole_text)
     yield blame(
-        method.fqn,
+        method.fqn if method is not None else None,
         f"{ast.unparse(line.nodes[0])} expects whole numbers, but {text} is a float",
         propose(change, weight=STRONG) if change is not None else None,
         weight=STRONG + 1,
@@ -107,6 +131,11 @@ def _to_whole(value: Any) -> Any:
 def _list_floats(line: FailingLine) -> Iterator[ast.expr]:
     """The arguments of the failing call that are floats."""
     root = line.nodes[0] if line.nodes else None
+    if isinstance(root, ast.Subscript):
+        slices = [n for n in ast.walk(root.slice) if isinstance(n, ast.Slice)]
+        ends = [end for one in slices for end in (one.lower, one.upper, one.step)]
+        yield from (end for end in ends if end is not None and _gives_float(line, end))
+        return
     if not isinstance(root, ast.Call):
         return
     if resolve_name(ast.unparse(root.func).rpartition(".")[2]) not in _SIZED:

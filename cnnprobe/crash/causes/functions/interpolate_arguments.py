@@ -21,6 +21,17 @@ _MODE = """
 +         return F.interpolate(self.conv(x), scale_factor=2, mode="linear")
   model, args = Net(), (torch.randn(2, 3, 10),)
 """
+_BOTH = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+          self.conv = nn.Conv2d(3, 4, 3, padding=1)
+      def forward(self, x):
+-         return F.interpolate(self.conv(x), size=(5, 5), scale_factor=2)
++         return F.interpolate(self.conv(x), size=(5, 5))
+  model, args = Net(), (torch.randn(2, 3, 10, 10),)
+"""
+BOTH = Example(_BOTH, blames="", repair="leave out scale_factor")
 MODE = Example(_MODE, blames="", repair="mode='linear'")
 _SIZE = """
   class Net(nn.Module):
@@ -35,7 +46,7 @@ _SIZE = """
 SIZE = Example(_SIZE, blames="", repair="size=x.shape[-2:]")
 
 
-@cause("CP063", "interpolate-arguments", (MODE, SIZE), family="shape-mismatch", prior=296)
+@cause("CP063", "interpolate-arguments", (MODE, SIZE, BOTH), family="shape-mismatch", prior=296)
 def interpolate_arguments(crash: Crash) -> Suspects:
     """The mode or the size of an interpolation is for another number of dims.
 
@@ -49,6 +60,7 @@ def interpolate_arguments(crash: Crash) -> Suspects:
     operation = find(call) if call is not None else None
     if call is None or operation is None or operation.name != "interpolate" or not crash.inputs:
         return
+    yield from _explain_both(crash, call)
     yield from _explain_size(crash, call)
     yield from _explain_mode(crash, call)
 
@@ -56,6 +68,16 @@ def interpolate_arguments(crash: Crash) -> Suspects:
 def _read(crash: Crash, call: ModuleCall, name: str) -> Any:
     """A setting of nn.Upsample, or an argument of the function."""
     return read_argument(call, name) if call.fqn is None else getattr(crash.leaf, name, None)
+
+
+def _explain_both(crash: Crash, call: ModuleCall) -> Suspects:
+    size, scale = _read(crash, call, "size"), _read(crash, call, "scale_factor")
+    if size is None or scale is None or call.fqn is not None:
+        return
+    title = "leave out scale_factor at {place}, as size says the same"
+    edit = set_argument(crash, call, "scale_factor", None, title=title)
+    message = f"{crash.describe_call(call)} got both size={size} and scale_factor={scale}"
+    yield blame(crash.owner, message, edit, arithmetic=f"size={size}, scale_factor={scale}")
 
 
 def _explain_size(crash: Crash, call: ModuleCall) -> Suspects:

@@ -59,12 +59,21 @@ def number_for_loss(crash: Crash) -> Suspects:
             owner = item.func.value
             title = f"drop .item() at line {item.lineno}: {name} = {ast.unparse(owner)}"
             written = replace_expression(crash.error, item, ast.unparse(owner))
+        elif value == 0 and _is_summed(crash, name):
+            title = "look at what the loop runs over: it is empty, so that nothing was added"
         message = f"{name} is the number {value:.4g}, which has no graph and no backward"
         arithmetic = f"{name} is a {type(value).__name__}"
         yield blame(
             None, message, propose(Advice(title=title, written=written)), arithmetic=arithmetic
         )
         return
+
+
+def _is_summed(crash: Crash, name: str) -> bool:
+    """Whether a loop adds to a name, which is still what it began with."""
+    tree = parse_function(crash.error) or ast.Pass()
+    sums = (n for loop in ast.walk(tree) if isinstance(loop, ast.For) for n in ast.walk(loop))
+    return any(isinstance(n, ast.AugAssign) and ast.unparse(n.target) == name for n in sums)
 
 
 def _find_item(crash: Crash, name: str) -> ast.Call | None:
