@@ -53,6 +53,19 @@ def test_a_probe_that_is_printed_loads_no_more_than_it_needs():
     assert needed == rooms
 
 
+def test_what_explains_a_crash_is_loaded_when_something_crashes():
+    loaded = run(
+        "import sys, cnnprobe, torch\n"
+        "from cnnprobe.testing import assert_equivalent, assert_no_graph_leak, assert_shapes\n"
+        "cnnprobe.compare, cnnprobe.inspect_data, cnnprobe.measure, cnnprobe.record\n"
+        "model = torch.nn.Linear(2, 1)\n"
+        "assert_shapes(model, torch.ones(1, 2), {'': (1, 1)})\n"
+        "with cnnprobe.monitor(model): model(torch.ones(1, 2)).sum().backward()\n"
+        "print(*(name for name in ('cnnprobe.crash', 'triton') if name in sys.modules))"
+    )
+    assert "" == loaded
+
+
 @pytest.mark.parametrize("verb", cnnprobe.api.__all__)
 def test_each_verb_can_be_imported(verb):
     assert getattr(cnnprobe.api, verb) is not None

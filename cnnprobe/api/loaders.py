@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash import Crash, explain
 from cnnprobe.data.facts import Split
 from cnnprobe.data.feeding import assemble, feed, is_batches, is_loader, wrap_dataset
 from cnnprobe.data.inspecting import Inspection, read
@@ -33,6 +32,8 @@ def _explain_failure(reading: LoaderReading, model: nn.Module | None) -> Split:
     failed = reading.split.failed
     if failed is None or reading.error is None:
         return reading.split
+    from cnnprobe.crash import Crash, explain  # for those whose data cannot be read
+
     with kept_generators(reading.source.given):
         found = explain(Crash(error=reading.error, model=model))
     if found is None or found.diagnosis in _VAGUE:

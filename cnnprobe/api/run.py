@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from cnnprobe.crash import explain_unseen
 from cnnprobe.monitoring import EVERYTHING, Settings
 from cnnprobe.monitoring.runs import Monitor, start
 from cnnprobe.recorder.peers import needs_all_ranks
+from cnnprobe.records.explanation import Explanation
 
 
 def monitor(
@@ -108,5 +108,11 @@ def monitor(
     if not needs_all_ranks(
         model
     ):  # it is explained by passes, which other ranks would have to make
-        watched.explain = functools.partial(explain_unseen, model)
+        watched.explain = functools.partial(_explain, model)
     return watched
+
+
+def _explain(model: nn.Module, error: Exception) -> Explanation | None:
+    from cnnprobe.crash import explain_unseen  # most trainings do not crash
+
+    return explain_unseen(model, error)

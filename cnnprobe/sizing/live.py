@@ -11,7 +11,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from cnnprobe.sizing.copies import count_copies
 
@@ -28,7 +27,10 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
+        from torch.utils.flop_counter import flop_registry  # it loads Triton, where there is one
+
         super().__init__()  # type: ignore[no-untyped-call]
+        self._formulas = flop_registry
         self.part = "inputs"
         self.parts: dict[str, int] = {}
         self.live = 0
@@ -88,7 +90,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         # torch's FlopCounterMode hooks every module, which an autograd.grad in a forward refuses
-        if count := flop_registry.get(func._overloadpacket):
+        if count := self._formulas.get(func._overloadpacket):
             self.flops += count(*args, **kwargs, out_val=output)
         for leaf in tree_leaves(output):
             for dense in _list_dense(leaf) if isinstance(leaf, Tensor) else ():

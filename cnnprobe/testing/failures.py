@@ -7,7 +7,6 @@ from typing import Any, NoReturn
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from cnnprobe.crash import Crash, explain
 from cnnprobe.diagnosis import to_finding
 from cnnprobe.errors import UsageError, suggest
 from cnnprobe.recorder import Observation, observe
@@ -75,6 +74,8 @@ def fail_with_error(
     failure = trace.failure
     if failure is None or not isinstance(error, Exception):
         raise error
+    from cnnprobe.crash import Crash, explain  # for those whose model crashes
+
     finding = to_finding(
         failure, explain(Crash(error=error, model=model, trace=trace, args=args, kwargs=kwargs))
     )
