@@ -162,13 +162,11 @@ def _say_agreed(flow: Flow, push: Push, own: Push) -> Finding:
     return Finding(
         module=push.judge,
         message=(
-            f"what is made is trained towards a {where} score of '{push.judge}', which is itself "
-            f"trained to score it {where} (line {flow.line(own.row).rpartition(':')[2]}): the two "
-            "do not work against each other"
+            f"the generator is trained towards a {where} score of '{push.judge}', which is itself "
+            f"trained to score its samples {where} (line "
+            f"{flow.line(own.row).rpartition(':')[2]}): the two do not work against each other"
         ),
-        fix=(
-            "turn one of the two round: the other label, or the other sign, in the generator's loss"
-        ),
+        fix=("reverse one of the two: the other label, or the other sign, in the generator's loss"),
         source=flow.line(push.row),
         kind="agreed",
     )
