@@ -248,3 +248,38 @@ def test_frames_and_features_viewed_as_channels_and_time_are_found():
     ((kind, _, _),) = find("reshape-scramble", read(turned=False), inputs=video, **layers)
     assert kind
     assert not find("reshape-scramble", read(turned=True), inputs=video, **layers)
+
+
+def test_parameter_of_the_channels_is_not_spread_over_the_width():
+    class Scaled(Pipe):
+        def __init__(self, run):
+            super().__init__(run, c=nn.Conv2d(3, 16, 3, padding=1))
+            self.scale = nn.Parameter(torch.rand(16))
+
+    def judge(run):
+        torch.manual_seed(0)
+        model = Scaled(run)
+        given = {"loss_fn": nn.MSELoss(), "optimizer": torch.optim.SGD(model.parameters(), lr=0.01)}
+        report = cnnprobe.diagnose(model, IMAGES, torch.zeros(4, 16, 16, 16), trials=0, **given)
+        return [f for f in report.findings if f.rule == "positions-for-channels"]
+
+    (found,) = judge(lambda m, x: m.c(x) * m.scale)
+    assert "spreads the 16 values of model.scale over dim 3 of (4, 16, 16, 16)" in found.message
+    assert not judge(lambda m, x: m.c(x) * m.scale.view(1, -1, 1, 1))
+    assert not judge(lambda m, x: m.c(x) * m.scale[:, None, None])
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_scores_by_steps_beside_labels_by_samples_are_found(turned):
+    layers = {"r": nn.GRU(6, 8), "f": nn.Linear(8, 3)}
+    model = Pipe(lambda m, x: m.f(m.r(x.transpose(0, 1))[0]), **layers)
+
+    def loss_fn(output, labels):
+        rows = output.transpose(0, 1) if turned else output
+        return F.cross_entropy(rows.reshape(-1, 3), labels.reshape(-1))
+
+    labels = torch.arange(64).view(4, 16) % 3
+    given = {"loss_fn": loss_fn, "optimizer": torch.optim.SGD(model.parameters(), lr=0.01)}
+    report = cnnprobe.diagnose(model, SEQUENCE, labels, trials=0, **given)
+    found = [f.kind for f in report.findings if f.rule == "reshape-scramble"]
+    assert found == ([] if turned else ["order"])

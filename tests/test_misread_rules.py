@@ -246,3 +246,32 @@ def test_mask_that_the_loss_computes_and_never_reads_is_found():
     (found,) = find("dead-output", model, targets=target, loss_fn=score_all)
     assert "score_all computes labelled = target >= 0" in found.message
     assert not find("dead-output", model, targets=target, loss_fn=score_labelled)
+
+
+class Attend(nn.Module):
+    """Attention over the rows of an image, of which `mask` hides some."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.q, self.k, self.fc, self.mask = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4), mask
+
+    def forward(self, x):
+        x = x[:, 0]
+        scores = self.q(x) @ self.k(x).transpose(1, 2)
+        scores = self.mask(scores, x.sum(-1) > 1)
+        return self.fc((scores.softmax(-1) @ x).mean(1))
+
+
+def test_mask_of_queries_alone_is_found_and_that_of_keys_is_not():
+    (found,) = find("mask-of-queries", Attend(lambda s, p: s.masked_fill(p[:, :, None], -1e9)))
+    assert "has size 1 along dim 2 of (8, 8, 8), which the softmax runs over" in found.message
+    assert not find("mask-of-queries", Attend(lambda s, p: s.masked_fill(p[:, None], -1e9)))
+
+    def both(s, p):
+        return s.masked_fill(p[:, None], -1e9).masked_fill(p[:, :, None], -1e9)
+
+    assert not find("mask-of-queries", Attend(both))
+    scores, whole = torch.randn(3, 3), torch.tensor([[True], [False], [False]])
+    masked = scores.masked_fill(whole, -1e9).softmax(-1)
+    assert torch.equal(masked[1:], scores.softmax(-1)[1:])  # no key is hidden from the others
+    assert torch.allclose(masked[0], torch.full((3,), 1 / 3))

@@ -31,6 +31,7 @@ ADVICE: Mapping[str, str] = {
     "loss-taken-twice": "which targets or output were meant is not known",
     "measured-in-train-mode": "the loss does not depend on it",
     "metric-across-samples": "the loss does not depend on it",
+    "mask-of-queries": "how the mask is made is not known",
     "minimum-elsewhere": "which of output and targets is out of place is not known",
     "narrow-passage": "how many channels were meant is not known",
     "normalised-again": "whether the data or the model is to normalise is not known",

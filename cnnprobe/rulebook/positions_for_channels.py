@@ -8,6 +8,7 @@ from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import ARRANGING, Evidence, describe, operation
 from cnnprobe.diagnosis.evidence.meanings import Dims, Meanings, list_indexed, list_reduced
 from cnnprobe.diagnosis.evidence.pieces import Dim, list_roles, measure_dim
+from cnnprobe.diagnosis.evidence.questions import spoken
 from cnnprobe.diagnosis.evidence.scrambles import PLACES, name_piece
 from cnnprobe.rulebook.material import classifying
 
@@ -62,6 +63,7 @@ def positions_for_channels(evidence: Evidence) -> Iterator[Finding]:
     (N, L, C): each step gets a mean and a weight of its own, and the features none. LayerNorm of a
     map (N, C, H, W) runs over the width alone; mean(dim=(1, 2)) of it averages channels with rows.
     What to do: permute the channels to the dim that the operation reads, or name another dim.
+    A parameter of shape (C,) is spread over the last dim: view(1, -1, 1, 1) makes it the channels'.
     Known exceptions: maps of one row or column; means that keep the channels; mixing of positions
     behind a transpose, as in an MLP-Mixer. What the dims stand for is followed through views,
     permutes and layers; where it is not known, nothing is reported.
@@ -99,6 +101,8 @@ def _judge(meanings: Meanings, index: int) -> _Mixup | None:
         return _judge_width(meanings, index, dims)
     if kind in ("mean", "sum", "max", "min", "amax", "amin", "getitem"):
         return _judge_reduction(meanings, index, dims)
+    if kind in ("add", "sub", "mul", "div"):
+        return _judge_vector(meanings, index)
     return _judge_steps(meanings, index, dims) if kind in ("rnn", "attention") else None
 
 
@@ -202,6 +206,30 @@ def _list_gone(meanings: Meanings, index: int, rank: int) -> tuple[int, ...]:
 
 def _say_dims(dims: Sequence[int]) -> str:
     return str(dims[0]) if len(dims) == 1 else str(tuple(dims))
+
+
+def _judge_vector(meanings: Meanings, index: int) -> _Mixup | None:
+    """A parameter of one dim that is spread over the width of a map, not over its channels."""
+    call = meanings.flow.calls[index]
+    if len(call.inputs) != 2:
+        return None
+    vector, whole = sorted(call.inputs, key=lambda info: len(info.shape))
+    trained = {p.fqn for p in meanings.evidence.trace.parameters if p.kind == "parameter"}
+    dims = meanings.read(whole)
+    if len(vector.shape) != 1 or len(dims) != _MAP or vector.source not in trained:
+        return None
+    if not _is_of_layer(dims[1]) or list_roles(dims[3]) != {"width"} or vector.shape[0] < 2:
+        return None
+    channels = measure_dim(dims[1])
+    is_same = vector.shape[0] == channels
+    return _Mixup(
+        message=(
+            f"{describe(call)} spreads the {vector.shape[0]} values of "
+            f"{spoken(meanings.evidence, str(vector.source))} over dim 3 of {whole.shape}, the "
+            f"width; {_name(meanings, dims[1])} are dim 1"
+        ),
+        fix=f"{'' if is_same else f'{channels} values, and '}view(1, -1, 1, 1) in front of it",
+    )
 
 
 def _judge_steps(meanings: Meanings, index: int, dims: Dims) -> _Mixup | None:

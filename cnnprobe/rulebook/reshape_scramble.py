@@ -7,6 +7,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.meanings import Meanings
+from cnnprobe.diagnosis.evidence.pieces import Dim
 from cnnprobe.diagnosis.evidence.questions import (
     batch_size,
     find_module,
@@ -92,6 +93,7 @@ def reshape_scramble(evidence: Evidence) -> Iterator[Finding]:
         )
     yield from _find_mixed_dims(evidence, {i for rows in places.values() for i in rows})
     yield from _find_mixed_scores(evidence)
+    yield from _find_other_order(evidence)
 
 
 def list_scrambled(evidence: Evidence, flow: Flow) -> list[int]:
@@ -175,6 +177,37 @@ def _find_mixed_scores(evidence: Evidence) -> Iterator[Finding]:
                 source=call.source,
                 subject=describe(call),
             )
+
+
+def _find_other_order(evidence: Evidence) -> Iterator[Finding]:
+    """Scores of (L, N, C) and labels of (N, L), both flattened: in one, the batch comes first."""
+    meanings = Meanings(evidence)
+    for loss in loss_calls(evidence):
+        if loss.target is None or not loss.prediction.shape or not loss.target.shape:
+            continue
+        both = [meanings.read(info) for info in (loss.prediction, loss.target)]
+        places = [_find_batch(dims[0]) for dims in both if dims]
+        if len(places) == 2 and None not in places and (places[0] == 0) != (places[1] == 0):
+            first, second = ("output", "targets") if places[0] == 0 else ("targets", "output")
+            yield Finding(
+                module=None,
+                severity=Severity.WARNING,
+                message=(
+                    f"{describe(loss.call)} gets output and targets in different orders: dim 0 of "
+                    f"the {first} goes through sample by sample, that of the {second} position by "
+                    "position"
+                ),
+                fix=f"transpose(0, 1) of the {second} before it is flattened",
+                source=loss.flow.line(loss.index),
+                kind="order",
+            )
+            return
+
+
+def _find_batch(dim: Dim) -> int | None:
+    """Which piece of a dim of several is the batch; None where it is one, or has none."""
+    roles = [piece.axis.role for piece in dim]
+    return roles.index("batch") if len(roles) > 1 and "batch" in roles else None
 
 
 def split_of_heads(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, int] | None:
