@@ -47,6 +47,8 @@ def container_for_tensor(crash: Crash) -> Suspects:
     subject, name = find_missing(crash.error)
     if type(subject) not in (list, tuple) or not hasattr(Tensor, name):
         return
+    if name == "backward":  # see number-for-loss
+        return
     if list_backward_frames(crash.error):  # a hook's own cause tells more
         return
     line = read_failing_line(crash)
