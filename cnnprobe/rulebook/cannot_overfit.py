@@ -18,6 +18,7 @@ from cnnprobe.rulebook.material import classifying, images, perceptron
 
 LEAST = 50  # steps before it is judged
 SHARE = 0.5  # of the first loss
+ROSE = 1.1  # times the first loss: it is driven up, and a higher rate is no answer
 CLASSIFYING = frozenset(
     {"cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"}
 )
@@ -55,7 +56,8 @@ def cannot_overfit(evidence: Evidence) -> Iterator[Finding]:
     belong to their inputs, and that inputs differ.
     Known exceptions: fewer than 50 steps; losses other than classification, or with a further term,
     or with soft targets, whose least value is not known (that of label smoothing is); a loss that
-    still falls as fast as at the beginning, as in fine-tuning: it is slow, not unable.
+    still falls as fast as at the beginning, as in fine-tuning: it is slow, not unable; one that
+    rises, of which `divergence` and `loss-not-decreasing` speak.
     Source: Karpathy 2019, "A Recipe for Training Neural Networks", "overfit one batch".
     """
     losses = [step.value for step in evidence.steps]
@@ -68,6 +70,8 @@ def cannot_overfit(evidence: Evidence) -> Iterator[Finding]:
         return
     least = _least(evidence)
     if least is None or warms_up(evidence) or losses[0] <= 0.1 or falls_steadily(losses):
+        return
+    if losses[-1] > ROSE * losses[0]:
         return
     if losses[-1] - least > SHARE * (losses[0] - least) > 0:
         yield Finding(

@@ -34,7 +34,7 @@ def healthy() -> Mapping[str, Any]:
     severity=Severity.ERROR,
     examples=(sick, healthy),
     monitored=True,
-    explains=("constant-output", "ignored-input", "dead-relu"),
+    explains=("constant-output", "ignored-input", "dead-relu", "loss-not-decreasing"),
 )
 def divergence(evidence: Evidence) -> Iterator[Finding]:
     """The loss of one batch grows to ten times what it was, or stops being a number, while it is

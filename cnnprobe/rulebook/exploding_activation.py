@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence import LOSSES, PROJECTIONS, Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.questions import rms, spoken, stat
 from cnnprobe.rulebook.material import classifying, layers
 
@@ -62,7 +62,7 @@ def exploding_activation(evidence: Evidence) -> Iterator[Finding]:
     What to do: initialise by fan-in (Kaiming), add normalisation, scale residual branches.
     Known exceptions: none below a thousandfold growth; numbers that no weight went into or that are
     held fixed, as the areas of boxes in pixels; what is multiplied by such a number, as the
-    distance of a ray's last sample, which stands for infinity.
+    distance of a ray's last sample, which stands for infinity; a loss, and what is made of one.
     Source: He et al. 2015, "Delving Deep into Rectifiers", arXiv:1502.01852, section 2.2.
     """
     flow = Flow(evidence.trace)
@@ -86,6 +86,7 @@ def exploding_activation(evidence: Evidence) -> Iterator[Finding]:
             and operation(call) in GROWING
             and _is_activation(flow, i)
             and not _is_given_large(flow, i)
+            and not _is_of_a_loss(flow, i)
         ):
             yield Finding(
                 module=flow.owner(i),
@@ -109,6 +110,16 @@ def _is_given_large(flow: Flow, index: int) -> bool:
         for info in flow.calls[index].inputs
         for made in (flow.producer(info),)
         if not isinstance(info.source, str)
+    )
+
+
+def _is_of_a_loss(flow: Flow, index: int) -> bool:
+    """Whether a row is a loss, a single number, or is made of one."""
+    calls = [flow.calls[i] for i in flow.before(index) | {index}]
+    return any(
+        operation(call) in LOSSES or (call.outputs and call.outputs[0].shape == ())
+        for call in calls
+        if call.inputs
     )
 
 

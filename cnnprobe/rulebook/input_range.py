@@ -13,6 +13,8 @@ from cnnprobe.rulebook.material import classifying, images, perceptron
 # rms of what reaches the first weights; standardised data has 1, pixels in [0, 1] about 0.5, in [0,
 # 255] about 130
 LARGE = 20.0
+WHITE = 255.0  # the greatest value of an 8-bit pixel, and one that a batch of them goes beyond
+PALE = 100.0
 LOOKUPS = frozenset({"embedding", "embedding_bag"})
 JOINS = frozenset({"cat", "stack"})
 SMALL = 0.005  # the same; pixels that were divided by 255 twice have 0.002
@@ -69,7 +71,7 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
     Known exceptions: models that normalise by themselves, by division or by a BatchNorm before the
     first weights, also in eval mode before it has seen a batch; token indices, and what is looked
     up in a table of weights. It is info where a norm of each sample follows the first weights, as
-    in style transfer.
+    in style transfer, or a BatchNorm in train mode, which takes the size out again.
     Source: LeCun et al. 1998, "Efficient BackProp", section 4.3.
     """
     flow = Flow(evidence.trace)
@@ -103,23 +105,41 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
         bound = f"more than {LARGE:g}" if size > LARGE else f"less than {SMALL:g}"
         yield Finding(
             module=None,
-            severity=Severity.INFO if _is_scaled_back(flow, first) else None,
+            severity=Severity.INFO if _is_scaled_back(evidence, flow, first) else None,
             message=(
                 f"what reaches {describe(flow.calls[first])} has a root mean square of {size:.3g} "
                 f"({bound}): values from {stat(info, 'min'):.3g} to {stat(info, 'max'):.3g}, mean "
                 f"{stat(info, 'mean'):.3g}, std {spread:.3g}"
             ),
-            fix=f"normalise {variable(evidence, 'inputs')}: (x - mean) / std"
-            if size <= 255 and size < LARGE
-            else "divide by 255 and standardise: (x / 255 - mean) / std",
+            fix="divide by 255 and standardise: (x / 255 - mean) / std"
+            if size > LARGE and _are_pixels(info)
+            else f"normalise {variable(evidence, 'inputs')}: (x - mean) / std",
         )
 
 
-def _is_scaled_back(flow: Flow, first: int) -> bool:
-    """Whether a norm of each sample takes the size out of what the first weights give."""
+def _are_pixels(info: TensorInfo) -> bool:
+    """Whether the values lie where those of 8-bit pixels do."""
+    return stat(info, "min") >= 0 and PALE < stat(info, "max") <= WHITE
+
+
+def _is_scaled_back(evidence: Evidence, flow: Flow, first: int) -> bool:
+    """Whether a norm takes the size out of what the first weights give: of each sample, or of the
+    batch where all steps are in train mode.
+    """
     readers = flow.readers.get(first, ())
-    kinds = {"instance_norm", "group_norm", "layer_norm"}
-    return bool(readers) and all(operation(flow.calls[i]) in kinds for i in readers)
+    trains = bool(evidence.steps) and all(step.training for step in evidence.steps)
+    kinds = {"instance_norm", "group_norm", "layer_norm", *(("batch_norm",) if trains else ())}
+    return bool(readers) and all(
+        operation(flow.calls[i]) in kinds and not _is_resting(evidence, flow.calls[i])
+        for i in readers
+    )
+
+
+def _is_resting(evidence: Evidence, call: ModuleCall) -> bool:
+    """Whether a BatchNorm is in eval mode while the model trains."""
+    return operation(call) == "batch_norm" and (
+        call.fqn is None or call.fqn in evidence.probes.resting
+    )
 
 
 def _is_looked_up(flow: Flow, info: TensorInfo) -> bool:

@@ -54,14 +54,15 @@ def healthy() -> Mapping[str, Any]:
 
 @rule(code="CP744", name="inverted-boxes", severity=Severity.WARNING, examples=(sick, healthy))
 def inverted_boxes(evidence: Evidence) -> Iterator[Finding]:
-    """A function that reads boxes as two corners is given targets whose second corner lies before
-    the first.
+    """A function that reads boxes as two corners is given boxes without gradient whose second
+    corner lies before the first.
 
     Why it matters: centers and sizes read as corners have other areas, some of them negative; the
     overlap is wrong and no error is raised.
     What to do: make them corners first, as torchvision.ops.box_convert(boxes, "cxcywh", "xyxy").
     Known exceptions: functions that read centers or sizes, which a try on two boxes tells; boxes
-    that the model predicts, which may be anything; empty boxes.
+    that the model predicts, which may be anything, so that under no_grad both arguments have to be
+    no corners; empty boxes.
     Source: the arguments of functions whose name speaks of an IoU or overlap; Rezatofighi et al.
     2019, arXiv:1902.09630, algorithm 2.
     """
@@ -74,7 +75,8 @@ def inverted_boxes(evidence: Evidence) -> Iterator[Finding]:
             module=None,
             message=(
                 f"{event.subject} reads boxes as corners (x1, y1, x2, y2), but {event.rate:.0%} of "
-                "the targets that it is given have x2 < x1 or y2 < y1: they are no corners"
+                "the boxes without gradient that it is given have x2 < x1 or y2 < y1: they are no "
+                "corners"
             ),
             fix=(
                 f"convert the boxes before {event.subject}: "

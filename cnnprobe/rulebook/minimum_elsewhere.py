@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, Flow, FreeOutput
+from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow, FreeOutput
 from cnnprobe.diagnosis.evidence.loss_terms import is_maximised
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import perceptron, stepping
@@ -52,13 +52,15 @@ def minimum_elsewhere(evidence: Evidence) -> Iterator[Finding]:
     Known exceptions: silent for torch's own loss without a train_step, whose minimum is known;
     where the step calls its model twice before the first backward, where
     the loss has weights of its own, sorts or compares all samples with all, and where the model
-    gets the samples in another order; a shift along time is meant.
+    gets the samples in another order, or where another network without gradient is part of the
+    loss, as a teacher that is meant to know better than the labels; a shift along time is meant.
     Source: the step itself with a tensor in the place of the model: elements of the targets are
     changed one at a time, and the tensor is optimised (Adam, at most 100 steps).
     """
     found = evidence.code.free.outputs if evidence.code.free is not None else ()
+    is_alone = len(found) == 1 and not _is_taught(evidence)
     for output in found:
-        said = _judge(evidence, output, is_alone=len(found) == 1)
+        said = _judge(evidence, output, is_alone=is_alone)
         if said is not None:
             kind, message, fix = said
             yield Finding(
@@ -127,6 +129,18 @@ def _is_turned(evidence: Evidence) -> bool:
     return any(
         flow.owner(i) is None and flow.owner(flow.producer(flow.data(i))) is not None
         for i in flow.primitives(TURNED)
+    )
+
+
+def _is_taught(evidence: Evidence) -> bool:
+    """Whether weights that get no gradient, beside the model, make a part of the loss."""
+    flow = Flow(evidence.trace)
+    losses = evidence.steps[0].losses if evidence.steps else ()
+    behind = set[int]().union(*(flow.before(s.call) for s in losses if s.call is not None))
+    return any(
+        flow.owner(i) is None and not any(info.requires_grad for info in flow.calls[i].outputs)
+        for i in flow.primitives(PROJECTIONS)
+        if i in behind
     )
 
 

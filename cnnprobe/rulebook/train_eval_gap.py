@@ -9,6 +9,7 @@ from cnnprobe.diagnosis.evidence.questions import modules_of, spoken
 from cnnprobe.rulebook.material import classifying, images, labels, layers
 
 TRACKED = 50  # batches after which running statistics have settled: 0.9**50 = 0.005
+SETTLED = 0.01  # share of the first running statistics that is left
 TIMES = 3.0  # eval loss over train loss of the same batch
 MORE = 0.5  # and this much higher, in nats
 
@@ -52,7 +53,9 @@ def train_eval_gap(evidence: Evidence) -> Iterator[Finding]:
     What to do: check momentum, batch size, and that train and eval data are normalised alike;
     recompute the statistics.
     Known exceptions: fewer than 50 batches tracked; the same batch is compared, so that overfitting
-    plays no part.
+    plays no part. It is info where the momentum leaves less than 1% of the first values: the
+    weights then move faster than the statistics, as in the middle of training at a high rate, or
+    the batches differ.
     Source: Wu and Johnson 2021, arXiv:2105.07576, "Rethinking Batch in BatchNorm".
     """
     evaluated, trained = evidence.probes.evaluation_loss, evidence.probes.training_loss
@@ -70,14 +73,19 @@ def train_eval_gap(evidence: Evidence) -> Iterator[Finding]:
             and tracked.high >= TRACKED
             and module.config.get("track_running_stats")
         ):
+            momentum = module.config.get("momentum")
+            has_settled = isinstance(momentum, float) and (1 - momentum) ** tracked.high < SETTLED
             yield Finding(
                 module=module.fqn,
+                severity=Severity.INFO if has_settled else None,
                 message=(
                     f"the loss of the same batch is {evaluated:.3g} in eval mode and "
                     f"{trained:.3g} in train mode (more than {TIMES:g} times), after "
-                    f"{tracked.high:.0f} batches; momentum is {module.config.get('momentum')}"
+                    f"{tracked.high:.0f} batches; momentum is {momentum}"
                 ),
-                fix=(
+                fix="see whether the gap stays at a lower learning rate; recompute the statistics"
+                if has_settled
+                else (
                     f"check momentum of {spoken(evidence, module.fqn)}, and that both modes see "
                     "equally normalised data"
                 ),

@@ -33,7 +33,8 @@ def find_inverted(frame: types.FrameType) -> Iterator[Event]:
 
 def _measure_invalid(frame: types.FrameType) -> float:
     """The share of the boxes without gradient, among the first two arguments of a call that reads
-    corners, whose second corner lies before the first; 0 where there are none.
+    corners, whose second corner lies before the first; 0 where there are none. Under no_grad
+    predictions have no gradient either: the argument with the smaller share counts.
     """
     code, given = frame.f_code, frame.f_locals
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
@@ -41,7 +42,7 @@ def _measure_invalid(frame: types.FrameType) -> float:
     if not all(isinstance(b, Tensor) and b.dim() == 2 and b.shape[-1] == 4 for b in boxes):
         return 0.0
     shares = [_find_share(b) for b in boxes if isinstance(b, Tensor) and not b.requires_grad]
-    worst = max(shares, default=0.0)
+    worst = (max if torch.is_grad_enabled() else min)(shares, default=0.0)
     rest = {name: given[name] for name in names[2:] if name in given}
     return worst if worst and _reads_corners(frame, names[:2], rest) else 0.0
 

@@ -24,6 +24,7 @@ from cnnprobe.rulebook.unoptimized_params import find_forgotten, find_holder, sa
 LOWER = (0.1, 0.01, 0.001)  # times the learning rate, as a search by hand goes
 HIGHER = (10.0, 100.0, 1000.0)
 ROUNDED = (100.0, 10.0, 1000.0)  # bfloat16 rounds away what is below 1/256 of a weight
+RISEN = 1.1  # times the first loss: a higher rate drives it up further
 SHRUNK = 1e-2  # share of the gradients that a clipping leaves, below which it is to blame
 USUAL_RATE = 1e-3  # the default of torch.optim.Adam, for a rate of 0
 USUAL_DECAY = 5e-4  # of SGD on images: He et al. 2016, arXiv:1512.03385, use 1e-4; VGG uses 5e-4
@@ -136,8 +137,10 @@ def _is_shrunk(evidence: Evidence) -> bool:
 
 @answers("loss-not-decreasing", "cannot-overfit")
 def change_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """Ten times the rate, a hundred times, a tenth."""
-    yield from _rates(evidence, (10.0, 100.0, 0.1))
+    """Ten times the rate, a hundred times, a tenth; only lower ones where the loss has risen."""
+    first, last = evidence.steps[0].value, evidence.steps[-1].value
+    has_risen = first is not None and last is not None and last > RISEN * first > 0
+    yield from _rates(evidence, LOWER if has_risen else (10.0, 100.0, 0.1))
 
 
 @answers("unchanged-weights")
