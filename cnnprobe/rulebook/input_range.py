@@ -15,6 +15,7 @@ from cnnprobe.rulebook.material import classifying, images, perceptron
 LARGE = 20.0
 WHITE = 255.0  # the greatest value of an 8-bit pixel, and one that a batch of them goes beyond
 PALE = 100.0
+FLAT = 0.01  # std over size; pixels in [0, 1] less 127.5, over 127.5, have 0.003
 LOOKUPS = frozenset({"embedding", "embedding_bag"})
 JOINS = frozenset({"cat", "stack"})
 SMALL = 0.005  # the same; pixels that were divided by 255 twice have 0.002
@@ -64,7 +65,7 @@ def healthy() -> Mapping[str, Any]:
 )
 def input_range(evidence: Evidence) -> Iterator[Finding]:
     """What reaches the first weights is far from unit size: raw pixels, pixels divided by 255
-    twice, or nothing but zeros.
+    twice, nothing but zeros, or next to constant.
 
     Why it matters: torch's initialisations assume inputs of about unit variance.
     What to do: x / 255, then subtract mean and divide by std.
@@ -101,6 +102,20 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
             ),
             kind="zeros",
         )
+    elif _is_flat(info):
+        yield Finding(
+            module=None,
+            severity=Severity.INFO if _is_scaled_back(evidence, flow, first) else None,
+            message=(
+                f"what reaches {describe(flow.calls[first])} is next to constant: mean "
+                f"{stat(info, 'mean'):.4g}, std {spread:.2g} (less than {FLAT:.0%} of it), values "
+                f"from {stat(info, 'min'):.4g} to {stat(info, 'max'):.4g}"
+            ),
+            fix=(
+                f"see how {variable(evidence, 'inputs')} is normalised: mean and std of pixels in "
+                "[0, 255] are wrong for pixels in [0, 1]; (x - x.mean()) / x.std()"
+            ),
+        )
     elif math.isfinite(size) and (size > LARGE or (0 < size < SMALL and spread > 0)):
         bound = f"more than {LARGE:g}" if size > LARGE else f"less than {SMALL:g}"
         yield Finding(
@@ -115,6 +130,12 @@ def input_range(evidence: Evidence) -> Iterator[Finding]:
             if size > LARGE and _are_pixels(info)
             else f"normalise {variable(evidence, 'inputs')}: (x - mean) / std",
         )
+
+
+def _is_flat(info: TensorInfo) -> bool:
+    """Whether the values differ by next to nothing beside their mean, and are not large."""
+    size = rms(info)
+    return SMALL <= size <= LARGE and 0 < stat(info, "std") < FLAT * size
 
 
 def _are_pixels(info: TensorInfo) -> bool:

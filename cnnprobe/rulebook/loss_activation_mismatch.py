@@ -6,6 +6,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, option
+from cnnprobe.diagnosis.evidence.bounds import find_bounds
 from cnnprobe.diagnosis.evidence.questions import (
     LossCall,
     are_probabilities,
@@ -19,6 +20,7 @@ from cnnprobe.records.trace import TensorInfo
 from cnnprobe.rulebook.material import classifying, images, layers
 
 TINY = 1e-4  # what rounding adds to a log-probability of 0
+FAR = 0.5  # of the targets' standard deviation; a few may lie a little outside
 MARGIN = 0.05  # of the range: rounding and augmentation may leave a bounded target a little outside
 RANGES = {
     "sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0),
@@ -126,6 +128,8 @@ def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> Problem |
         return _out_of_reach(evidence, loss, kind)
     if loss.operation in REGRESSION and kind == "rnn" and loss.target is not None:
         return _out_of_state(evidence, loss)
+    if loss.operation in REGRESSION and loss.target is not None:
+        return _out_of_bounds(evidence, loss)
     return None
 
 
@@ -258,6 +262,28 @@ def _out_of_reach(evidence: Evidence, loss: LossCall, kind: str) -> Problem | No
             "out-of-reach",
         )
     return None
+
+
+def _out_of_bounds(evidence: Evidence, loss: LossCall) -> Problem | None:
+    """What makes the output keeps it above or below a number, and the targets go beyond it."""
+    buffers = {p.fqn for p in evidence.trace.parameters if p.kind == "buffer"}
+    known = {n: (v.low, v.high) for n, v in evidence.values.items() if n in buffers}
+    low, high = find_bounds(loss.flow, loss.origin, known=known)
+    target = given_values(evidence, loss)
+    least, greatest = stat(target, "min"), stat(target, "max")
+    beyond = max(MARGIN, FAR * stat(target, "std"))
+    if loss.origin is None or not (least < low - beyond or greatest > high + beyond):
+        return None
+    reach = f"{low:g} or more" if high == math.inf else f"at most {high:g}"
+    reach = f"between {low:g} and {high:g}" if math.inf > high and low > -math.inf else reach
+    return (
+        (
+            f"the output is {reach}, by the way {describe(loss.flow.calls[loss.origin])} is "
+            f"computed, but the targets run from {least:.3g} to {greatest:.3g}"
+        ),
+        "let the output reach all targets: see the values that it is made of, or scale the targets",
+        "out-of-bounds",
+    )
 
 
 def _out_of_state(evidence: Evidence, loss: LossCall) -> Problem | None:

@@ -48,7 +48,7 @@ def healthy() -> Mapping[str, Any]:
 )
 def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
     """The scheduler steps with every batch and makes the learning rate vanish within a hundred of
-    them, or waits for the loss to grow.
+    them, or waits for the loss to grow; or the loop's own formula makes it vanish.
 
     Why it matters: step sizes and decays are mostly meant in epochs; counted in batches, training
     ends in the first epoch.
@@ -61,6 +61,7 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
     Source: torch.optim, "How to adjust learning rate".
     """
     yield from _list_plateaus(evidence)
+    yield from _tell_fall(evidence)
     upward = _find_upward(evidence)
     if upward:
         yield _tell_upward(upward)
@@ -111,6 +112,37 @@ def _list_plateaus(evidence: Evidence) -> Iterator[Finding]:
                 kind="plateau",
                 subject=slip.name,
             )
+
+
+def _tell_fall(evidence: Evidence) -> Iterator[Finding]:
+    """The rate that the loop itself lets fall, within the observed steps, below a thousandth."""
+    events = [(n, e) for n, step in enumerate(evidence.steps, start=1) for e in step.events]
+    if any(e.kind == "schedule" for _, e in events):
+        return  # judged by what it comes to
+    for name in dict.fromkeys(e.subject for _, e in events if e.kind == "step"):
+        rates = [
+            (n, e.rate)
+            for n, e in events
+            if e.kind == "step" and e.subject == name and e.rate is not None
+        ]
+        first, last = rates[0][1] if rates else 0.0, rates[-1][1] if rates else 0.0
+        if not 0 < last <= COLLAPSED * first:
+            continue
+        fallen = next(i for i, (_, rate) in enumerate(rates) if rate < first)
+        yield Finding(
+            module=None,
+            message=(
+                f"the learning rate of {name} falls from {first:.3g} to {rates[fallen][1]:.3g} in "
+                f"step {rates[fallen][0]}, and to {last:.3g} in step {rates[-1][0]} (less than a "
+                "thousandth), by the loop's own code"
+            ),
+            fix=(
+                f'see the formula that sets param_group["lr"] of {name}: its exponent, brackets, '
+                "and whether it counts steps or epochs"
+            ),
+            kind="own-formula",
+            subject=name,
+        )
 
 
 def _tell_upward(scheduler: str) -> Finding:

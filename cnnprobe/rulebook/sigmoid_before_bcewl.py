@@ -8,6 +8,9 @@ from cnnprobe.diagnosis.evidence import Evidence, describe
 from cnnprobe.diagnosis.evidence.questions import loss_calls, spoken, variable
 from cnnprobe.rulebook.material import classifying, layers
 
+OF_LOGITS = ("binary_cross_entropy_with_logits", "multilabel_soft_margin_loss")
+PROBABLE = ("sigmoid", "softmax", "hardsigmoid")
+
 
 def _binary(model: Any, **others: Any) -> Mapping[str, Any]:
     import torch
@@ -56,7 +59,8 @@ def healthy() -> Mapping[str, Any]:
     explains=("loss-not-decreasing", "cannot-overfit", "vanishing-gradient"),
 )
 def sigmoid_before_bcewl(evidence: Evidence) -> Iterator[Finding]:
-    """binary_cross_entropy_with_logits gets the output of a sigmoid or softmax.
+    """binary_cross_entropy_with_logits or multilabel_soft_margin_loss gets the output of a sigmoid
+    or softmax.
 
     Why it matters: the loss applies a sigmoid itself; of values in [0, 1] it makes probabilities
     between 0.5 and 0.73, so no sample can be called negative.
@@ -66,11 +70,7 @@ def sigmoid_before_bcewl(evidence: Evidence) -> Iterator[Finding]:
     single class".
     """
     for loss in loss_calls(evidence):
-        if loss.operation == "binary_cross_entropy_with_logits" and loss.origin_operation in (
-            "sigmoid",
-            "softmax",
-            "hardsigmoid",
-        ):
+        if loss.operation in OF_LOGITS and loss.origin_operation in PROBABLE:
             call = loss.flow.calls[loss.origin] if loss.origin is not None else loss.call
             yield Finding(
                 module=loss.flow.owner(loss.origin),

@@ -16,6 +16,8 @@ from cnnprobe.diagnosis.evidence.questions import (
 from cnnprobe.rulebook.material import classifying, images, perceptron
 
 LARGE = 100.0  # root mean square of targets; ages have 40, pixels in [0, 255] 150
+MODERATE = 20.0  # the same; angles in degrees have 50
+FURTHER = 300.0  # times the first prediction, of moderate targets
 APART = 100.0  # times the root mean square of the first prediction
 REGRESSION = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 
@@ -66,7 +68,8 @@ def unscaled_targets(evidence: Evidence) -> Iterator[Finding]:
     and the squared error of one such output drowns every other loss beside it.
     What to do: standardise the targets, (y - y.mean()) / y.std() of the training set, and turn the
     prediction back; or start the last bias at their mean.
-    Known exceptions: targets below 100 on average; a last bias that starts near them.
+    Known exceptions: targets below 20 on average; those below 100, as ages and angles in degrees,
+    are an info, from 300 times on; a last bias that starts near them.
     Source: LeCun et al. 1998, "Efficient BackProp", section 4.5; Karpathy 2019, "A Recipe for
     Training Neural Networks", "init well".
     """
@@ -75,14 +78,16 @@ def unscaled_targets(evidence: Evidence) -> Iterator[Finding]:
             continue
         target = given_values(evidence, loss)
         size, given = rms(target), rms(input_stats(loss.flow, loss.prediction))
-        if not (size > LARGE and size > APART * given > 0):
+        apart = APART if size > LARGE else FURTHER
+        if not (size > MODERATE and size > apart * given > 0):
             continue
         yield Finding(
             module=None,
+            severity=None if size > LARGE else Severity.INFO,
             message=(
                 f"the targets have a root mean square of {size:.3g} (values from "
                 f"{stat(target, 'min'):.3g} to {stat(target, 'max'):.3g}), what the model gives "
-                f"one of {given:.3g}: more than {APART:g} times as much"
+                f"one of {given:.3g}: more than {apart:g} times as much"
             ),
             fix=(
                 f"standardise {variable(evidence, 'targets')}, (y - mean) / std of the training "

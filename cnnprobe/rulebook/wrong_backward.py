@@ -49,8 +49,8 @@ def healthy() -> Mapping[str, Any]:
     explains=("loss-not-decreasing", "cannot-overfit", "exploding-gradient", "vanishing-gradient"),
 )
 def wrong_backward(evidence: Evidence) -> Iterator[Finding]:
-    """The backward of a custom torch.autograd.Function is not the derivative of its forward, or
-    does not reverse the gradient although its name says so.
+    """The backward of a custom torch.autograd.Function is not the derivative of its forward, leaves
+    out the incoming gradient, or does not reverse it although its name says so.
 
     Why it matters: the layers before it follow a wrong gradient; the loss falls slowly, or not at
     all, and nothing raises.
@@ -64,6 +64,9 @@ def wrong_backward(evidence: Evidence) -> Iterator[Finding]:
     for wrong in evidence.derivatives:
         if wrong.is_upright:
             yield _tell_upright(wrong)
+            continue
+        if wrong.is_deaf:
+            yield _tell_deaf(wrong)
             continue
         yield Finding(
             module=None,
@@ -93,6 +96,24 @@ def _tell_upright(wrong: WrongDerivative) -> Finding:
         fix=(
             "return -factor * gradient with a factor of 0 or more, and look at the sign of the "
             f"factor that {wrong.name}.apply gets"
+        ),
+        source=wrong.source,
+        subject=wrong.qualified,
+    )
+
+
+def _tell_deaf(wrong: WrongDerivative) -> Finding:
+    return Finding(
+        module=None,
+        kind="deaf",
+        message=(
+            f"{wrong.name}.backward gives argument {wrong.argument} the same gradient whatever "
+            f"gradient comes in (norm {wrong.analytic:.3g}): what the layers before it get does "
+            "not depend on the loss"
+        ),
+        fix=(
+            f"multiply by the incoming gradient in {wrong.name}.backward: its second argument, of "
+            "the shape of the output"
         ),
         source=wrong.source,
         subject=wrong.qualified,

@@ -126,7 +126,11 @@ def _check(kind: Any, args: tuple[Any, ...]) -> WrongDerivative | None:
     wide = [_widen(value) for value in args]
     chosen = [i for i, v in enumerate(wide) if isinstance(v, Tensor) and v.requires_grad]
     first, again = _run(kind, wide), _run(kind, wide)
-    if not chosen or not first or any(t.dtype != torch.float64 for t in first):
+    if not chosen or not first:
+        return None
+    if any(out.numel() > 1 for out in first) and (deaf := _find_deaf(kind, first, wide, chosen)):
+        return deaf
+    if any(t.dtype != torch.float64 for t in first):
         return None
     if not all(torch.equal(a, b) for a, b in zip(first, again, strict=True)):
         return None
@@ -147,6 +151,40 @@ def _check(kind: Any, args: tuple[Any, ...]) -> WrongDerivative | None:
     if any(not c.numeric.any() and c.analytic.any() for c in compared.values()):
         return None  # a step function: no derivative of it would be of use
     return next((w for i, c in compared.items() if (w := _judge(kind, i, c)) is not None), None)
+
+
+def _find_deaf(
+    kind: Any, outputs: list[Tensor], args: list[Any], chosen: list[int]
+) -> WrongDerivative | None:
+    """A function whose backward gives the same gradient whatever comes in, and not 0. That of a
+    single number may leave it out: it is 1 where this is the loss.
+    """
+    for i in chosen:
+        gradients = [
+            torch.autograd.grad(
+                _weigh(outputs, [torch.randn_like(out) for out in outputs]),
+                args[i],
+                retain_graph=True,
+                allow_unused=True,
+            )[0]
+            for _ in range(2)
+        ]
+        one, other = gradients
+        if one is not None and other is not None and one.any() and torch.equal(one, other):
+            return WrongDerivative(
+                name=kind.__name__,
+                qualified=f"{kind.__module__}.{kind.__qualname__}",
+                source=_find_source(kind),
+                argument=i,
+                checked=one.numel(),
+                wrong=one.numel(),
+                analytic=float(one.norm()),
+                numeric=float(one.norm()),
+                factor=None,
+                on_purpose=False,
+                is_deaf=True,
+            )
+    return None
 
 
 def _is_rounded(made: Tensor, given: Tensor) -> bool:

@@ -271,8 +271,15 @@ class StepDraft:
         if len(args) > 1 or kwargs.get("closure") is not None:  # backward was within the step
             self._note_stale(self._held_by(args[0]))
         fresh = self.was_empty and bool(getattr(args[0], "state", None))
+        rates = [float(group["lr"]) for group in getattr(args[0], "param_groups", ())]
         self.events.append(
-            Event(kind="step", subject=self._name(args[0]), fresh=fresh, effective=self.is_fed)
+            Event(
+                kind="step",
+                subject=self._name(args[0]),
+                rate=max(rates, default=None),
+                fresh=fresh,
+                effective=self.is_fed,
+            )
         )
         self.kept.waste.step_done()
         self.terms.step(args[0])

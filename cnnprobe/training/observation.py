@@ -44,6 +44,7 @@ from cnnprobe.training.rates import (
     describe_schedules,
     find_collapse,
     find_compounding,
+    find_restarted,
     weigh_classes,
 )  # fmt: skip
 from cnnprobe.training.request import (
@@ -172,6 +173,7 @@ class _Observation:
             collapse=collapse,
             compounding=compounding,
             schedules=describe_schedules(self.around),
+            restarted=find_restarted(self.around),
             backward=backward,
             names=dict(request.names),
             given=self.given,

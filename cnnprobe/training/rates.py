@@ -1,12 +1,13 @@
 """What the optimizers hold and do, and what the schedulers make of their learning rates."""
 
 import contextlib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from cnnprobe.diagnosis.evidence import Compounding, OptimizerInfo, Schedule, Step
+from cnnprobe.diagnosis.evidence import Compounding, OptimizerInfo, Restarted, Schedule, Step
 from cnnprobe.diagnosis.evidence.optimizers import describe_optimizer
 from cnnprobe.recorder.inventory import has_values
 from cnnprobe.training.hidden import HiddenThing
@@ -51,6 +52,21 @@ def describe_schedules(around: Surroundings) -> tuple[Schedule, ...]:
         for entry in list_factors(scheduler)
     ]
     return tuple(Schedule(name=name, base=base, factors=factors) for name, (base, factors) in found)
+
+
+def find_restarted(around: Surroundings) -> Restarted | None:
+    """The first LambdaLR that was made anew and set to a later epoch by hand, while the rate is
+    still that of its first one: its constructor has set it.
+    """
+    for name, scheduler in around.schedulers.values():
+        epoch, factors = getattr(scheduler, "last_epoch", 0), list_factors(scheduler)
+        if getattr(scheduler, "_step_count", 0) != 1 or not factors or not 0 < epoch < SCHEDULED:
+            continue
+        rate = float(scheduler.optimizer.param_groups[0]["lr"])
+        base, planned = factors[0][0], factors[0][0] * factors[0][1][epoch]
+        if math.isclose(rate, base * factors[0][1][0]) and not math.isclose(rate, planned):
+            return Restarted(name=name, epoch=epoch, rate=rate, planned=planned)
+    return None
 
 
 def find_collapse(around: Surroundings, steps: tuple[Step, ...]) -> float | None:

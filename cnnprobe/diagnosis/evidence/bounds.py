@@ -1,7 +1,7 @@
 """Between which numbers the values of a row must lie, by the operations that make it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cnnprobe.diagnosis.evidence.flow import Flow
 from cnnprobe.diagnosis.evidence.groups import argument, operation
@@ -27,8 +27,20 @@ _KEEPING = frozenset(
 )  # fmt: skip
 
 
-def find_bounds(flow: Flow, index: int | None, depth: int = _DEPTH) -> Bounds:
-    """The least and the greatest value that a row can have; infinite where nothing bounds it."""
+NONE: Mapping[str, Bounds] = {}
+
+
+def find_bounds(
+    flow: Flow, index: int | None, depth: int = _DEPTH, known: Mapping[str, Bounds] = NONE
+) -> Bounds:
+    """The least and the greatest value that a row can have; infinite where nothing bounds it.
+
+    Args:
+        flow: of the trace.
+        index: the row.
+        depth: how many rows back it looks.
+        known: the least and the greatest value of tensors by their fqn, as of buffers.
+    """
     if index is None or depth == 0:
         return ANY
     call = flow.calls[index]
@@ -42,7 +54,12 @@ def find_bounds(flow: Flow, index: int | None, depth: int = _DEPTH) -> Bounds:
     is_own = kind == "mul" and len(sources) == 2 and sources[0] == sources[1] is not None
     if is_even or is_own:
         return 0.0, math.inf
-    given = [find_bounds(flow, source, depth - 1) for source in sources]
+    given = [
+        known[info.source]
+        if isinstance(info.source, str) and info.source in known
+        else find_bounds(flow, source, depth - 1, known)
+        for info, source in zip(call.inputs, sources, strict=True)
+    ]
     if not given:
         return ANY
     if kind in _KEEPING:

@@ -42,8 +42,8 @@ class Event:
 
     kind: str
     subject: str = ""  # the user's name of the model, optimizer or scheduler
-    # of the first group after a "schedule"; what a "scale" multiplies by; the share that a "clip"
-    # leaves
+    # of the first group after a "schedule"; the highest of a "step"; what a "scale" multiplies by;
+    # the share that a "clip" leaves
     rate: float | None = None
     # a clip that had gradients to clip, a step that had some to use; a train or eval of the root;
     # a grad with create_graph
@@ -163,6 +163,18 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restarted:
+    """A scheduler that was never stepped and counts from a later epoch, with a rate that is not of
+    this epoch.
+    """
+
+    name: str  # the user's variable
+    epoch: int
+    rate: float  # of the optimizer
+    planned: float  # by the schedule, in this epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Compounding:
     """A scheduler of the user's own that multiplies the current learning rate, each time by a
     larger factor below 1.
@@ -263,6 +275,7 @@ class WrongDerivative:
     factor: float | None  # where all are off by the same one
     on_purpose: bool  # its name or text says so
     is_upright: bool = False  # it is called a reversal, and hands the gradient on as it is
+    is_deaf: bool = False  # it gives the same gradient whatever comes in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,6 +367,7 @@ class Evidence:
     targets: tuple[TensorInfo, ...] = ()
     replays: tuple[Replay, ...] = ()
     schedules: tuple[Schedule, ...] = ()
+    restarted: Restarted | None = None
     # learning rate after 100 further scheduler steps over the first, where each batch makes one
     collapse: float | None = None
     compounding: Compounding | None = None

@@ -88,8 +88,8 @@ def _bring_along(subject: Subject, name: str, tensors: tuple[str, ...]) -> None:
 def differentiate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The operations of the forward, which autograd differentiates itself."""
     wrong = next((w for w in evidence.derivatives if w.qualified == finding.subject), None)
-    if wrong is None or wrong.on_purpose:
-        return
+    if wrong is None or wrong.on_purpose or wrong.is_deaf:
+        return  # of a forward in steps, autograd's own derivative is 0
     if wrong.is_upright:
         yield Remedy(
             title=f"the other sign in {wrong.name}.backward, or of the factor that it gets",

@@ -34,7 +34,7 @@ def schedule_by_epoch(finding: Finding, evidence: Evidence, model: Any) -> Itera
             is_comparable=False,
         )
         return
-    if finding.kind == "factor-of-zero":
+    if finding.kind in ("factor-of-zero", "own-formula"):
         return  # which number is meant is not known
     yield Remedy(
         title=f"call {name}.step() once an epoch, after the loop over the batches",
