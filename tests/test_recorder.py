@@ -225,6 +225,7 @@ def test_output_that_contains_itself_ends():
 def test_lazy_module_is_probed_and_stays_lazy():
     model = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(5))
     trace = trace_of(model, images())
+    assert ["", "0", "1", "2"] == [call.fqn for call in trace.calls]
     assert 4 * 3 * 9 + 4 + (4 * 36) * 5 + 5 == sum(p.numel for p in trace.parameters)
     assert "LazyConv2d" == type(model[0]).__name__
     assert isinstance(model[0].weight, nn.UninitializedParameter)
@@ -384,3 +385,24 @@ def test_attribute_that_a_user_added_to_a_stock_layer_is_in_its_configuration():
         {"inplace": False, "note": "mine"},
         {"inplace": False, "other": 3},
     ] == configs
+
+
+class PartlyUsed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.spare = nn.LazyConv2d(4, 3), nn.LazyLinear(5)
+
+    def forward(self, x):
+        return self.used(x)
+
+
+def test_lazy_module_starts_unseen_in_a_recording_and_keeps_its_hook_where_it_does_not_start():
+    torch.manual_seed(0)
+    model = PartlyUsed()
+    before = dict(model.spare._forward_pre_hooks)
+    with Recording(model) as recording:
+        output = model(images())
+    assert ["", "used"] == [call.fqn for call in recording.trace.calls]
+    assert before == dict(model.spare._forward_pre_hooks)
+    torch.manual_seed(0)
+    assert torch.equal(output, nn.LazyConv2d(4, 3)(images()))

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils.hooks import RemovableHandle
@@ -46,6 +47,7 @@ class Hooks:
         self._key = 0
         self._registrations: RemovableHandle | None = None
         self._compiled_calls: list[CompiledCall] = []
+        self._quiet: list[QuietStart] = []
 
     def attach(self, told: Listener) -> None:
         """Hook every module of the model, once each."""
@@ -55,7 +57,8 @@ class Hooks:
         watched, key, stays_compiled = self.watched, self._key, self.stays_compiled
         self.kinds = list(map(Kinds().of, tree.modules))
         for place, module in tree.watched():
-            if stays_compiled or self.kinds[place].is_fused:
+            kind = self.kinds[place]
+            if stays_compiled or kind.is_fused or kind.is_lazy:
                 self._watch(place, module, told)
             else:  # as nearly all
                 watched[id(module)] = place
@@ -67,6 +70,8 @@ class Hooks:
     def _watch(self, place: int, module: nn.Module, told: Told) -> None:
         self.watched[id(module)] = place
         self.has_fused |= self.kinds[place].is_fused
+        if self.kinds[place].is_lazy and hasattr(module, "_initialize_hook"):
+            self._quiet.append(QuietStart(module))
         if self.stays_compiled and is_compiled_in_place(module):
             self._compiled_calls.append(CompiledCall(module, told))
         else:
@@ -97,10 +102,35 @@ class Hooks:
             self._registrations.remove()
         for call in self._compiled_calls:
             call.remove()
+        for start in self._quiet:
+            start.remove()
         modules, key = self.tree.modules, self._key
         for place in self.watched.values():
             _unhook(modules[place], key)
         self.watched.clear()  # copies of the hooks that somebody made meanwhile fall silent
+
+
+class QuietStart:
+    """The hook by which a lazy module makes its parameters at its first call, unseen: what it calls
+    of torch is not the forward's.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._hooks = module._forward_pre_hooks
+        self._key = int(module._initialize_hook.id)  # type: ignore[arg-type, union-attr]
+        self._original: Callable[..., Any] = self._hooks[self._key]
+        self._unseen = functools.partial(_run_unseen, self._original)
+        self._hooks[self._key] = self._unseen
+
+    def remove(self) -> None:
+        """Put the hook back where the module was never called."""
+        if self._hooks.get(self._key) is self._unseen:
+            self._hooks[self._key] = self._original
+
+
+def _run_unseen(hook: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with torch._C.DisableTorchFunction():
+        return hook(*args, **kwargs)
 
 
 def _hook(

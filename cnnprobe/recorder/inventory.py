@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy as is_uninitialised
 
 from cnnprobe.errors import TargetError
@@ -209,6 +210,7 @@ class Kind:
         "is_chain",
         "is_container",
         "is_fused",
+        "is_lazy",
         "is_leaf",
         "is_plain",
         "is_scripted",
@@ -234,6 +236,7 @@ class Kind:
         self.is_chain = type(module) is nn.Sequential
         self.is_scripted = isinstance(module, torch.jit.ScriptModule)
         self.is_fused = isinstance(module, FUSED)
+        self.is_lazy = isinstance(module, LazyModuleMixin)
         self.public: dict[
             tuple[int, str], tuple[str, ...]
         ] = {}  # number of attributes and the last one -> the public ones

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.crash import Crash
@@ -181,7 +182,7 @@ def _rebuild(frame: types.FrameType) -> Callable[..., Any] | None:
     owner = values.get("self")
     if not isinstance(owner, nn.Module):
         return lambda **given: function(copy.copy(owner), **given)
-    if sum(p.numel() for p in owner.parameters()) > LARGEST_COPY:
+    if sum(p.numel() for p in owner.parameters() if not is_lazy(p)) > LARGEST_COPY:
         return None
 
     def run(**given: Any) -> Any:

@@ -1,6 +1,7 @@
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from cnnprobe.crash.cause import Candidate, Crash, Example, Suspect, Suspects, blame, cause, propose
@@ -99,13 +100,13 @@ def _find_hidden(crash: Crash) -> tuple[str, str, Any] | None:
 def _suspect_hidden(fqn: str, name: str, value: Any) -> Suspect:
     kind = "ModuleDict" if isinstance(value, dict) else "ModuleList"
     inner = [m for m in tree_leaves(value) if isinstance(m, nn.Module)]
-    count = sum(p.numel() for m in inner for p in m.parameters())
+    count = sum(p.numel() for m in inner for p in m.parameters() if not is_lazy(p))
     title = f"make it an nn.{kind}: self.{name} = nn.{kind}(...)"
     if isinstance(value, tuple) and len(value) == 1:
         title = f"drop the comma at the end of 'self.{name} = ...'"
 
     def check() -> str:
-        registered = sum(p.numel() for p in nn.ModuleList(inner).parameters())
+        registered = sum(p.numel() for p in nn.ModuleList(inner).parameters() if not is_lazy(p))
         return f"{registered:,} elements of parameters are registered then" if registered else ""
 
     return blame(
