@@ -386,15 +386,16 @@ def in_order(findings: Iterable[Finding], rules: Sequence[NamedRule]) -> tuple[F
 def fold(
     findings: Sequence[Finding], shown: int = SHOWN
 ) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
-    """The first findings to show, and those that are folded away. Of several of one rule the first
-    stands for all.
+    """The first findings to show, and those that are folded away. Of several of one rule and
+    severity the first stands for all.
     """
-    count = Counter(finding.rule for finding in findings)
-    met: Counter[str] = Counter()
+    count = Counter((finding.rule, finding.severity) for finding in findings)
+    met: Counter[tuple[str, Severity | None]] = Counter()
     first, rest = list[Finding](), list[Finding]()
     for finding in findings:
-        met[finding.rule] += 1
-        is_repeated = count[finding.rule] >= SEVERAL and met[finding.rule] > 1
+        kind = finding.rule, finding.severity
+        met[kind] += 1
+        is_repeated = count[kind] >= SEVERAL and met[kind] > 1
         (rest if is_repeated or len(first) == shown else first).append(finding)
     return tuple(first), tuple(rest)
 

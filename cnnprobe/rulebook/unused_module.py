@@ -122,6 +122,8 @@ def _say_setting(evidence: Evidence, chosen: Chosen) -> str:
     of_self = chosen.by.partition("self.")[2]
     if of_self:
         return f"{spoken(evidence, chosen.owner)}.{of_self} is {chosen.value}"
+    if chosen.by.endswith("()"):
+        return f"{chosen.by} draws another one in {spoken(evidence, chosen.owner)}"
     return f"the argument {chosen.by} of {spoken(evidence, chosen.owner)} decides"
 
 

@@ -1,8 +1,9 @@
 """Finds the modules that the user's text calls only where a setting says so: an attribute of the
-module, or an argument of its forward.
+module, an argument of its forward, or a draw.
 """
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from cnnprobe.diagnosis.evidence.texts import Chosen
 from cnnprobe.training.sourcing import ClassText, name_of
 
 PLAIN = (bool, int, float, str, type(None))
+_DRAWS = re.compile(r"^(random|np\.random|numpy\.random|torch\.(rand|bernoulli|multinomial))")
 _ENDING = (ast.Return, ast.Break, ast.Continue, ast.Raise)
 
 
@@ -34,6 +36,8 @@ class _Reader:
                     return f"self.{n.attr}"
             elif isinstance(n, ast.Name) and n.id in self.local:
                 return self.local[n.id]
+            elif isinstance(n, ast.Call) and _DRAWS.match(called := ast.unparse(n.func)):
+                return f"{called}()"
         return ""
 
     def read_block(self, block: list[ast.stmt], by: str) -> None:
@@ -84,8 +88,22 @@ class _Reader:
             ),
             "",
         )
-        self.note(loop.iter, by, among=left)
+        self.note(loop.iter, by, among=left or self._find_draw(loop))
         self.read_block(loop.body, by)
+
+    def _find_draw(self, loop: ast.For) -> str:
+        """The draw that chooses among the members of what a loop goes over."""
+        mine = {n.id for n in ast.walk(loop.target) if isinstance(n, ast.Name)}
+        for n in ast.walk(loop):
+            if isinstance(n, ast.Call) and any(name_of(part) in mine for part in n.args):
+                by = self.find_setting(n)
+            elif isinstance(n, ast.Subscript) and name_of(n.value) in mine:
+                by = self.find_setting(n.slice)
+            else:
+                continue
+            if by.endswith("()"):
+                return by
+        return ""
 
     def note(self, node: ast.AST, by: str, *, among: str = "") -> None:
         """Note the places of an expression; `among` chooses some of a container's members."""
@@ -99,6 +117,8 @@ class _Reader:
             self.note(node.slice, by)
             self.note(node.value, by, among=among or self.find_setting(node.slice))
             return
+        if isinstance(node, ast.Call) and _DRAWS.match(called := ast.unparse(node.func)):
+            among = among or f"{called}()"
         if isinstance(node, ast.Attribute) and name_of(node.value) == "self":
             if node.attr in self.names:
                 chosen = (by, False) if by else (among, True) if among else None

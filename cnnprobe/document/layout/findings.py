@@ -33,8 +33,9 @@ def build_finding_blocks(
     }
     for finding in shown:
         key = keys.get(finding.module, "") if finding.module else ""
-        alike = [f for f in rest if f.rule == finding.rule]
-        stands = sum(f.rule == finding.rule for f in shown) == 1
+        kind = finding.rule, finding.severity
+        alike = [f for f in rest if (f.rule, f.severity) == kind]
+        stands = sum((f.rule, f.severity) == kind for f in shown) == 1
         blocks.append(build_finding_notice(finding, key=key, alike=alike if stands else ()))
     if rest:
         folded = tuple(build_finding_notice(finding) for finding in rest)

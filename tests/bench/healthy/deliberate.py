@@ -1,5 +1,7 @@
 """What is written as a fault would be, and says in its code that it is meant."""
 
+import random
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -103,3 +105,24 @@ def sizes_of_which_not_all_are_needed():
         optimizer.step()
 
     return looped(model, step, inputs=images()[:, :, 0], targets=labels(128).view(8, 16))
+
+
+class OneOfSeveral(nn.Module):
+    """A draw chooses the layer at each place, as in a search for an architecture."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = nn.ModuleList(
+            nn.ModuleList([nn.Conv2d(3, 3, 3, padding=1) for _ in range(9)]) for _ in range(2)
+        )
+        self.last = nn.ModuleList([nn.Linear(3, 4) for _ in range(9)])
+
+    def forward(self, x):
+        for choices in self.places:
+            x = F.relu(random.choice(choices)(x))
+        return self.last[int(torch.randint(9, ()))](x.mean((2, 3)))
+
+
+@design
+def layers_that_a_draw_chooses():
+    return classifier(OneOfSeveral())
