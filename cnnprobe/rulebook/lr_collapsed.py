@@ -9,6 +9,7 @@ from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Compounding, Evidence, Step
 from cnnprobe.rulebook.material import perceptron, stepping
 
+ABRUPT = 0.1  # of the first rate, at its first fall; schedules by the step fall by less
 COLLAPSED = 1.1e-3  # of the first rate, after 100 batches: an epoch of most data sets is longer
 
 
@@ -129,6 +130,8 @@ def _tell_fall(evidence: Evidence) -> Iterator[Finding]:
         if not 0 < last <= COLLAPSED * first:
             continue
         fallen = next(i for i, (_, rate) in enumerate(rates) if rate < first)
+        if rates[fallen][1] > ABRUPT * first:
+            continue  # a decay by the step, to the end of a short run
         yield Finding(
             module=None,
             message=(
