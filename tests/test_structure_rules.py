@@ -330,3 +330,51 @@ def test_head_of_another_task_is_info_and_a_layer_that_no_line_calls_is_found():
         name: finding.severity for name, finding in found.items()
     }
     assert "the argument task of model decides" in found["turned"].message
+
+
+class Block(nn.Module):
+    """Makes an activation, and calls it or not."""
+
+    def __init__(self, channels, calls):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.relu, self.calls = nn.ReLU(), calls
+
+    def forward(self, x):
+        x = self.norm(self.conv(x))
+        return self.relu(x) if self.calls == "module" else F.relu(x) if self.calls else x
+
+
+class Blocks(nn.Module):
+    def __init__(self, calls, after):
+        super().__init__()
+        self.one, self.two, self.after = Block(1, calls), Block(8, calls), after
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc(self.after(self.two(self.after(self.one(x)))).mean((2, 3)))
+
+
+def pool(x):
+    return F.avg_pool2d(x, 2)
+
+
+@pytest.mark.parametrize(
+    ("calls", "after", "severities"),
+    [
+        ("", pool, ["warning"]),
+        ("", lambda x: F.relu(pool(x)), ["info"]),
+        ("function", pool, ["info"]),
+        ("module", pool, []),
+    ],
+    ids=["forgotten", "behind the block", "as a function", "called"],
+)
+def test_activation_that_is_never_called_is_a_fault_where_none_stands_in_its_place(
+    calls, after, severities
+):
+    torch.manual_seed(0)
+    found = find("unused-module", Blocks(calls, after))
+    assert severities == [finding.severity for finding in found]
+    if severities == ["warning"]:
+        assert found[0].message.startswith("2 activations were called 0 times (the first is ")
+        assert "call " in found[0].fix and "one.relu in the forward" in found[0].fix

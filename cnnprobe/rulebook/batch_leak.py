@@ -8,7 +8,7 @@ from cnnprobe.diagnosis.evidence import Evidence, Flow, operation, operation_of_
 from cnnprobe.diagnosis.evidence.questions import find_module, spoken, takes_time_first
 from cnnprobe.rulebook.material import classifying
 
-PRODUCTS = ("matmul", "mm", "spmm", "smm", "bmm", "einsum")
+PRODUCTS = ("matmul",)
 
 
 def _net(leaking: bool) -> Mapping[str, Any]:

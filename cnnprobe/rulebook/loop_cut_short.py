@@ -48,11 +48,23 @@ def loop_cut_short(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: all batches but one are never trained on, and the loss of that one falls well.
     What to do: indent the return less; loop over the loader, or call iter once, before the loop.
     Known exceptions: a return or break under a condition, and one behind the loop. A loader that
-    shuffles gives another first batch each time; it is then slow, and its epoch never ends.
+    shuffles gives another first batch each time: that is info.
     Source: the text of the training step; torch.utils.data.DataLoader: each iter() begins anew.
     """
     for loop in evidence.texts.loops:
-        if loop.kind == "first-batch":
+        if loop.kind == "new-order":
+            yield Finding(
+                module=None,
+                severity=Severity.INFO,
+                message=(
+                    f"each step calls {loop.text}, which begins the loader anew: the batch is one "
+                    "of a new order, so that no epoch has all samples once"
+                ),
+                fix="loop over the loader: for batch in loader",
+                source=loop.source,
+                kind=loop.kind,
+            )
+        elif loop.kind == "first-batch":
             yield Finding(
                 module=None,
                 message=(

@@ -6,9 +6,11 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import (
+    NONLINEAR,
     PROJECTIONS,
     Evidence,
     Flow,
+    operation,
     operation_of_module,
     sources_read,
 )
@@ -25,6 +27,8 @@ from cnnprobe.diagnosis.evidence.texts import Chosen
 from cnnprobe.records.trace import ModuleInfo, TensorInfo, is_within
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
+
+LAYERS = ("linear", "conv")
 
 
 def _net(used: bool) -> Mapping[str, Any]:
@@ -68,10 +72,11 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: the forward is not the network that the constructor describes.
     What to do: call it in the forward, or remove it.
     Known exceptions: containers; modules that are used through their weights; parts that only train
-    or only eval mode calls; without parameters it is info, as are experts that got no sample of
-    this batch, members of a ModuleDict of which another was called, what an attribute or argument
-    chooses (a stage of progressive growing, a head by its task), and, where only the forward is
-    seen, whole networks beside it (a decoder, a critic).
+    or only eval mode calls. It is info for what has no parameters (but an activation in whose place
+    no other stands), experts that got no sample of this batch, members of a ModuleDict of which
+    another was called, what an attribute or argument chooses (a stage of progressive growing, a
+    head by its task), and, where only the forward is seen, whole networks beside it (a decoder, a
+    critic).
     Source: the registry of torch.nn.Module against its recorded calls.
     """
     if not complete(evidence) or not any(c.fqn is not None for c in evidence.trace.calls):
@@ -113,8 +118,11 @@ def unused_module(evidence: Evidence) -> Iterator[Finding]:
             else "call it in the forward, or remove it"
             + ("; if the training step calls it, pass train_step" if elsewhere else ""),
         )
-    if bare:
-        yield _describe_bare(evidence, bare)
+    unapplied = _find_unapplied(evidence, bare)
+    if unapplied:
+        yield _describe_unapplied(evidence, unapplied)
+    if rest := [module for module in bare if module not in unapplied]:
+        yield _describe_bare(evidence, rest)
 
 
 def _say_setting(evidence: Evidence, chosen: Chosen) -> str:
@@ -125,6 +133,68 @@ def _say_setting(evidence: Evidence, chosen: Chosen) -> str:
     if chosen.by.endswith("()"):
         return f"{chosen.by} draws another one in {spoken(evidence, chosen.owner)}"
     return f"the argument {chosen.by} of {spoken(evidence, chosen.owner)} decides"
+
+
+def _find_unapplied(evidence: Evidence, bare: Sequence[ModuleInfo]) -> list[ModuleInfo]:
+    """The activations that are never called in a block of layers, where none stands in their place:
+    neither in the block nor between it and the next layer.
+    """
+    flow = Flow(evidence.trace)
+    found = []
+    for module in bare:
+        block = module.fqn.rpartition(".")[0]
+        rows = [i for i in flow.primitives() if _is_in(flow.owner(i), block)]
+        layers = [i for i in rows if operation(flow.calls[i]) in LAYERS]
+        if (
+            operation_of_module(module) in NONLINEAR
+            and layers
+            and not any(operation(flow.calls[i]) in NONLINEAR for i in rows)
+            and (len(layers) > 1 if not block else _goes_on_linearly(flow, rows, block))
+        ):
+            found.append(module)
+    return found
+
+
+def _is_in(owner_name: str | None, block: str) -> bool:
+    return owner_name is not None and (
+        not block or owner_name == block or owner_name.startswith(f"{block}.")
+    )
+
+
+def _goes_on_linearly(flow: Flow, rows: Sequence[int], block: str) -> bool:
+    """Whether what leaves a block comes to a layer of weights by every way, and to no activation
+    before.
+    """
+    stack = [r for i in rows for r in flow.readers.get(i, ()) if not _is_in(flow.owner(r), block)]
+    met, arrives = set[int](), False
+    while stack:
+        row = stack.pop()
+        if row in met:
+            continue
+        met.add(row)
+        kind = operation(flow.calls[row])
+        if kind in NONLINEAR or flow.owner(row) is None:
+            return False
+        if kind in LAYERS:
+            arrives = True
+        else:
+            stack += flow.readers.get(row, ())
+    return arrives
+
+
+def _describe_unapplied(evidence: Evidence, found: Sequence[ModuleInfo]) -> Finding:
+    first, one = found[0], len(found) == 1
+    return Finding(
+        module=first.fqn,
+        severity=Severity.WARNING,
+        message=(
+            f"{format_counted(len(found), 'activation')} {'was' if one else 'were'} called 0 times "
+            f"(the first is {spoken(evidence, first.fqn)}, {first.kind}), and no other stands in "
+            f"{'its' if one else 'their'} place: the layers follow each other without one"
+        ),
+        fix=f"call {spoken(evidence, first.fqn)} in the forward of its block",
+        kind="unapplied",
+    )
 
 
 def _describe_bare(evidence: Evidence, bare: Sequence[ModuleInfo]) -> Finding:

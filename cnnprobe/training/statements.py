@@ -238,6 +238,7 @@ def find_short_loops(functions: Iterable[FunctionText]) -> Iterator[ShortLoop]:
             elif _is_first_batch(node) and _trains(function.node):
                 yield ShortLoop(
                     kind="first-batch", text=ast.unparse(node),
+                    loader=name_of(node.args[0].args[0]),  # type: ignore[attr-defined]
                     source=f"{function.path}:{node.lineno}", loop=function.node.lineno,  # type: ignore[attr-defined]
                 )  # fmt: skip
 

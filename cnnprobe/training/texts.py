@@ -2,10 +2,12 @@
 
 import ast
 from collections.abc import Iterator
+from dataclasses import replace
 
 from torch import Tensor, nn
+from torch.utils.data import RandomSampler, WeightedRandomSampler
 
-from cnnprobe.diagnosis.evidence.texts import Texts, UnreadName
+from cnnprobe.diagnosis.evidence.texts import ShortLoop, Texts, UnreadName
 from cnnprobe.records.trace import Trace
 from cnnprobe.training.accumulation_texts import find_accumulations
 from cnnprobe.training.argument_texts import find_swapped
@@ -54,7 +56,7 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
         unread=(*_list_step_arguments(request), *unread),
         odd=tuple(find_odd_statements(classes)),
         loads=tuple(find_loads(ordered)),
-        loops=tuple(find_short_loops(functions)),
+        loops=tuple(_note_order(loop, around) for loop in find_short_loops(functions)),
         kept=tuple(find_kept(functions, request.caller, _list_models(request, around))),
         repeated=tuple(find_repeated(classes)),
         chosen=tuple(find_chosen(classes)),
@@ -68,6 +70,20 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
         measured=tuple(find_measured(ordered, names, functions)),
         unfreezes=unfreezes(ordered),
     )
+
+
+def _note_order(loop: ShortLoop, around: Surroundings) -> ShortLoop:
+    """The same; of a loader that draws a new order each time it begins, as that."""
+    if not loop.loader:
+        return loop
+    held = [function.__globals__.get(loop.loader) for function in around.functions]
+    for function in around.functions:
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
+        held += [cell.cell_contents for name, cell in cells if name == loop.loader]
+    shuffles = (RandomSampler, WeightedRandomSampler)
+    if any(isinstance(getattr(loader, "sampler", None), shuffles) for loader in held):
+        return replace(loop, kind="new-order")
+    return loop
 
 
 def _list_loss_functions(request: Request) -> list[FunctionText]:

@@ -51,10 +51,12 @@ class LoadStatement:
 class ShortLoop:
     """A loop over batches that ends in its first round, or begins anew in each step."""
 
-    kind: str  # "return" | "break" | "first-batch"
+    # "return" | "break" | "first-batch" | "new-order": the first batch of a shuffled loader
+    kind: str
     text: str
     source: str
     loop: int  # the line that it ends
+    loader: str = ""  # the variable that is begun anew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

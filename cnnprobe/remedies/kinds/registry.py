@@ -162,7 +162,7 @@ def _collect(value: Any, kind: str, made: list[Any]) -> Any:
 @answers("unused-module", "unused-params")
 def remove(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The model without it."""
-    if finding.kind == "chosen":  # another batch may call it
+    if finding.kind in ("chosen", "unapplied"):  # another batch may call it; it is to be called
         return
     place = spoken(evidence, finding.module)
     unread = [m.fqn for m in evidence.trace.modules if m.fqn in evidence.trace.never_called]

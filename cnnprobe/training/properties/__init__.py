@@ -49,7 +49,7 @@ FORMULAS = (
         check=check_focal,
         fix="(1 - p) ** gamma * cross entropy, where p is the probability of the label",
         source="Lin et al. 2017, arXiv:1708.02002, equation 4",
-        without=r"dice|tversky|combo|modul|heat|gauss|quality|vari|center|net|block",
+        without=r"dice|tversky|combo|modul|heat|gauss|quality|vari|center|net|block|reduc",
     ),
     Formula(
         name="likelihood of a normal distribution",
