@@ -13,7 +13,6 @@ from cnnprobe.diagnosis import Severity
 from cnnprobe.errors import ProbeError
 from cnnprobe.monitoring.notes import describe_exception
 from cnnprobe.ranks import RankRun, all_rank_rules, join
-from cnnprobe.records import schema
 from cnnprobe.records.history import History
 from cnnprobe.records.ranks import LEFT_BY, RankInfo, RankLog, RankStep
 from cnnprobe.records.trace import Trace
@@ -78,7 +77,7 @@ def test_the_ranks_together_say_at_once_what_their_logs_say_later(examples, name
     later = cnnprobe.load(examples / f"{name}-sick")
     for rank in range(2):
         at_once = cnnprobe.load(examples / f"{name}-sick-{rank}.json")
-        assert schema.to_plain(later) == schema.to_plain(at_once)
+        assert later.to("json") == at_once.to("json")
 
 
 # -- the numbers -----------------------------------------------------------------------------------
@@ -431,9 +430,7 @@ def test_command_merges_a_folder_and_fails_on_what_it_finds(examples, tmp_path):
     done = run_python("-m", "cnnprobe", "merge", folder, "-o", tmp_path / "all.json")
     assert 1 == done.returncode, done.stderr
     assert "found: ranks-diverged in 'module.0'" in done.stderr
-    assert schema.to_plain(cnnprobe.load(folder)) == schema.to_plain(
-        cnnprobe.load(tmp_path / "all.json")
-    )
+    assert cnnprobe.load(folder).to("json") == cnnprobe.load(tmp_path / "all.json").to("json")
     sound = run_python(
         "-m", "cnnprobe", "merge", examples / "ranks-diverged-healthy", "--width", "80"
     )

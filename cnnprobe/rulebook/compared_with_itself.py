@@ -14,7 +14,7 @@ WHOLE = frozenset(
     {"div", "mul", "clone", "contiguous", "float", "double", "half", "to", "log_softmax", "type"}
 )
 SELECTING = frozenset({"getitem", "masked_select", "index_select", "gather", "diagonal", "diag"})
-TURNED = (ARRANGING - SELECTING) | {"__get__", "detach", "normalize"}
+TURNED = (ARRANGING - SELECTING) | {"detach", "normalize"}
 NEAR = 0.01  # of the mean distance; cdist rounds what would be 0
 
 

@@ -7,7 +7,7 @@ from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, argument, describe, operation
 from cnnprobe.rulebook.material import perceptron, stepping
 
-HINGES = frozenset({"relu", "clamp", "clamp_min"})
+HINGES = frozenset({"relu", "clamp"})
 REDUCED = frozenset({"mean", "sum"})
 
 

@@ -9,9 +9,9 @@ from cnnprobe.diagnosis.evidence.questions import find_given, stat, variable
 from cnnprobe.records.trace import TensorInfo
 from cnnprobe.rulebook.material import images, perceptron, stepping
 
-TURNED = frozenset({"bitwise_not", "logical_not", "invert", "rsub", "where", "neg", "eq"})
+TURNED = frozenset({"bitwise_not", "logical_not", "rsub", "where", "neg", "eq"})
 COMPARED = frozenset({"gt", "ge", "lt", "le"})
-TAKING = frozenset({"mul", "getitem", "masked_select", "index"})
+TAKING = frozenset({"mul", "getitem", "masked_select"})
 FAR = 0.5  # of the standard deviation, below 0: no rounding
 WHOLE = 1e-6  # by which a value that stands for none, as -1, may be off
 

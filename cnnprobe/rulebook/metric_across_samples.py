@@ -18,7 +18,7 @@ from cnnprobe.records.trace import ModuleCall, TensorInfo
 from cnnprobe.rulebook.material import images, layers
 
 COMPARING = frozenset({"eq", "ne", "sub", "rsub"})
-PAIRING = frozenset({"matmul", "einsum", "cdist", "cosine_similarity", "bmm"})
+PAIRING = frozenset({"matmul", "einsum", "cdist", "cosine_similarity"})
 
 
 def _loop(squeezes: bool) -> Mapping[str, Any]:

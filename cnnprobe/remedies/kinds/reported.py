@@ -52,7 +52,7 @@ def _ignore_zero(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
 def invert_weights(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The inverse of each weight."""
     yield Remedy(
-        title=finding.fix,
+        title="the inverse of each weight",
         change=_invert_weights,
         shows="the rare classes count more",
         is_comparable=False,

@@ -127,6 +127,7 @@ class Tuned(Classifier):
         super().__init__()
         for norm in (self.backbone.bn1, self.backbone.bn2):
             norm.running_mean.normal_(0, 0.1)
+            norm.running_var.uniform_(0.5, 1.5)
             norm.eval()
 
 

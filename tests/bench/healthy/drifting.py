@@ -140,6 +140,7 @@ def encoder_of_two_views_of_other_sizes():
 def backbone_that_was_evaluated_before_the_step():
     model = Classifier()
     model.backbone.bn1.running_mean.normal_(0, 0.1)
+    model.backbone.bn1.running_var.uniform_(0.5, 1.5)
     model.backbone.eval()
 
     def step(model, inputs, targets, optimizer):
