@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import cnnprobe
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.autograd import walk, walking
 from tests.support.graphs_of_autograd import Twice, leaf, needs_saved
@@ -362,3 +363,17 @@ def test_walk_notes_whether_modules_ran_on_several_threads(is_threaded):
         output = model(torch.ones(2, 4))
     notes = walk(output, model=model, trace=recording.trace).notes
     assert is_threaded == any("ran on several threads" in note for note in notes)
+
+
+def test_graph_is_named_by_a_recording_that_nobody_holds_any_more():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    gc.collect()
+    gc.disable()
+    try:
+        with cnnprobe.record(model):
+            outputs = [model(torch.ones(2, 4)) for _ in range(2)]
+    finally:
+        gc.enable()
+    for output in outputs:
+        graph = cnnprobe.autograd_graph(output, model)
+        assert {"0", "1"} <= {node.module for node in graph.nodes}

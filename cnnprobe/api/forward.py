@@ -30,6 +30,8 @@ _last: MutableMapping[nn.Module, Report] = WeakIdKeyDictionary()
 # The latest report of all, if it has an exception: the frames of that hold the model, which no
 # weak key would let go of.
 _failed: MutableMapping[nn.Module, Report] = WeakIdKeyDictionary()
+LATEST = 8  # traces of a finished recording that are kept for the graphs of its outputs
+_traces: MutableMapping[nn.Module, tuple[Trace, ...]] = WeakIdKeyDictionary()
 _recordings: MutableMapping[nn.Module, weakref.ref[Recording]] = WeakIdKeyDictionary()
 
 
@@ -126,6 +128,7 @@ class ExplainedRecording(Recording):
     ) -> None:
         args, kwargs = self.given
         super().__exit__(kind, error, trace)
+        _traces[self._explained] = self.traces[-LATEST:]
         if error is not None and self.traces:
             keep_report(self._explained, Report(trace=self.traces[-1], error=error))
         if not isinstance(error, Exception) or needs_all_ranks(self._explained):
@@ -174,8 +177,8 @@ def autograd_graph(
 
     Args:
         output: a tensor (a loss, say), or any nest of tensors.
-        model: names the parameters; the forward pass of a `record(model)` that you still hold is
-            found by itself.
+        model: names the parameters; the forward pass of its latest `record(model)` is found by
+            itself, one of the last eight where you do not hold the recording any more.
         trace: the recorded forward pass that made the output, if it shall not be looked for.
         saved: tell what is kept for backward; False is faster.
 
@@ -193,7 +196,8 @@ def autograd_graph(
 
     if trace is None and model is not None and model in _recordings:
         recording = _recordings[model]()
-        trace = made_by(recording.traces, output) if recording is not None else None
+        traces = recording.traces if recording is not None else _traces.get(model, ())
+        trace = made_by(traces, output)
     return walk(output, model=model, trace=trace, saved=saved)
 
 

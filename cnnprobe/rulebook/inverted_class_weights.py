@@ -10,6 +10,9 @@ from cnnprobe.rulebook.material import classifying, perceptron
 
 RATIO = 2.0  # of the largest weight to the least, and of the shares
 
+BINARY = "pos_weight = negatives / positives"
+OF_CLASSES = "weight = counts.sum() / (len(counts) * counts)"
+
 
 def _training(power: float) -> Mapping[str, Any]:
     import torch
@@ -57,11 +60,8 @@ def inverted_class_weights(evidence: Evidence) -> Iterator[Finding]:
                 f"one with {rarest[0]:.0%} one of {rarest[1]:.3g}: the rare classes count even "
                 "less"
             ),
-            fix=(
-                "pos_weight = negatives / positives"
-                if _is_binary(evidence)
-                else "weight = counts.sum() / (len(counts) * counts)"
-            ),
+            kind="binary" if _is_binary(evidence) else "",
+            fix=BINARY if _is_binary(evidence) else OF_CLASSES,
         )
 
 

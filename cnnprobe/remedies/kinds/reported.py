@@ -21,6 +21,7 @@ from cnnprobe.remedies.model_lines import raise_rest, rename_call, set_keyword
 from cnnprobe.remedies.program import UserProgram, list_files
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import CannotTryError, Subject
+from cnnprobe.rulebook.inverted_class_weights import BINARY, OF_CLASSES
 from cnnprobe.rulebook.inverted_mask import NAME
 from cnnprobe.rulebook.unbounded_task_weight import find_product
 
@@ -52,7 +53,7 @@ def _ignore_zero(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
 def invert_weights(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The inverse of each weight."""
     yield Remedy(
-        title="the inverse of each weight",
+        title=BINARY if finding.kind == "binary" else OF_CLASSES,
         change=_invert_weights,
         shows="the rare classes count more",
         is_comparable=False,
