@@ -84,6 +84,9 @@ def test_positive_that_is_the_sample_itself_is_found(way):
     [
         (1.0, 4.0, "logits divided by 1 with targets whose logits are divided by 4"),
         (3.0, 1.0, "logits divided by 3 with targets whose logits are divided by 1"),
+        (3.0, None, "logits divided by 3 with targets whose logits are divided by 1"),
+        (None, 4.0, "logits divided by 1 with targets whose logits are divided by 4"),
+        (None, None, ""),
         (4.0, 4.0, ""),
         (1.0, 0.5, ""),  # sharpened on purpose
     ],
@@ -91,10 +94,13 @@ def test_positive_that_is_the_sample_itself_is_found(way):
 def test_temperature_of_one_side_alone_is_found(mine, wanted, said):
     teacher = perceptron()
 
+    def soften(logits, temperature):
+        return logits if temperature is None else logits / temperature
+
     def loss_fn(output, _labels):
         with torch.no_grad():
-            targets = F.softmax(teacher(IMAGES) / wanted, dim=1)
-        return F.kl_div(F.log_softmax(output / mine, dim=1), targets, reduction="batchmean")
+            targets = F.softmax(soften(teacher(IMAGES), wanted), dim=1)
+        return F.kl_div(F.log_softmax(soften(output, mine), dim=1), targets, reduction="batchmean")
 
     found = find("temperature-on-one-side", loss_fn)
     assert bool(said) == bool(found)

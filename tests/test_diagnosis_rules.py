@@ -12,9 +12,9 @@ from torch import nn
 
 import cnnprobe
 from cnnprobe import rulebook
-from cnnprobe.diagnosis import Finding, Rule, Severity, at_least, fold, in_order, rule
+from cnnprobe.diagnosis import Finding, Rule, Severity, at_least, in_order, rule
 from cnnprobe.diagnosis.evidence import Evidence
-from cnnprobe.document.layout.findings import build_finding_blocks
+from cnnprobe.document.layout.findings import build_finding_blocks, fold
 from cnnprobe.errors import UsageError
 from cnnprobe.rulebook import load_rules
 

@@ -366,6 +366,7 @@ def test_two_monitors_of_one_model_see_what_each_would_see_alone():
         assert alone.steps == seen.steps
         for fqn, what in (("1", "activation"), ("3", "gradient"), ("0.weight", "parameter")):
             assert alone.of(fqn, what).numbers == seen.of(fqn, what).numbers
+    assert 0 == torch._C._len_torch_function_stack()
 
 
 def test_records_around_and_inside_of_a_monitor_see_each_call():

@@ -166,3 +166,16 @@ def test_traceback_of_a_crash_under_record_shows_no_frame_of_ours():
         torch.cat([model(torch.ones(3, 4)), torch.ones(3, 5)], dim=0)
     frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
     assert [__file__] == [frame.f_code.co_filename for frame in frames]
+
+
+def test_recording_that_ends_before_one_that_began_later_takes_its_own_mode_off():
+    model = nn.Linear(2, 2)
+    first, second = Recording(model), Recording(model)
+    first.__enter__()
+    second.__enter__()
+    model(torch.ones(1, 2)).relu()
+    first.__exit__(None, None, None)
+    model(torch.ones(1, 2))
+    second.__exit__(None, None, None)
+    assert (1, 2) == (first.forwards, second.forwards)
+    assert 0 == torch._C._len_torch_function_stack()

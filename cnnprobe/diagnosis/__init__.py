@@ -7,7 +7,6 @@ No torch here, no model: a rule is a pure function of an `Evidence`.
 import dataclasses
 import enum
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,8 +21,6 @@ if TYPE_CHECKING:  # a report holds findings, and needs no evidence
     from cnnprobe.diagnosis.evidence import Evidence
 
 UNKNOWN = ("unknown", "CP099")  # name and code of a crash whose cause is not known
-SHOWN = 5  # findings that a report shows before it folds the rest
-SEVERAL = 3  # findings of one rule, from which on the first stands for all
 
 
 class Severity(enum.StrEnum):
@@ -381,23 +378,6 @@ def in_order(findings: Iterable[Finding], rules: Sequence[NamedRule]) -> tuple[F
             ),
         )
     )
-
-
-def fold(
-    findings: Sequence[Finding], shown: int = SHOWN
-) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
-    """The first findings to show, and those that are folded away. Of several of one rule and
-    severity the first stands for all.
-    """
-    count = Counter((finding.rule, finding.severity) for finding in findings)
-    met: Counter[tuple[str, Severity | None]] = Counter()
-    first, rest = list[Finding](), list[Finding]()
-    for finding in findings:
-        kind = finding.rule, finding.severity
-        met[kind] += 1
-        is_repeated = count[kind] >= SEVERAL and met[kind] > 1
-        (rest if is_repeated or len(first) == shown else first).append(finding)
-    return tuple(first), tuple(rest)
 
 
 def at_least(findings: Iterable[Finding], threshold: str) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ from cnnprobe.recorder.copying import copy_lazy
 from cnnprobe.recorder.devices import wait_for_devices
 from cnnprobe.recorder.execution import (
     describe_exported,
+    describe_postponed,
     describe_sealed,
     find_exported,
     find_sealed,
@@ -252,7 +253,7 @@ class Recording:
         limits = (
             _limits(self._tree, watcher),
             describe_threads(rows),
-            _postponed(trace_rows=rows),
+            describe_postponed(rows),
             _describe_traced(rows),
             describe_sealed(self._sealed),
             describe_exported(exported),
@@ -276,19 +277,6 @@ def _finish_of(recording: Recording) -> Callable[[Watcher, list[Closed]], None]:
             found._finish(watcher, rows)
 
     return finish
-
-
-_POSTPONED = ("generator", "coroutine", "async_generator")
-
-
-def _postponed(*, trace_rows: Sequence[Closed]) -> Iterator[str]:
-    """What a forward does later, in a sentence."""
-    returned = trace_rows[0][-1].returned if trace_rows and trace_rows[0][-1] is not None else ""
-    if returned in _POSTPONED:
-        yield (
-            f"the forward gave back a {returned}, which runs when somebody reads it: "
-            "cnnprobe.record() around your own code sees its layers, each as a call of its own"
-        )
 
 
 def _describe_traced(rows: Sequence[Closed]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from torch import nn
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder.inventory import Entry, named_modules
 from cnnprobe.recorder.preservation import is_sharded
+from cnnprobe.recorder.rows import Closed
 from cnnprobe.records.trace import is_within
 
 _COMPILED = "_torchdynamo_orig_callable"  # what torch.compile leaves on a function
@@ -224,3 +225,16 @@ class CompiledCall:
         """Let the module call its compiled code itself again."""
         if self.module.__dict__.get("_compiled_call_impl") is self:
             self.module.__dict__["_compiled_call_impl"] = self.compiled
+
+
+_POSTPONED = ("generator", "coroutine", "async_generator")
+
+
+def describe_postponed(rows: Sequence[Closed]) -> Iterator[str]:
+    """What a forward does later, in a sentence."""
+    returned = rows[0][-1].returned if rows and rows[0][-1] is not None else ""
+    if returned in _POSTPONED:
+        yield (
+            f"the forward gave back a {returned}, which runs when somebody reads it: "
+            "cnnprobe.record() around your own code sees its layers, each as a call of its own"
+        )

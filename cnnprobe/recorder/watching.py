@@ -96,10 +96,15 @@ class Watcher(TorchFunctionMode):
 
     # -- the function mode's place on torch's stack ------------------------------------------------
 
-    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
-        if not self._is_on_stack():  # an interrupt hit the inside of a stock layer
-            _push(self)
-        super().__exit__(exc_type, exc_val, exc_tb)  # type: ignore[no-untyped-call]
+    def __exit__(self, *_: object) -> None:
+        """Take this mode off, and no other: another recording that began later may end later, and
+        after an interrupt inside of a stock layer it is off already.
+        """
+        above = []
+        while _depth() and (top := _pop()) is not self:
+            above.append(top)
+        for mode in reversed(above):
+            _push(mode)
 
     def _is_on_stack(self) -> bool:
         return any(torch._C._get_function_stack_at(i) is self for i in range(_depth()))

@@ -82,7 +82,7 @@ def bn_momentum_zero(evidence: Evidence) -> Iterator[Finding]:
 def _say_pace(momentum: float) -> str:
     if momentum == 0:
         return "never change (it must be more than 0)"
-    return f"need {1 / momentum:,.0f} batches to get near those of the data (0.1 needs 10)"
+    return f"go 63% of the way to those of the data in {1 / momentum:,.0f} batches (10 at 0.1)"
 
 
 def _is_settled(evidence: Evidence, fqn: str, momentum: float) -> bool:

@@ -89,7 +89,10 @@ def _read_temperature(flow: Flow, info: TensorInfo) -> float | None:
     if scaled is None or flow.owner(scaled) is not None:
         return 1.0
     call = flow.calls[scaled]
+    kind = operation(call)
+    if kind not in ("div", "mul"):  # the last row of a teacher that is no part of the model
+        return 1.0
     numbers = [v for v in call.arguments.values() if isinstance(v, int | float)]
-    if operation(call) == "div" and len(numbers) == 1:
-        return float(numbers[0])
-    return 1 / float(numbers[0]) if operation(call) == "mul" and numbers and numbers[0] else None
+    if len(numbers) != 1 or not numbers[0]:
+        return None
+    return float(numbers[0]) if kind == "div" else 1 / float(numbers[0])

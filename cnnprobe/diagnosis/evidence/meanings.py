@@ -18,6 +18,7 @@ from cnnprobe.diagnosis.evidence.pieces import (
     arrange,
     list_roles,
     measure_dim,
+    name_role,
     take_whole,
 )
 from cnnprobe.diagnosis.evidence.questions import batch_size
@@ -133,12 +134,6 @@ def _resize(meanings: Meanings, dims: Dims, shape: tuple[int, ...]) -> Dims | No
         d if measure_dim(d) == n else take_whole(meanings.make_axis(name_role(d), n))
         for d, n in zip(dims, shape, strict=True)
     )
-
-
-def name_role(dim: Dim) -> str:
-    """The role of all pieces of a dim; "" where they differ or are not known."""
-    roles = {piece.axis.role for piece in dim}
-    return roles.pop() if len(roles) == 1 else ""
 
 
 def _keep(row: _Row) -> Dims | None:

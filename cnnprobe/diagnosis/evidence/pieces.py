@@ -121,3 +121,9 @@ def find_cut_across(dims: Sequence[Dim]) -> tuple[int, Axis] | None:
             if outer.step == inner.size * inner.step:
                 return k, outer.axis
     return None
+
+
+def name_role(dim: Dim) -> str:
+    """The role of all pieces of a dim; "" where they differ or are not known."""
+    roles = {piece.axis.role for piece in dim}
+    return roles.pop() if len(roles) == 1 else ""

@@ -2,12 +2,16 @@
 rest folded.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
-from cnnprobe.diagnosis import Finding, Severity, fold
+from cnnprobe.diagnosis import Finding, Severity
 from cnnprobe.document.blocks import Block, Document, Folded, Heading, Notice, Text
 from cnnprobe.records.trace import Trace
 from cnnprobe.records.words import format_counted
+
+SHOWN = 5  # findings that a report shows before it folds the rest
+SEVERAL = 3  # findings of one rule, from which on the first stands for all
 
 
 def lay_out_findings(title: str, findings: Sequence[Finding]) -> Document:
@@ -41,6 +45,23 @@ def build_finding_blocks(
         folded = tuple(build_finding_notice(finding) for finding in rest)
         blocks.append(Folded(title=f"{len(rest)} more", blocks=folded))
     return tuple(blocks)
+
+
+def fold(
+    findings: Sequence[Finding], shown: int = SHOWN
+) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+    """The first findings to show, and those that are folded away. Of several of one rule and
+    severity the first stands for all.
+    """
+    count = Counter((finding.rule, finding.severity) for finding in findings)
+    met: Counter[tuple[str, Severity | None]] = Counter()
+    first, rest = list[Finding](), list[Finding]()
+    for finding in findings:
+        kind = finding.rule, finding.severity
+        met[kind] += 1
+        is_repeated = count[kind] >= SEVERAL and met[kind] > 1
+        (rest if is_repeated or len(first) == shown else first).append(finding)
+    return tuple(first), tuple(rest)
 
 
 def build_finding_notice(
