@@ -72,6 +72,26 @@ def test_option_of_zero_is_no_finding():
     assert "_spare" not in subjects
 
 
+class Kept(nn.Module):
+    def __init__(self, adds):
+        super().__init__()
+        self.conv, self.fc, self.adds = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(64, 4), adds
+
+    def forward(self, x):
+        residual = x  # noqa: F841
+        made = self.conv(x).relu()
+        return self.fc((made + x if self.adds else made).flatten(1))
+
+
+def test_input_that_is_kept_for_a_skip_and_not_added_is_found():
+    (found,) = diagnose(Kept(adds=False), "unread-name")
+    assert found.message == (
+        "Kept.forward keeps its input as residual, and nothing reads it: model has no skip "
+        "connection"
+    )
+    assert not diagnose(Kept(adds=True), "unread-name")
+
+
 class Masked(nn.Module):
     def __init__(self, reads):
         super().__init__()

@@ -18,10 +18,10 @@ from torch import nn
 from torchvision.ops import sigmoid_focal_loss
 
 import cnnprobe
-from cnnprobe.diagnosis import Finding, Tried, Verdict
+from cnnprobe.diagnosis import Finding, Severity, Tried, Verdict
 from cnnprobe.remedies import progress
 from cnnprobe.remedies.losses import compare_losses
-from cnnprobe.remedies.ordering import order_by_trials
+from cnnprobe.remedies.ordering import order_beside, order_by_trials
 from cnnprobe.remedies.running import run_losses
 from cnnprobe.testing import assert_healthy
 from cnnprobe.training import Request, keep_request
@@ -253,6 +253,17 @@ def test_proven_fixes_come_first_and_those_that_clear_the_most():
         said("d", Verdict.PROVEN, ("d", "a")),
     )
     assert ["d", "b", "c", "a"] == [finding.rule for finding in order_by_trials(findings)]
+
+
+def test_order_of_what_was_tried_leaves_findings_of_the_data_at_their_places():
+    proven, useless = (
+        Tried(title="", verdict=verdict) for verdict in (Verdict.PROVEN, Verdict.USELESS)
+    )
+    findings = [
+        Finding(message="", fix="", rule=name, severity=Severity.WARNING, tried=tried)
+        for name, tried in (("data", None), ("a", useless), ("b", None), ("c", proven))
+    ]
+    assert ["data", "c", "b", "a"] == [f.rule for f in order_beside(findings, {"data"})]
 
 
 @pytest.mark.parametrize(

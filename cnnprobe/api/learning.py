@@ -37,7 +37,7 @@ from cnnprobe.recorder.preservation import own_passes
 from cnnprobe.recorder.whole import gather_whole
 from cnnprobe.records.explanation import Explanation
 from cnnprobe.records.trace import Trace
-from cnnprobe.remedies import try_remedies
+from cnnprobe.remedies import order_beside, try_remedies
 from cnnprobe.report import Report
 from cnnprobe.rulebook import all_rules, load_rules
 from cnnprobe.training import Raised, Request, observe_training
@@ -154,7 +154,8 @@ def diagnose(
     if inspection is not None:
         expected = read_expected(model, loss_fn, inspection.inputs, inspection.batch_size)
         data = judge(inspection, expected, rules=known.data, ignore=suppressed)
-        findings = join_findings(data.findings, findings, (*known.data, *known.training))
+        joined = join_findings(data.findings, findings, (*known.data, *known.training))
+        findings = order_beside(joined, {each.name for each in known.data})
     trace, explanation = crashes.choose(evidence) if error is not None else (evidence.trace, None)
     crashed, accepted = split_ignored(
         [to_finding(trace.failure, explanation)] if trace.failure is not None else [], suppressed

@@ -5,6 +5,7 @@ user's, and puts it back to the bit.
 """
 
 from cnnprobe.remedies.advice import ADVICE, UNWRITTEN
+from cnnprobe.remedies.ordering import order_beside
 from cnnprobe.remedies.remedy import Remedy, all_sources, answers, list_remedies
 from cnnprobe.remedies.trials import BUDGET, TriedFindings, try_remedies
 
@@ -17,5 +18,6 @@ __all__ = [
     "all_sources",
     "answers",
     "list_remedies",
+    "order_beside",
     "try_remedies",
 ]

@@ -1,4 +1,4 @@
-"""An option, an argument or a buffer that nothing reads."""
+"""An option, an argument, a buffer or a skip connection that nothing reads."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -62,16 +62,24 @@ def healthy() -> Mapping[str, Any]:
     name="unread-name",
     severity=Severity.WARNING,
     examples=(sick, healthy),
-    explains=("constant-targets", "ignored-input", "constant-output", "vanishing-gradient"),
+    explains=(
+        "constant-targets",
+        "ignored-input",
+        "constant-output",
+        "vanishing-gradient",
+        "vanishing-activation",
+    ),
 )
 def unread_name(evidence: Evidence) -> Iterator[Finding]:
-    """An option of a constructor, an argument of a forward or a buffer that nothing reads.
+    """An option of a constructor, an argument of a forward or a buffer that nothing reads, or an
+    input that a forward keeps as `residual`, `identity` or `skip` and never adds.
 
     Why it matters: the skip, the dropout, the mask or the normalisation that it stands for is not
     in the network, and the code reads as if it were.
     What to do: use it where it was meant, or remove it.
     Known exceptions: names that begin with an underscore, a switch that is off, and a default that
-    says nothing of what is missing; an option whose effect the class has without it is info.
+    says nothing of what is missing; a skip that the caller adds. An option whose effect the class
+    has without it is info.
     Source: the text of the user's classes, and what their forwards are given; He et al. 2016,
     arXiv:1512.03385, section 3.2, on what a block without its shortcut is.
     """
@@ -111,6 +119,17 @@ def _say_buffer(evidence: Evidence, found: UnreadName) -> str:
     )
 
 
+def _say_skip(evidence: Evidence, found: UnreadName) -> str:
+    return (
+        f"{found.function} keeps its input as {found.name}, and nothing reads it: "
+        f"{spoken(evidence, found.module)} has no skip connection"
+    )
+
+
+def _use_skip(_evidence: Evidence, found: UnreadName) -> str:
+    return f"add it to what {found.function} returns: + {found.name}; or remove the line"
+
+
 def _use_option(_evidence: Evidence, found: UnreadName) -> str:
     forward = found.function.replace("__init__", "forward")
     return f"build or apply what {found.name} asks for in {forward}, or remove the option"
@@ -125,5 +144,10 @@ def _use_buffer(_evidence: Evidence, found: UnreadName) -> str:
     return f"apply self.{found.name} in {forward}, or remove the buffer"
 
 
-_SAID = {"option": _say_option, "argument": _say_argument, "buffer": _say_buffer}
-_FIXES = {"option": _use_option, "argument": _use_argument, "buffer": _use_buffer}
+_SAID = {"option": _say_option, "argument": _say_argument, "buffer": _say_buffer, "skip": _say_skip}
+_FIXES = {
+    "option": _use_option,
+    "argument": _use_argument,
+    "buffer": _use_buffer,
+    "skip": _use_skip,
+}

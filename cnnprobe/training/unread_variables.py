@@ -1,10 +1,12 @@
 """Finds variables of the user's functions that are given a tensor and never read."""
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 
 from cnnprobe.diagnosis.evidence import Flow
 from cnnprobe.diagnosis.evidence.texts import UnreadName
+from cnnprobe.records.trace import TensorInfo
 from cnnprobe.training.sourcing import (
     DYNAMIC,
     FunctionText,
@@ -14,6 +16,8 @@ from cnnprobe.training.sourcing import (
 )
 
 LONGEST = 60  # characters of an expression that is repeated in full
+_SKIP = re.compile(r"resid|identity|short_?cut|skip|orig|^res$")
+_JOINING = frozenset({"add", "sub", "cat", "mul"})
 _WORKING = frozenset({"backward", "step", "append", "update", "add_"})  # called for their effect
 
 
@@ -23,6 +27,7 @@ def find_unread_variables(functions: Iterable[FunctionText], flow: Flow) -> Iter
     helpers = {f.node.name: f for f in functions if not f.owner}
     for function in functions:
         yield from _list_variables(function, flow, helpers)
+        yield from _list_skips(function, flow)
 
 
 def _list_variables(
@@ -41,6 +46,36 @@ def _list_variables(
                 source=f"{function.path}:{statement.lineno}", module=flow.owner(row),
                 value=text if len(text) <= LONGEST else f"{text[:LONGEST]}...", row=row,
             )  # fmt: skip
+
+
+def _list_skips(function: FunctionText, flow: Flow) -> Iterator[UnreadName]:
+    """The inputs that a forward keeps under the name of a skip connection, and that neither it nor
+    what calls it joins to what it makes.
+    """
+    arguments = {a.arg for a in function.node.args.args}
+    row = next((i for i, c in enumerate(flow.calls) if c.fqn in function.modules), None)
+    if row is None or function.node.name != "forward":
+        return
+    given = [t for t in flow.calls[row].inputs if t.shape]
+    for statement, name in list_unread_statements(function.node):
+        kept = statement.value.id if isinstance(statement.value, ast.Name) else ""
+        if kept in arguments and _SKIP.search(name.lower()) and not _is_joined(flow, row, given):
+            yield UnreadName(
+                kind="skip", name=name, function=function.name,
+                source=f"{function.path}:{statement.lineno}", module=flow.calls[row].fqn,
+                value=kept, row=row,
+            )  # fmt: skip
+
+
+def _is_joined(flow: Flow, row: int, given: list[TensorInfo]) -> bool:
+    """Whether an input of a row is added to something, in it or beside it."""
+    return any(
+        t.source == g.source and t.shape == g.shape
+        for i in flow.primitives(_JOINING)
+        for t in flow.calls[i].inputs
+        for g in given
+        if i > row
+    )
 
 
 def list_unread_statements(node: ast.FunctionDef) -> Iterator[tuple[ast.Assign, str]]:

@@ -13,6 +13,7 @@ from cnnprobe.stats import summarise
 PREFIX = "model"
 SATURATED = 0.98  # |tanh| beyond it leaves less than 4 % of the gradient: 1 - 0.98**2
 SATURATED_LOW = 0.01  # a sigmoid below it, or above 0.99, leaves less than 1 %
+SAMPLES, FEATURES, PLACES = 16, 256, 8  # along dim 0, dim 1 and the others, that are compared
 
 
 class TrainingStep(nn.Module):
@@ -32,28 +33,46 @@ class TrainingStep(nn.Module):
 
 
 def summary(tensor: Tensor) -> dict[str, float | int] | None:
-    """The statistics of a tensor, and the share of values at the ends of a sigmoid's and a tanh's
-    range.
+    """The statistics of a tensor, how far its samples are apart, and the share of values at the
+    ends of a sigmoid's and a tanh's range.
     """
     statistics = summarise(tensor)
     if statistics is None:
         return None
     result = dict(statistics.as_mapping())
     if (
-        statistics.min >= -1.0
-        and statistics.max <= 1.0
-        and tensor.is_floating_point()
-        and tensor.numel()
-        and tensor.layout is torch.strided
-        and not (tensor.is_nested and type(tensor) is Tensor)
+        not tensor.is_floating_point()
+        or not tensor.numel()
+        or tensor.layout is not torch.strided
+        or (tensor.is_nested and type(tensor) is Tensor)
     ):
-        with torch.no_grad(), torch._C.DisableTorchFunction():
+        return result
+    with torch.no_grad(), torch._C.DisableTorchFunction():
+        if tensor.dim() > 1 and tensor.shape[0] > 1:
+            result["apart"] = measure_apart(tensor.detach())
+        if statistics.min >= -1.0 and statistics.max <= 1.0:
             values = tensor.detach()
             result["at_sigmoid_ends"] = float(
                 ((values < SATURATED_LOW) | (values > 1 - SATURATED_LOW)).float().mean()
             )
             result["at_tanh_ends"] = float((values.abs() > SATURATED).float().mean())
     return result
+
+
+def measure_apart(tensor: Tensor) -> float:
+    """How far samples, along dim 0, are from their mean, relative to their size: the root mean
+    square of one over that of the other, of some samples and places. 0 where all are the same.
+
+    >>> measure_apart(torch.tensor([[1.0, 10.0], [-1.0, 10.0]])) < 0.1
+    True
+    """
+    most = (FEATURES, *[PLACES] * (tensor.dim() - 2))
+    places = (
+        slice(None, None, max(1, n // m)) for n, m in zip(tensor.shape[1:], most, strict=True)
+    )
+    values = tensor[(slice(0, SAMPLES), *places)].float()
+    size = values.square().mean().sqrt()
+    return float((values - values.mean(0)).square().mean().sqrt() / size.clamp(min=1e-30))
 
 
 def unwrapped(trace: Trace, model: str) -> Trace:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class UnreadName:
     """A name that the text of a function gives a value, and that nothing reads."""
 
-    # "option" of a constructor | "argument" of a function | "variable" | "buffer"
+    # "option" of a constructor | "argument" of a function | "variable" | "buffer" | "skip": an
+    # input that is kept to be added
     kind: str
     name: str
     function: str  # "Block.forward"

@@ -24,12 +24,15 @@ from cnnprobe.remedies.subject import CannotTryError, Subject
 from cnnprobe.remedies.writing import Written, write_settings
 from cnnprobe.rulebook.kernel_on_padding import find_live
 from cnnprobe.rulebook.unscaled_targets import LARGE
+from cnnprobe.rulebook.vanishing_activation import WATCHED
 
 
 @answers("vanishing-activation")
 def initialise_every(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """He's initialisation of every layer."""
-    yield initialise_every_layer(model)
+    # A loss that was watched for long says as much as to watch it so long once more.
+    is_watched = finding.kind == "alike" and len(evidence.steps) > WATCHED
+    yield replace(initialise_every_layer(model), by_loss=is_watched)
 
 
 @answers("unscaled-targets")

@@ -206,6 +206,19 @@ def ten_convolutions_at_a_hundredth(sick):
     return classifier(model)
 
 
+@case("vanishing-activation", "10", "12", "14")
+def twelve_plain_convolutions_as_torch_initialises_them(sick):
+    torch.manual_seed(0)
+    convs = [nn.Conv2d(3 if i == 0 else 12, 12, 3, padding=1) for i in range(12)]
+    if not sick:
+        for conv in convs:
+            nn.init.kaiming_normal_(conv.weight)
+            nn.init.zeros_(conv.bias)
+    layers = [part for conv in convs for part in (conv, nn.ReLU())]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(48, 4))
+    return classifier(model) | {"steps": 20}
+
+
 @case("nan-forward", None)
 def logarithm_of_zero_under_a_rate_that_is_too_high(sick):
     def loss_fn(p, target):
