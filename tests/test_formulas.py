@@ -65,9 +65,41 @@ def sigmoid_focal_loss(inputs, targets, alpha=0.25, gamma=2.0):
     return ((alpha * targets + (1 - alpha) * (1 - targets)) * loss).mean()
 
 
+def reduced_focal_loss(logits, labels, gamma=2.0, threshold=0.4):
+    ce = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    p = torch.exp(-ce)
+    weight = torch.where(p < threshold, 1.0, ((1 - p) / threshold) ** gamma)
+    return (weight * ce).mean()
+
+
+def reduced_focal_loss_of_easy(logits, labels, gamma=2.0, threshold=0.4):
+    ce = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    p = torch.exp(-ce)
+    return (torch.where(p < threshold, 0.0, ((1 - p) / threshold) ** gamma) * ce).mean()
+
+
 def dice_loss(pred, target, smooth=1.0):
     i = (pred * target).sum()
     return 1 - (2 * i + smooth) / (pred.sum() + target.sum() + smooth)
+
+
+def dice_of_places(pred, target):
+    """Over the samples alone."""
+    return 1 - ((2 * (pred * target).sum(0) + 1) / ((pred + target).sum(0) + 1)).mean()
+
+
+def dice_of_columns(pred, target):
+    return 1 - ((2 * (pred * target).sum(2) + 1e-3) / ((pred + target).sum(2) + 1e-3)).mean()
+
+
+def dice_of_all_classes(scores, labels, dims=(1, 2, 3)):
+    """The classes as one: all that it asks is how many pixels are right."""
+    p, t = scores.softmax(1), F.one_hot(labels, 4).movedim(-1, 1)
+    return 1 - ((2 * (p * t).sum(dims) + 1) / ((p + t).sum(dims) + 1)).mean()
+
+
+def dice_of_each_class(scores, labels):
+    return dice_of_all_classes(scores, labels, dims=(0, 2, 3))
 
 
 def dice_loss_sq(pred, target):
@@ -502,6 +534,7 @@ SCORES, LABELS = draw(16, 5), torch.arange(16) % 5
 LOGITS, TRUTHS = draw(16), (draw(16) > 0).float()
 PIXELS, CLASSES = draw(2, 4, 8, 8), torch.arange(128).reshape(2, 8, 8) % 4
 PARTS, MASKS = draw(4, 1, 8, 8).sigmoid(), (draw(4, 1, 8, 8) > 0).float()
+RARE_SCORES, RARE = draw(2, 4, 16, 16), (torch.arange(512).reshape(2, 16, 16) % 32 == 0).long()
 BOXES = torch.tensor([[0.0, 0, 2, 2], [1, 1, 3, 4]])
 MEANS, SPREADS = draw(8, 4), draw(8, 4).flip(0)
 IMAGES, KINDS = draw(8, 3, 8, 8), torch.arange(8) % 4
@@ -521,8 +554,10 @@ RIGHT = [
     (FocalLoss(3.0), PIXELS, CLASSES),
     (focal_onehot, SCORES, F.one_hot(LABELS, 5).float()),
     (sigmoid_focal_loss, draw(4, 7), (draw(4, 7) > 0).float()),
+    (reduced_focal_loss, LOGITS, TRUTHS),
     (dice_loss, PARTS, MASKS),
     (dice_loss_sq, PARTS, MASKS),
+    (dice_of_each_class, RARE_SCORES, RARE),
     (neg_dice, draw(4, 1, 8, 8), MASKS),
     (log_cosh_dice_loss, PARTS, MASKS),
     (tversky_loss, PARTS, MASKS),
@@ -568,6 +603,10 @@ WRONG = [
     (log_normal_bad, MEANS + 1, MEANS, SPREADS),
     (focal_bad, LOGITS, TRUTHS),
     (focal_half, LOGITS, TRUTHS),
+    (reduced_focal_loss_of_easy, LOGITS, TRUTHS),
+    (dice_of_places, PARTS, MASKS),
+    (dice_of_columns, PARTS, MASKS),
+    (dice_of_all_classes, RARE_SCORES, RARE),
     (FocalLoss(is_turned=True), SCORES, LABELS),
     (dice_no2, PARTS, MASKS),
     (jaccard_bad, PARTS, MASKS),

@@ -71,7 +71,8 @@ class Formula:
 
     name: str
     pattern: str
-    check: Callable[[Call], tuple[str, str] | None]  # what is expected, and what was found
+    # what is expected, what was found, and what to do where it is more than the formula
+    check: Callable[[Call], tuple[str, ...] | None]
     fix: str
     source: str
     without: str = "(?!)"  # in the name of another formula

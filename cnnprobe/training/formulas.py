@@ -125,7 +125,7 @@ def _check(formula: Formula, call: Call) -> BrokenProperty | None:
         if found is not None:
             return BrokenProperty(
                 name=call.name, formula=formula.name, expected=found[0], found=found[1],
-                fix=formula.fix, source=call.source, reference=formula.source,
+                fix=[*found, formula.fix][2], source=call.source, reference=formula.source,
             )  # fmt: skip
     return None
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cnnprobe.diagnosis.evidence import FreeLoss, FreeOutput
 from cnnprobe.recorder.values import EXACT, leaves
+from cnnprobe.training.class_pulls import Pulls, weigh_labels
 from cnnprobe.training.free_output import (
     Given,
     Loss,
@@ -60,8 +61,9 @@ def judge_loss(request: Request, making: Making, put_back: Callable[[], None]) -
         return None
     asked = Asked(request=request, making=making, given=given, base=base)
     return FreeLoss(
-        outputs=tuple(_judge_targets(asked, n)), samples=n, unread=_find_unread(asked, n)
-    )
+        outputs=tuple(_judge_targets(asked, n)), samples=n, unread=_find_unread(asked, n),
+        pulls=_weigh_classes(asked, n),
+    )  # fmt: skip
 
 
 def is_same(a: Loss, b: Loss) -> bool:
@@ -152,6 +154,12 @@ def _is_fixed(asked: Asked, target: Tensor, misplaced: list[Effect]) -> bool:
         return False
     other = _disturb(asked.given.output)
     return acts_alike(asked, target, misplaced[0], other)
+
+
+def _weigh_classes(asked: Asked, n: int) -> Pulls:
+    """Of the only target, how much the loss pulls at each of its classes."""
+    targets = [t for t in _list_tensors(asked.request.targets) if t.shape[:1] == (n,)]
+    return weigh_labels(asked, targets[0]) if len(targets) == 1 else ()
 
 
 # -- the minimum -----------------------------------------------------------------------------------

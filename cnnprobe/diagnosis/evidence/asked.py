@@ -33,6 +33,9 @@ class FreeLoss:
     outputs: tuple[FreeOutput, ...] = ()
     samples: int = 0
     unread: tuple[int, ...] = ()  # samples of the output that the loss has no gradient for
+    # of each class of the targets, of 0 and 1 where it has two: its share, and how much the loss
+    # pulls at an output that knows nothing
+    pulls: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,8 @@ def _ignore_zero(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
 @answers("inverted-class-weights")
 def invert_weights(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The inverse of each weight."""
+    if finding.kind in ("measured", "order"):
+        return  # what multiplies the loss, or in which order, is the user's own code
     yield Remedy(
         title=BINARY if finding.kind == "binary" else OF_CLASSES,
         change=_invert_weights,

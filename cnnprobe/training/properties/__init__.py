@@ -10,7 +10,6 @@ from cnnprobe.training.properties.gates import check_gate, check_gru, check_lstm
 from cnnprobe.training.properties.labels import (
     check_binary,
     check_focal,
-    check_overlap,
     check_smoothing,
 )
 from cnnprobe.training.properties.layers import (
@@ -24,6 +23,7 @@ from cnnprobe.training.properties.layers import (
     check_signed_pairs,
     check_triplet,
 )
+from cnnprobe.training.properties.overlaps import check_overlap
 from cnnprobe.training.properties.pictures import (
     check_gram,
     check_iou,
@@ -49,7 +49,7 @@ FORMULAS = (
         check=check_focal,
         fix="(1 - p) ** gamma * cross entropy, where p is the probability of the label",
         source="Lin et al. 2017, arXiv:1708.02002, equation 4",
-        without=r"dice|tversky|combo|modul|heat|gauss|quality|vari|center|net|block|reduc",
+        without=r"dice|tversky|combo|modul|heat|gauss|quality|vari|center|net|block",
     ),
     Formula(
         name="likelihood of a normal distribution",

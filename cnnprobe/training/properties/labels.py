@@ -1,5 +1,4 @@
-"""What correct formulas of labels and masks have in common: a focal loss, an overlap, labels that
-are smoothed.
+"""What correct formulas of labels have in common: a focal loss, labels that are smoothed.
 
 Each check gives what is expected and what was found; None where the property holds, or where the
 function takes something else than it is tried with.
@@ -11,7 +10,6 @@ import math
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cnnprobe.training.formula_calls import Call, find_pair, first_tensor
@@ -28,7 +26,7 @@ def check_focal(call: Call) -> Found:
         return None
     for label in (1, 0):
         slopes = _list_slopes(call, label)
-        if not slopes or any(max(abs(s - gamma) for s in each) < 0.05 * gamma for each in slopes):
+        if not slopes or any(_is_focal(each, gamma) for each in slopes):
             continue
         flat = min(slopes, key=lambda each: max(each) - min(each))
         return (
@@ -38,8 +36,24 @@ def check_focal(call: Call) -> Found:
     return None
 
 
+def _is_focal(slopes: list[float], gamma: float) -> bool:
+    """Whether the weight falls with that power; that of a reduced focal loss from some p on only.
+
+    The step before the first of its power holds the threshold, and may be any number.
+    """
+    near = [abs(s - gamma) < 0.05 * gamma for s in slopes]
+    flat = [abs(s) < NEAR for s in slopes]
+    if True not in near:
+        return False
+    first = near.index(True)
+    before = slopes[max(first - 1, 0) : first]
+    return all(near[first:]) and all(flat[: max(first - 1, 0)]) and not any(map(math.isnan, before))
+
+
 def _describe_weight(slopes: list[float]) -> str:
     """What weighs the cross entropy, by its powers of (1 - p) between neighbouring p."""
+    if any(math.isnan(s) for s in slopes):
+        return "no weight at all at a small p, where the model is most wrong"
     if max(slopes) < 0:
         return "one that grows with p"
     if max(slopes) - min(slopes) > 0.2:
@@ -66,8 +80,10 @@ def _list_slopes(call: Call, label: int) -> list[list[float]]:
     for given in _list_single(output, target, label):
         with contextlib.suppress(Exception):  # it does not take this kind
             values = [call.number(**{pair[0]: o, pair[1]: t}) for o, t, _ in given]
+            if not any(values):
+                continue  # it does not read this label
             logs = [
-                (math.log(v / -math.log(p)), math.log(1 - p))
+                (math.log(v / -math.log(p)) if v else math.nan, math.log(1 - p))
                 for v, (_, _, p) in zip(values, given, strict=True)
             ]
             steps = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in itertools.pairwise(logs)]
@@ -77,7 +93,7 @@ def _list_slopes(call: Call, label: int) -> list[list[float]]:
 
 def _list_single(output: Tensor, target: Tensor, label: int) -> Iterator[Single]:
     """One sample at a time: by itself, and as the class of several."""
-    sizes = (0.2, 0.45, 0.7)
+    sizes = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
     for is_logit in _list_kinds(output):
         if output.numel() == target.numel():
             made = []
@@ -108,41 +124,6 @@ def _make_classes(
 
 def _fill(tensor: Tensor, value: float) -> Tensor:
     return torch.full_like(tensor, value)
-
-
-def check_overlap(call: Call) -> Found:
-    """An overlap of a mask with itself: 1, or a loss of 0 or -1."""
-    pair = find_pair(call)
-    if pair is None:
-        return None
-    output, target = (call.arguments[name] for name in pair)
-    equal = _make_equal(output, target)
-    if equal is None:
-        return None
-    values = []
-    # one of probabilities is right, also where it is given logits: that is another fault
-    for is_logit in (False, True):
-        with contextlib.suppress(Exception):  # it does not take this kind
-            made = 30 * equal[0] - 15 if is_logit else equal[0]
-            values.append(call.number(**{pair[0]: made, pair[1]: equal[1]}))
-    sums = {1, len(output), output.shape[1] if output.dim() > 1 else 1}
-    best = [v for v in values if abs(v) < NEAR or any(abs(abs(v) - k) < NEAR * k for k in sums)]
-    if best or not values:
-        return None
-    return "1, or 0 as a loss, of a mask and the same mask", f"{values[-1]:.3g}"
-
-
-def _make_equal(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
-    """A mask, and an output that says the same."""
-    if output.numel() == target.numel():
-        mask = (torch.arange(target.numel()) % 2).reshape(target.shape).to(target)
-        same = mask.reshape(output.shape).to(output)
-    elif output.dim() == target.dim() + 1 and not target.is_floating_point():
-        mask = (torch.arange(target.numel()) % output.shape[1]).reshape(target.shape).to(target)
-        same = F.one_hot(mask.long(), output.shape[1]).movedim(-1, 1).to(output)
-    else:
-        return None
-    return same, mask
 
 
 def _list_kinds(output: Tensor) -> tuple[bool, ...]:

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from cnnprobe.recorder.values import leaves
 from cnnprobe.training.formula_calls import Call, find_pair, first_tensor
-from cnnprobe.training.properties.labels import check_overlap
+from cnnprobe.training.properties.overlaps import Found, check_overlap
 
 NEAR = 0.02  # relative, of numbers that are equal but for rounding and eps
 OTHER = ("giou", "diou", "ciou", "eiou", "siou")  # take something off the overlap
 Box = list[float]
-Found = tuple[str, str] | None
 
 
 def check_mixture(call: Call) -> Found:

@@ -230,3 +230,55 @@ def weights_that_are_masked_after_their_softmax(sick):
         return self.head((weights @ h).mean(1))
 
     return classifier(net(forward, body=nn.Linear(3, 8), head=nn.Linear(8, 4)))
+
+
+def pixels(loss_fn, outputs=1):
+    """Masks of which 6% are 1."""
+    torch.manual_seed(0)
+    masks = (images()[:, :1] > 1.55).float()
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, outputs, 1))
+    targets = masks if outputs == 1 else masks[:, 0].long()
+    return classifier(model, targets=targets, loss_fn=loss_fn)
+
+
+@case("broken-formula", None)
+def overlap_that_sums_over_the_classes(sick):
+    def dice_loss(scores, labels):
+        p, t = scores.softmax(1), F.one_hot(labels, 2).movedim(-1, 1)
+        dims = (1, 2, 3) if sick else (0, 2, 3)
+        return 1 - (2 * (p * t).sum(dims) / ((p + t).sum(dims) + 1e-6)).mean()
+
+    return pixels(dice_loss, outputs=2)
+
+
+@case("broken-formula", None)
+def reduced_focal_loss_of_what_is_easy_alone(sick):
+    def reduced_focal_loss(scores, masks, gamma=2.0, threshold=0.6):
+        ce = F.binary_cross_entropy_with_logits(scores, masks, reduction="none")
+        p = torch.exp(-ce)
+        weight = torch.zeros_like(p) if sick else torch.ones_like(p)
+        easy = p > threshold
+        weight[easy] = ((1 - p[easy]) / (1 - threshold)) ** gamma
+        return (weight * ce).mean()
+
+    return pixels(reduced_focal_loss)
+
+
+@case("inverted-class-weights", None)
+def alpha_of_the_common_label_for_the_rare_one(sick):
+    def loss_fn(scores, masks, alpha=0.05):
+        ce = F.binary_cross_entropy_with_logits(scores, masks, reduction="none")
+        mine, other = (alpha, 1 - alpha) if sick else (1 - alpha, alpha)
+        weight = torch.where(masks > 0, mine, other)
+        return (weight * (1 - torch.exp(-ce)) ** 2 * ce).mean()
+
+    return pixels(loss_fn)
+
+
+@case("inverted-class-weights", None)
+def weights_in_the_order_in_which_the_classes_were_counted(sick):
+    targets = torch.tensor([2] * 5 + [0] * 2 + [1])
+    counts = {2: 5, 0: 2, 1: 1}
+    order = list(counts) if sick else sorted(counts)
+    weight = torch.tensor([8 / counts[k] for k in order] + [1.0])
+    return classifier(Classifier(), targets=targets, loss_fn=nn.CrossEntropyLoss(weight=weight))
