@@ -95,3 +95,29 @@ def test_real_samples_with_the_noise_of_made_ones_are_not_taken_for_made():
         lambda real, made: -real.mean() + made.mean(), lambda score: -score.mean(),
         extra=lambda _real, made: blur(made),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["one", "frozen", "two"])
+def test_judge_that_the_makers_loss_trains_too_is_found(way):
+    pair = Pair()
+    optimizer = torch.optim.SGD(pair.parameters(), lr=1e-3)
+    maker = torch.optim.SGD(pair.maker.parameters(), lr=1e-3) if way == "two" else optimizer
+
+    def train_step(real):
+        made = pair.maker(torch.randn(len(real), 4))
+        pair.judge.requires_grad_(True)
+        optimizer.zero_grad()
+        JUDGING["labels"](pair.judge(real), pair.judge(made.detach())).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        pair.judge.requires_grad_(way != "frozen")
+        tell(pair.judge(made), 1.0).backward()
+        maker.step()
+
+    report = cnnprobe.diagnose(
+        pair, torch.randn(8, 8), optimizer=[maker, optimizer] if way == "two" else optimizer,
+        train_step=train_step, trials=0, steps=2,
+    )  # fmt: skip
+    found = [f for f in report.findings if f.rule == "adversary-agrees"]
+    assert (way == "one") == bool(found)
+    assert all("to score made samples lower" in f.message for f in found)

@@ -79,6 +79,55 @@ def test_positive_that_is_the_sample_itself_is_found(way):
     assert (way == "nearest") == bool(find("compared-with-itself", loss_fn))
 
 
+def weigh_ratio(logits, labels, old):
+    """The surrogate of PPO, of the actions that the labels name."""
+    picked = [F.log_softmax(each, 1)[torch.arange(8), labels] for each in (logits, old)]
+    return -((picked[0] - picked[1]).exp() * torch.linspace(-1, 1, 8)).mean()
+
+
+@pytest.mark.parametrize(
+    ("old", "is_found"),
+    [
+        (lambda codes: codes.clone(), True),
+        (lambda codes: codes.detach(), False),  # a ratio whose gradient is that of the logarithm
+        (lambda codes: codes.roll(1, 0), False),
+    ],
+)
+def test_difference_of_two_results_that_are_the_same_is_found(old, is_found):
+    found = find("compared-with-itself", lambda codes, y: weigh_ratio(codes, y, old(codes)))
+    assert is_found == bool(found)
+    assert all("the difference of shape (8,) is 0" in finding.message for finding in found)
+
+
+def measure_prototypes(codes, labels):
+    kinds = labels.unique()
+    centers = torch.stack([codes[labels == kind].mean(0) for kind in kinds])
+    return F.cross_entropy(-torch.cdist(codes, centers).square(), torch.searchsorted(kinds, labels))
+
+
+def test_prototypes_of_a_batch_of_one_class_are_told_by_the_sampler():
+    (found,) = find("loss-activation-mismatch", lambda c, y: measure_prototypes(c, 0 * y))
+    assert "the batch holds a single class" in found.message
+    assert "see what the sampler chooses" in found.fix
+    assert not find("loss-activation-mismatch", measure_prototypes)
+
+
+def test_argument_of_a_loss_that_is_only_given_anew_is_found():
+    def compare(one, other):
+        one = F.normalize(one, dim=1)
+        other = F.normalize(other, dim=1)
+        return F.cross_entropy(one @ one.T / 0.2 - 1e9 * torch.eye(8), torch.arange(8).roll(1))
+
+    def compare_both(one, other):
+        one = F.normalize(one, dim=1)
+        shown = F.normalize(one, dim=1)  # noqa: F841
+        return F.cross_entropy(one @ other.T / 0.2, torch.arange(8))
+
+    (found,) = find("dead-output", lambda codes, _y: compare(codes, codes.roll(1, 1)))
+    assert "nothing reads other afterwards" in found.message
+    assert not find("dead-output", lambda codes, _y: compare_both(codes, codes.roll(1, 1)))
+
+
 @pytest.mark.parametrize(
     ("mine", "wanted", "said"),
     [

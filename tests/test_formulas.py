@@ -326,6 +326,46 @@ def gram_bad(x):
     return f.transpose(1, 2) @ f / (c * h * w)
 
 
+def gram_of_all(x):
+    n, c, h, w = x.shape
+    f = x.view(n * c, h * w)
+    return f @ f.t() / (c * h * w)
+
+
+alphas_cumprod = torch.cumprod(1 - torch.linspace(1e-4, 0.05, 100), 0)
+
+
+def q_sample(x0, t, noise):
+    kept = alphas_cumprod[t][:, None, None, None]
+    return kept.sqrt() * x0 + (1 - kept).sqrt() * noise
+
+
+def noise_images(x, t):
+    kept = alphas_cumprod[t][:, None, None, None]
+    noise = torch.randn_like(x)
+    return kept.sqrt() * x + (1 - kept).sqrt() * noise, noise
+
+
+def add_noise_in_a_line(x, t, noise):
+    """Of rectified flow: a straight line between both is meant."""
+    share = (t / 100)[:, None, None, None]
+    return (1 - share) * x + share * noise
+
+
+def q_sample_bad(x0, t, noise):
+    kept = alphas_cumprod[t][:, None, None, None]
+    return kept * x0 + (1 - kept) * noise
+
+
+def add_noise_bad(x, t):
+    kept = alphas_cumprod[t][:, None, None, None]
+    return kept * x + (1 - kept) * torch.randn_like(x)
+
+
+def corner_iou_loss(p, t):
+    return (1 - box_iou(p, t)).mean() + F.l1_loss(p, t)
+
+
 def ssim(a, b):
 
     def mu(t):
@@ -541,6 +581,7 @@ IMAGES, KINDS = draw(8, 3, 8, 8), torch.arange(8) % 4
 RECONSTRUCTED = draw(8, 20).sigmoid()
 QUERIES = draw(2, 4, 6, 8)
 
+TIMES = torch.arange(0, 96, 12)
 SAME = (torch.arange(8) % 2).float()
 REWARDS = [0.0, 1.0, 0.5, 2.0]
 RIGHT = [
@@ -580,6 +621,11 @@ RIGHT = [
     (label_smoothing_loss, SCORES, LABELS),
     (tv_loss, IMAGES),
     (gram_matrix, IMAGES),
+    (gram_of_all, IMAGES[:1]),
+    (q_sample, IMAGES, TIMES, IMAGES.flip(0)),
+    (noise_images, IMAGES, TIMES),
+    (add_noise_in_a_line, IMAGES, TIMES, IMAGES.flip(0)),
+    (corner_iou_loss, BOXES, BOXES.flip(0)),
     (ssim, IMAGES, IMAGES + 1),
     (attention, QUERIES, QUERIES, QUERIES),
     (scaled_dot_attention, QUERIES, QUERIES, QUERIES),
@@ -625,6 +671,9 @@ WRONG = [
     (smooth_labels, KINDS),
     (tv_bad, IMAGES),
     (gram_bad, IMAGES),
+    (gram_of_all, IMAGES),
+    (q_sample_bad, IMAGES, TIMES, IMAGES.flip(0)),
+    (add_noise_bad, IMAGES, TIMES),
     (ssim_bad, IMAGES, IMAGES + 1),
     (attention_bad, QUERIES, QUERIES, QUERIES),
     (LayerNorm(8, 1), draw(2, 5, 8)),

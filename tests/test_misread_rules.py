@@ -116,6 +116,79 @@ def test_table_of_positions_is_read_by_the_positions_and_not_by_the_samples():
     assert not find("one-position-for-all", Read(lambda t, x: t[: x.size(1)].transpose(0, 1)))
 
 
+class Places(nn.Module):
+    """Tokens of patches with a trained table of this shape."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.patch, self.fc = nn.Conv2d(1, 8, 2, 2), nn.Linear(8, 4)
+        self.places = nn.Parameter(torch.randn(*shape))
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        return self.fc((x + self.places).relu().mean(1))
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 8), (8, 16, 8)])
+def test_table_with_a_row_for_each_sample_of_the_batch_is_found(shape):
+    (found,) = find("one-position-for-all", Places(*shape))
+    assert "is added to the 8 samples of (8, 16, 8)" in found.message
+    assert "make it of shape (1, 16, 8)" in found.fix
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 8), (1, 1, 8), (16, 8)])
+def test_table_of_positions_alone_is_right(shape):
+    assert not find("one-position-for-all", Places(*shape))
+
+
+class Attending(nn.Module):
+    def __init__(self, weigh):
+        super().__init__()
+        self.patch, self.fc, self.weigh = nn.Conv2d(1, 32, 2, 2), nn.Linear(16, 4), weigh
+        self.query, self.key = nn.Linear(32, 16), nn.Linear(32, 16)
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        scores = self.weigh(self.query(x) @ self.key(x).transpose(1, 2))
+        return self.fc((scores.softmax(-1) @ self.key(x)).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("weigh", "factor"),
+    [
+        (lambda scores: scores * 16**0.5, "4"),
+        (lambda scores: (scores * 4).masked_fill(torch.eye(16).bool(), -1e9), "4"),
+        (lambda scores: scores / 16**-0.5, "4"),
+        (lambda scores: scores * 16, "16"),
+        (lambda scores: scores / 16**0.5, ""),
+        (lambda scores: scores * 16**-0.5, ""),
+        (lambda scores: scores, ""),
+        (lambda scores: scores * 10, ""),  # a temperature
+    ],
+)
+def test_scores_of_an_attention_that_are_scaled_up_are_found(weigh, factor):
+    found = find("broken-formula", Attending(weigh))
+    assert bool(factor) == bool(found)
+    assert all(f"are multiplied by {factor}: expected a division by 4" in f.message for f in found)
+
+
+class Masking(nn.Module):
+    def __init__(self, end):
+        super().__init__()
+        self.conv, self.end = nn.Conv2d(1, 1, 3, padding=1), end
+
+    def forward(self, x):
+        return self.end(self.conv(x))
+
+
+@pytest.mark.parametrize(("end", "is_found"), [(nn.Softmax(dim=1), True), (nn.Sigmoid(), False)])
+def test_softmax_over_the_only_channel_of_a_map_is_found(end, is_found):
+    masks = (IMAGES > 0).float()
+    found = find("loss-activation-mismatch", Masking(end), targets=masks, loss_fn=nn.BCELoss())
+    assert is_found == bool(found)
+    assert all("a softmax over a single value" in finding.message for finding in found)
+
+
 class Gate(nn.Module):
     def __init__(self, dim):
         super().__init__()

@@ -79,12 +79,14 @@ class Term:
 @rule(code="CP545", name="adversary-agrees", severity=Severity.WARNING, examples=(sick, healthy))
 def adversary_agrees(evidence: Evidence) -> Iterator[Finding]:
     """A discriminator is trained with the same label for real and generated samples, or the
-    generator is trained towards the label that the discriminator learns for generated ones.
+    generator is trained towards the label that the discriminator learns for generated ones, or the
+    discriminator is trained with the generator's loss too.
 
     Why it matters: a discriminator of one label learns nothing; a generator that helps it learns to
     be recognised.
     What to do: 1 for real and 0 for made samples; for the generator's step 1 for the made ones.
-    Of a critic, the generator's loss is the opposite of the term for made samples.
+    Of a critic, the generator's loss is the opposite of the term for made samples. Each of the two
+    has an optimizer of its own parameters.
     Known exceptions: a gradient reversal, where the same label is meant; scores of which a loss
     does not tell the direction; real and made samples that come from one and the same network.
     Source: Goodfellow et al. 2014, arXiv:1406.2661, section 3 and algorithm 1.
@@ -101,6 +103,7 @@ def adversary_agrees(evidence: Evidence) -> Iterator[Finding]:
         if is_same and len({t.before for t in own}) > 1 and term is own[0]:
             yield _say_same(flow, term, own)
     yield from _list_agreed(flow, step)
+    yield from _list_torn(flow, step)
 
 
 def _list_agreed(flow: Flow, step: Step) -> Iterator[Finding]:
@@ -118,6 +121,27 @@ def _list_agreed(flow: Flow, step: Step) -> Iterator[Finding]:
         if {p.direction for p in own} == {push.direction}:  # none, or several, where it is mixed
             said.add(flow.line(push.row))
             yield _say_agreed(flow, push, own[0])
+
+
+def _list_torn(flow: Flow, step: Step) -> Iterator[Finding]:
+    """The scores of made samples that a judge is trained to lower by one loss, and to raise by the
+    loss of what makes them.
+    """
+    pushes = [(loss, push) for loss in step.losses for push in list_pushes(flow, loss)]
+    for loss, push in pushes:
+        if not (_is_trained(loss, push.judge) and push.trained):
+            continue
+        for other, own in pushes:
+            if (
+                other is not loss
+                and own.judge == push.judge
+                and own.direction == -push.direction
+                and push.trained <= own.makers
+                and loss.reached > other.reached
+                and _is_trained(other, own.judge)
+            ):
+                yield _say_torn(flow, push, own)
+                return
 
 
 def _is_trained(loss: Loss, module: str) -> bool:
@@ -169,4 +193,22 @@ def _say_agreed(flow: Flow, push: Push, own: Push) -> Finding:
         fix=("reverse one of the two: the other label, or the other sign, in the generator's loss"),
         source=flow.line(push.row),
         kind="agreed",
+    )
+
+
+def _say_torn(flow: Flow, push: Push, own: Push) -> Finding:
+    where, back = ("higher", "lower") if push.direction > 0 else ("lower", "higher")
+    return Finding(
+        module=push.judge,
+        message=(
+            f"'{push.judge}' is trained in both directions: to score made samples {back} (line "
+            f"{flow.line(own.row).rpartition(':')[2]}), and {where} by the loss of the generator, "
+            "whose optimizer step changes it too"
+        ),
+        fix=(
+            "give the generator an optimizer of its own parameters alone, and step only that one "
+            "with its loss"
+        ),
+        source=flow.line(push.row),
+        kind="torn",
     )

@@ -6,6 +6,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow
 from cnnprobe.diagnosis.evidence.divergences import find_divergences
+from cnnprobe.diagnosis.evidence.softmaxes import find_scaled_up
 from cnnprobe.rulebook.material import images, layers
 
 FAR = 0.05  # of the spread at which a divergence is smallest: the step of the search
@@ -65,8 +66,29 @@ def broken_formula(evidence: Evidence) -> Iterator[Finding]:
             source=broken.source,
             subject=broken.name,
         )
+    yield from _list_scores(evidence)
     if evidence.steps:
         yield from _list_in_place(Flow(evidence.steps[0].trace))
+
+
+def _list_scores(evidence: Evidence) -> Iterator[Finding]:
+    """Scores of an attention that are multiplied by what they are to be divided by."""
+    flow = Flow(evidence.trace)
+    for index, size, factor in find_scaled_up(evidence, flow):
+        yield Finding(
+            module=flow.owner(index),
+            message=(
+                f"the scores of the attention are multiplied by {factor:.3g}: expected a division "
+                f"by {size**0.5:.3g}, the square root of the {size} features that a query and a "
+                "key have"
+            ),
+            fix=(
+                "softmax(query @ key.transpose(-2, -1) / sqrt(features)) "
+                "(Vaswani et al. 2017, arXiv:1706.03762, equation 1)"
+            ),
+            source=flow.line(index),
+            kind="scores",
+        )
 
 
 def _list_in_place(flow: Flow) -> Iterator[Finding]:

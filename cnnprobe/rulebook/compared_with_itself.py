@@ -15,6 +15,7 @@ WHOLE = frozenset(
 )
 SELECTING = frozenset({"getitem", "masked_select", "index_select", "gather", "diagonal", "diag"})
 TURNED = (ARRANGING - SELECTING) | {"detach", "normalize"}
+PAIR = 2
 NEAR = 0.01  # of the mean distance; cdist rounds what would be 0
 
 
@@ -57,10 +58,11 @@ def healthy() -> Mapping[str, Any]:
 )
 def compared_with_itself(evidence: Evidence) -> Iterator[Finding]:
     """A contrastive loss counts each sample among its own negatives, or takes it for its own
-    nearest positive.
+    nearest positive; or a loss takes the difference of two results that are the same.
 
     Why it matters: the likeness of a sample to itself is the largest there is, so that the loss
-    mostly pushes it down; a distance of 0 to itself teaches nothing.
+    mostly pushes it down; a distance of 0 to itself teaches nothing. A difference of equal results
+    of the same weights has no gradient: the ratio of PPO is always 1.
     What to do: mask the diagonal before the softmax: sim.fill_diagonal_(float("-inf")); for
     positives take the farthest of the same label, or leave the diagonal out.
     Known exceptions: likenesses of two different sets (CLIP, MoCo); a matrix that is masked,
@@ -70,6 +72,7 @@ def compared_with_itself(evidence: Evidence) -> Iterator[Finding]:
     flow = Flow(evidence.trace)
     yield from _list_denominators(evidence, flow)
     yield from _list_nearest(flow)
+    yield from _list_differences(evidence)
 
 
 def _list_denominators(evidence: Evidence, flow: Flow) -> Iterator[Finding]:
@@ -145,3 +148,44 @@ def _measure_distances(flow: Flow, row: int) -> float | None:
     one, other = (flow.origin(each, TURNED) for each in call.inputs)
     mean = stat(call.outputs[0], "mean")
     return mean if one == other and one is not None and mean > 0 else None
+
+
+def _list_differences(evidence: Evidence) -> Iterator[Finding]:
+    """Differences in a loss between two results of the same weights that are equal everywhere."""
+    for step in evidence.steps[:1]:
+        flow = Flow(step.trace)
+        for loss in step.losses:
+            behind = flow.before(loss.call) if loss.call is not None else set[int]()
+            for i in sorted(behind):
+                call = flow.calls[i]
+                if operation(call) == "sub" and flow.owner(i) is None and _is_nothing(flow, i):
+                    yield Finding(
+                        module=None,
+                        message=(
+                            f"{describe(call)} takes two results that are equal in all places, "
+                            f"and both have a gradient: the difference of shape "
+                            f"{call.outputs[0].shape} is 0, and its gradient cancels"
+                        ),
+                        fix=(
+                            "one side was meant to be another: compute the old one before the "
+                            "update, under torch.no_grad(), and keep it"
+                        ),
+                        source=call.source,
+                        kind="difference",
+                    )
+                    return
+
+
+def _is_nothing(flow: Flow, index: int) -> bool:
+    """Whether a difference of two computed tensors is 0 everywhere."""
+    call = flow.calls[index]
+    made = call.outputs[0] if call.outputs else None
+    rows = [flow.producer(info) for info in call.inputs]
+    return (
+        len(rows) == PAIR
+        and None not in rows
+        and rows[0] != rows[1]
+        and all(info.requires_grad for info in call.inputs)
+        and stat(made, "count") > 1
+        and stat(made, "min") == stat(made, "max") == 0
+    )

@@ -149,7 +149,8 @@ def _list_variables(
         made = any(flow.calls[i].fqn is not None or flow.owner(i) for i in before)
         learnt = any(info.requires_grad for info in call.outputs)
         is_number = math.prod(call.outputs[0].shape) == 1
-        if flow.owner(row) is None and (made or learnt or is_number):
+        is_seen = flow.owner(row) is None and (made or learnt or is_number)
+        if is_seen and not found.is_argument:
             continue  # it may be there to be looked at
         yield _to_variable(call, flow.owner(row), found)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, option
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation, option
 from cnnprobe.diagnosis.evidence.bounds import find_bounds
 from cnnprobe.diagnosis.evidence.questions import (
     LossCall,
@@ -28,6 +28,7 @@ RANGES = {
     "softplus": (0.0, math.inf), "relu6": (0.0, 6.0), "log_softmax": (-math.inf, 0.0),
 }  # fmt: skip
 Problem = tuple[str, str, str]  # what is wrong, what to do, and which kind it is
+COMPARING = frozenset({"cdist", "matmul", "cosine_similarity", "pairwise_distance"})
 REGRESSION = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 
 
@@ -150,8 +151,15 @@ def _single_class(loss: LossCall, given: TensorInfo) -> Problem | None:
     """A probability over one class is always 1."""
     shape = loss.prediction.shape
     if loss.operation == "cross_entropy" and len(shape) > 1 and shape[1] == 1:
+        what = f"cross entropy over a single class, of shape {shape}, is always 0"
+        if _counts_by_batch(loss):
+            return (
+                f"{what}: the model has no such output, so the batch holds a single class",
+                "give each batch samples of several classes: see what the sampler chooses",
+                "single-class-batch",
+            )
         return (
-            f"cross entropy over a single class, of shape {shape}, is always 0",
+            what,
             (
                 "use BCEWithLogitsLoss for one output, or give the model as many outputs as there "
                 "are classes"
@@ -160,14 +168,30 @@ def _single_class(loss: LossCall, given: TensorInfo) -> Problem | None:
         )
     if loss.origin_operation != "softmax" or loss.origin is None:
         return None
-    outputs = loss.flow.calls[loss.origin].outputs
-    if outputs and outputs[0].shape[-1] == 1 and stat(given, "min") == stat(given, "max") == 1.0:
+    call = loss.flow.calls[loss.origin]
+    made = call.outputs[0].shape if call.outputs else ()
+    dim = option(loss.flow.trace, call, "dim", -1)
+    is_single = isinstance(dim, int) and -len(made) <= dim < len(made) and made[dim] == 1
+    if is_single and stat(given, "min") == stat(given, "max") == 1.0:
         return (
             f"a softmax over a single value, of shape {shape}, is always 1",
             "use a sigmoid for one output",
             "single-class",
         )
     return None
+
+
+def _counts_by_batch(loss: LossCall) -> bool:
+    """Whether the number of classes is that of what the loop itself compares: distances to
+    prototypes, likenesses to the classes of a batch.
+    """
+    made = loss.flow.producer(loss.prediction)
+    while made is not None and loss.flow.owner(made) is None:
+        if operation(loss.flow.calls[made]) in COMPARING:
+            return True
+        given = loss.flow.data(made)
+        made = loss.flow.producer(given) if given is not None else None
+    return False
 
 
 def _no_logarithm(loss: LossCall, given: TensorInfo) -> Problem | None:

@@ -8,9 +8,11 @@ from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.meanings import Meanings
 from cnnprobe.diagnosis.evidence.pieces import list_roles
-from cnnprobe.diagnosis.evidence.questions import spoken
+from cnnprobe.diagnosis.evidence.questions import batch_size, spoken
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import classifying
+
+SEQUENCES = 3  # dims of a batch of them
 
 
 def _read(every: bool) -> Mapping[str, Any]:
@@ -48,12 +50,14 @@ def healthy() -> Mapping[str, Any]:
 )
 def one_position_for_all(evidence: Evidence) -> Iterator[Finding]:
     """One row of a table of positions is added to all positions of a sequence: row L of a table
-    for L positions, or row n for sample n.
+    for L positions, or row n for sample n, also where the table has as many rows as the batch has
+    samples.
 
     Why it matters: each position gets the same values, so the model cannot tell their order; and a
     row for each sample tells what place it has in its batch.
     What to do: take the rows up to the length, pe[:, :x.shape[1]] in place of pe[:, x.shape[1]]; a
-    table of (length, 1, features) fits (L, N, features) alone.
+    table of (length, 1, features) fits (L, N, features) alone. Make a table of (1, length,
+    features), without the batch.
     Known exceptions: a row whose index is not the length of the sequence, as that of a level or of
     a time step; tables of which several rows are read; sequences of one step.
     Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.5; torch's basic indexing:
@@ -74,6 +78,47 @@ def one_position_for_all(evidence: Evidence) -> Iterator[Finding]:
             subject=describe(call),
         )
     yield from _find_rows_by_sample(evidence)
+    yield from _find_tables_by_sample(evidence)
+
+
+def _find_tables_by_sample(evidence: Evidence) -> Iterator[Finding]:
+    """Trained tables that hold as many rows as the batch has samples, and are added as they are."""
+    meanings = Meanings(evidence)
+    flow = meanings.flow
+    for i in flow.primitives({"add"}):
+        inputs = flow.calls[i].inputs
+        tables = [t for t in inputs if isinstance(t.source, str) and t.requires_grad]
+        rest = [t for t in inputs if isinstance(t.source, int)]
+        if len(tables) != 1 or len(rest) != 1 or flow.owner(i) is None:
+            continue
+        table, other = tables[0], rest[0]
+        if not _is_by_sample(table.shape, other.shape):
+            continue
+        is_batch = other.shape[0] == batch_size(evidence) != other.shape[1]
+        if is_batch and list_roles(meanings.read(other)[0]) <= {"batch", ""}:
+            wanted = (1, *other.shape[1:])
+            yield Finding(
+                module=flow.owner(i),
+                message=(
+                    f"{spoken(evidence, str(table.source))}, of shape {table.shape}, is added to "
+                    f"the {other.shape[0]} samples of {other.shape}: each has a row of its own, "
+                    "by its place in the batch"
+                ),
+                fix=f"make it of shape {wanted}: a row for each position, the same for all samples",
+                source=flow.line(i),
+                subject=describe(flow.calls[i]),
+                kind="table-by-sample",
+            )
+            return
+
+
+def _is_by_sample(table: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether a table has a row for each sample of a batch of sequences, (N, L, features)."""
+    return (
+        len(table) == len(other) == SEQUENCES
+        and table[0] == other[0] > 1
+        and table[1] in (1, other[1])
+    )
 
 
 def _find_rows_by_sample(evidence: Evidence) -> Iterator[Finding]:

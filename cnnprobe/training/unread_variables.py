@@ -45,6 +45,7 @@ def _list_variables(
                 kind="variable", name=name, function=function.name,
                 source=f"{function.path}:{statement.lineno}", module=flow.owner(row),
                 value=text if len(text) <= LONGEST else f"{text[:LONGEST]}...", row=row,
+                is_argument=_is_last_of_argument(function.node, statement, name),
             )  # fmt: skip
 
 
@@ -76,6 +77,14 @@ def _is_joined(flow: Flow, row: int, given: list[TensorInfo]) -> bool:
         for g in given
         if i > row
     )
+
+
+def _is_last_of_argument(node: ast.FunctionDef, statement: ast.Assign, name: str) -> bool:
+    """Whether a statement is all that reads an argument, and gives it anew."""
+    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    own = {id(n) for n in list_loads(statement.value, name)}
+    read = {id(n) for n in list_loads(node, name)}
+    return bool(own) and own == read and name in {a.arg for a in arguments}
 
 
 def list_unread_statements(node: ast.FunctionDef) -> Iterator[tuple[ast.Assign, str]]:

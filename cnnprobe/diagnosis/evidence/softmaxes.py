@@ -14,6 +14,10 @@ from cnnprobe.diagnosis.evidence.pieces import list_roles
 from cnnprobe.diagnosis.evidence.questions import LossCall, batch_size, loss_calls, spoken
 from cnnprobe.records.trace import ModuleCall
 
+# What stands between the scores of an attention and its softmax, beside a factor.
+BETWEEN_SCORES = FORWARDING | {"masked_fill", "add", "sub", "where", "dropout", "float"}
+EQUAL = 1e-3  # relative
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Softmax:
@@ -76,6 +80,35 @@ def misses_classes(evidence: Evidence, softmax: Softmax) -> bool:
     return (
         softmax.dim != 1 and softmax.is_prediction and _is_map_of_classes(evidence, softmax.shape)
     )
+
+
+def find_scaled_up(evidence: Evidence, flow: Flow) -> Iterator[tuple[int, int, float]]:
+    """The softmaxes over scores of queries and keys that are multiplied by the square root of
+    their features, or by their number: the row of that product, the features, the factor.
+    """
+    for softmax in find_softmaxes(evidence, flow):
+        info, factor, scaling = flow.data(softmax.index), 1.0, None
+        while (row := flow.producer(info)) is not None:
+            kind = operation(flow.calls[row])
+            number = _read_factor(flow.calls[row])
+            if kind in ("mul", "div") and number:
+                factor, scaling = factor * (number if kind == "mul" else 1 / number), row
+            elif kind not in BETWEEN_SCORES:
+                break
+            info = flow.data(row)
+        if row is None or scaling is None or operation(flow.calls[row]) != "matmul":
+            continue
+        given = flow.calls[row].inputs
+        size = given[0].shape[-1] if len(given) > 1 and given[0].shape else 0
+        is_learned = all(isinstance(t.source, int) for t in given)
+        if is_learned and size > 1 and any(abs(factor / n - 1) < EQUAL for n in (size**0.5, size)):
+            yield scaling, size, factor
+
+
+def _read_factor(call: ModuleCall) -> float:
+    """The only number that a row multiplies or divides by; 0 where there is none."""
+    numbers = [v for v in call.arguments.values() if isinstance(v, int | float)]
+    return float(numbers[0]) if len(numbers) == 1 and not isinstance(numbers[0], bool) else 0.0
 
 
 def name_place(evidence: Evidence, softmax: Softmax) -> str:

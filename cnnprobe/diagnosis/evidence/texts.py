@@ -18,6 +18,8 @@ class UnreadName:
     # of an option: whether the text has, in another way, what its name speaks of
     is_present: bool = False
     row: int | None = None  # of the first step's trace: what the variable holds, or the call
+    # of a variable: whether it is an argument of the function that is only read to be given anew
+    is_argument: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ from cnnprobe.training.properties.pictures import (
     check_iou,
     check_mixture,
     check_noise_ratio,
+    check_noising,
     check_similarity_of_pictures,
     check_variation,
 )
@@ -235,5 +236,12 @@ FORMULAS = (
         check=check_noise_ratio,
         fix="-10 * log10(1 / mse), or the mean squared error itself",
         source="Hore & Ziou 2010, equation 1",
+    ),
+    Formula(
+        name="noising of an image",
+        pattern=r"q_?sample|nois(e|y|ing)|forward_?diffus|(^|_)diffuse|perturb",
+        check=check_noising,
+        fix="sqrt(alpha_bar) * image + sqrt(1 - alpha_bar) * noise",
+        source="Ho et al. 2020, arXiv:2006.11239, equation 4",
     ),
 )

@@ -6,6 +6,7 @@ function takes something else than it is tried with.
 """
 
 import math
+import re
 from collections.abc import Iterator
 
 import torch
@@ -16,6 +17,8 @@ from cnnprobe.training.formula_calls import Call, find_pair, first_tensor
 from cnnprobe.training.properties.overlaps import Found, check_overlap
 
 NEAR = 0.02  # relative, of numbers that are equal but for rounding and eps
+MOST = 4.0  # of a loss that is the overlap alone, or minus its logarithm
+FAR = 0.2  # of the sum of two squares that is to be 1; it is 0.5 where both shares are 0.5
 OTHER = ("giou", "diou", "ciou", "eiou", "siou")  # take something off the overlap
 Box = list[float]
 
@@ -50,6 +53,8 @@ def check_iou(call: Call) -> Found:
     if any(mark in call.name.lower() for mark in OTHER):
         return None
     apart = call.number(**{pair[0]: a, pair[1]: b})
+    if "loss" in call.name.lower() and apart > MOST:
+        return None  # with further terms, as a distance of the corners
     wanted = [v for corners in _list_corners(a, b) for v in _list_overlaps(*corners)]
     if any(abs(apart - v) < 2e-3 for w in wanted for v in (w, 1 - w, -math.log(w))):
         return None
@@ -97,7 +102,7 @@ def check_variation(call: Call) -> Found:
 
 
 def check_gram(call: Call) -> Found:
-    """The positions of a picture may be exchanged."""
+    """The positions of a picture may be exchanged, and the pictures of a batch stay apart."""
     name = next((k for k, v in call.tensors().items() if v.dim() == 4), None)
     if name is None:
         return None
@@ -107,6 +112,12 @@ def check_gram(call: Call) -> Found:
     before, after = (first_tensor(call.again(**{name: each})) for each in (picture, other))
     if before is None or after is None or before.shape != after.shape or before.dim() < 2:
         return None
+    n, channels = picture.shape[:2]
+    if n > 1 and before.shape == (n * channels, n * channels):
+        return (
+            f"a matrix of the {channels} channels for each of {n} pictures",
+            f"one of shape {tuple(before.shape)}, which multiplies the pictures with each other",
+        )
     apart = float((before - after).abs().max() / before.abs().max())
     if apart < 1e-3:
         return None
@@ -139,3 +150,38 @@ def check_noise_ratio(call: Call) -> Found:
     if far > near:
         return None
     return "a loss that grows with the error", f"{near:.3g}, and {far:.3g} for 10 times the error"
+
+
+def check_noising(call: Call) -> Found:
+    """A mixture of unit variance stays one: the squares of the shares of image and noise sum to
+    1.
+    """
+    images = [k for k, v in call.tensors().items() if v.is_floating_point() and v.dim() > 1]
+    times = [k for k, v in call.tensors().items() if not v.is_floating_point() and v.dim() == 1]
+    names = call.function.__code__.co_names + call.function.__code__.co_freevars
+    is_product = any(re.search(r"alphas?_?(bar|hat|cum|prod)|a_?bar|cumprod", n) for n in names)
+    if not images or len(times) != 1 or not is_product:
+        return None
+    image, others = images[0], {k: torch.zeros_like(call.arguments[k]) for k in images[1:]}
+    zero = torch.zeros_like(call.arguments[image])
+    drawn = _noised(call, **{image: zero}, **{k: torch.ones_like(v) for k, v in others.items()})
+    kept = _noised(call, **{image: torch.ones_like(zero)}, **others)
+    if drawn is None or kept is None or drawn.shape != zero.shape:
+        return None
+    if not others:
+        kept = kept - drawn
+    each = [t.double().flatten(1).square().mean(1).sqrt() for t in (kept, drawn)]
+    total, plain = each[0].square() + each[1].square(), each[0] + each[1]
+    near = NEAR if others else FAR  # of a deviation that is measured
+    if float((plain - 1).abs().max()) > near or float((total - 1).abs().max()) < FAR:
+        return None
+    k = int(total.argmin())
+    return (
+        "squares of both shares that sum to 1",
+        f"{float(each[0][k]):.2g} of the image and {float(each[1][k]):.2g} of the noise",
+    )
+
+
+def _noised(call: Call, **given: Tensor) -> Tensor | None:
+    torch.manual_seed(0)  # of noise that the function draws
+    return first_tensor(call.again(**given))
