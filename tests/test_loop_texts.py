@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import cnnprobe
+from cnnprobe.training.kept_weights import find_kept
 
 HEAD = """
 import torch
@@ -254,6 +255,289 @@ COUNTING = {"before": "pass", "within": "total, count = 0, 0"}
 def test_average_by_another_number_than_it_was_added_up_over_is_found(tmp_path, changed, kinds):
     found = find(tmp_path, "average-misdivided", AVERAGING.format(**COUNTING | changed))
     assert kinds == [finding.kind for finding in found]
+
+
+VALIDATING = """
+def {name}(loader{given}):
+    {before}
+    for x, y in loader:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+
+def main():
+    {name}([])
+"""
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_found"),
+    [
+        ({"name": "validate"}, True),
+        ({"name": "run_eval"}, True),
+        ({"name": "train_and_validate"}, False),
+        ({"name": "test_time_adapt"}, False),
+        ({"name": "evaluate", "before": "optimizer = torch.optim.SGD(model.parameters(), 0.1)"},
+         False),
+        ({"name": "retest"}, False),
+    ],
+)  # fmt: skip
+def test_evaluation_that_steps_the_optimizer_is_found(tmp_path, changed, is_found):
+    parts = {"given": "", "before": "model.eval()"}
+    found = find(tmp_path, "evaluation-trains", VALIDATING.format(**parts | changed))
+    assert is_found == bool(found)
+
+
+PHASES = """
+def fit(loaders):
+    for phase in ["train", "val"]:
+        model.train(phase == "train")
+        for x, y in loaders[phase]:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            {condition}
+                loss.backward()
+                optimizer.step()
+
+def main():
+    fit({{"train": [], "val": []}})
+"""
+
+
+@pytest.mark.parametrize(
+    ("condition", "is_found"), [("with autocast():", True), ('if phase == "train":', False)]
+)
+def test_round_that_validates_and_steps_is_found(tmp_path, condition, is_found):
+    found = find(tmp_path, "evaluation-trains", PHASES.format(condition=condition))
+    assert is_found == bool(found)
+
+
+METRIC = """
+class Meter:
+    def __init__(self):
+        self.right = 0
+    def update(self, right):
+        self.right += right
+    def compute(self):
+        {inner}
+        return self.right
+
+def train(loader, epochs):
+    {before} = Meter()
+    for epoch in range(epochs):
+        {within}
+        for x, y in loader:
+            F.cross_entropy(model(x), y).backward()
+            {before}.update((model(x).argmax(1) == y).sum())
+        print({before}.compute())
+
+def main():
+    train([], 4)
+"""
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_found"),
+    [
+        ({}, True),
+        ({"within": "meter.reset()"}, False),
+        ({"within": "meter = Meter()"}, False),
+        ({"within": "prepare(meter)"}, False),
+        ({"inner": "self.reset()"}, False),
+        ({"before": "batch_time"}, False),
+    ],
+)
+def test_metric_that_all_epochs_go_into_is_found(tmp_path, changed, is_found):
+    parts = {"before": "meter", "within": "pass", "inner": "pass"}
+    found = find(tmp_path, "average-misdivided", METRIC.format(**parts | changed))
+    assert (["never-cleared"] if is_found else []) == [f.kind for f in found]
+
+
+STOPPING = """
+def train(epochs):
+    best, wait = 9.0, 0
+    for epoch in range(epochs):
+        {before}
+        if loss < best:
+            best = loss
+            {better}
+        else:
+            wait += 1
+            if wait >= 3:
+                break
+
+class EarlyStopping:
+    def __init__(self):
+        self.best, self.counter, self.stop = 9.0, 0, False
+    def __call__(self, loss):
+        if loss < self.best:
+            self.best = loss
+            {again}
+        else:
+            self.counter += 1
+        if self.counter >= 3:
+            self.stop = True
+
+def main():
+    train(4)
+    EarlyStopping().__call__(0.1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("changed", "subjects"),
+    [
+        ({}, ["wait", "self.counter"]),
+        ({"better": "wait = 0"}, ["self.counter"]),
+        ({"again": "self.counter = 0"}, ["wait"]),
+        ({"again": "self.counter = 0", "before": "wait = min(wait, 2)"}, []),
+    ],
+)
+def test_patience_that_an_improvement_does_not_renew_is_found(tmp_path, changed, subjects):
+    parts = {"before": "loss = 1.0", "better": "pass", "again": "pass"}
+    found = find(tmp_path, "loop-cut-short", STOPPING.format(**parts | changed))
+    assert sorted(subjects) == sorted(f.subject for f in found)
+
+
+KEEPING = """
+def train(epochs):
+    best = 0.0
+    for epoch in range(epochs):
+        acc = epoch / 10
+        {before}
+        if acc {sign} best:
+            {inside}
+            torch.save(model.state_dict(), "best.pt")
+
+def main():
+    train(4)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "sign", "inside", "is_found"),
+    [
+        ("best = max(best, acc)", ">", "pass", True),
+        ("if best < acc: best = acc", ">", "pass", True),
+        ("best = max(best, acc)", ">=", "pass", False),
+        ("best = min(best, acc)", ">", "pass", False),
+        ("best = max(best, acc); acc = 1.0", ">", "pass", False),
+        ("if acc < best: best = acc", ">", "pass", False),
+        ("pass", ">", "best = acc", False),
+    ],
+)
+def test_best_value_that_is_taken_before_it_is_compared_is_found(
+    tmp_path, before, sign, inside, is_found
+):
+    path = tmp_path / "program.py"
+    path.write_text(KEEPING.format(before=before, sign=sign, inside=inside))
+    kinds = [kept.kind for kept in find_kept([], str(path), frozenset({"model"}))]
+    assert is_found == ("overtaken" in kinds)
+
+
+SUMMING = """
+def train(loader):
+    total = 0.0
+    for x, y in loader:
+        {before}
+        loss = F.cross_entropy(model(x), y)
+        total = total + loss
+        {backward}
+        optimizer.step()
+
+def main():
+    train([])
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "backward", "is_found"),
+    [
+        ("pass", "total.backward(retain_graph=True)", True),
+        ("pass", "loss.backward(retain_graph=True)", False),
+        ("total = 0.0", "total.backward(retain_graph=True)", False),
+    ],
+)
+def test_backward_of_a_sum_that_grows_with_each_batch_is_found(
+    tmp_path, before, backward, is_found
+):
+    found = find(tmp_path, "graph-kept-alive", SUMMING.format(before=before, backward=backward))
+    assert is_found == bool(found)
+
+
+SCHEDULING = """
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
+EPOCHS = 5
+
+def train(loader):
+    scheduler = {made}
+    for epoch in range(EPOCHS):
+        for x, y in loader:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            {inner}
+        {outer}
+
+def main():
+    train([])
+"""
+CYCLE = "OneCycleLR(optimizer, 0.1, epochs=EPOCHS, steps_per_epoch=len(loader))"
+LONG = "OneCycleLR(optimizer, 0.1, total_steps=EPOCHS * len(loader))"
+COSINE = "CosineAnnealingLR(optimizer, T_max=EPOCHS)"
+COSINE_OF_BATCHES = "CosineAnnealingLR(optimizer, T_max=EPOCHS * len(loader))"
+PLATEAU = "ReduceLROnPlateau(optimizer, patience=2)"
+PATIENT = "ReduceLROnPlateau(optimizer, patience=500)"
+
+
+@pytest.mark.parametrize(
+    ("made", "inner", "outer", "rule"),
+    [
+        (CYCLE, "pass", "scheduler.step()", "schedule-unused"),
+        (LONG, "pass", "scheduler.step()", "schedule-unused"),
+        (COSINE_OF_BATCHES, "pass", "scheduler.step()", "schedule-unused"),
+        (CYCLE, "scheduler.step()", "pass", ""),
+        (COSINE, "scheduler.step()", "pass", "lr-collapsed"),
+        (COSINE, "pass", "scheduler.step()", ""),
+        (COSINE_OF_BATCHES, "scheduler.step()", "pass", ""),
+        (PLATEAU, "scheduler.step(loss)", "pass", "lr-collapsed"),
+        (PLATEAU, "pass", "scheduler.step(loss)", ""),
+        (PATIENT, "scheduler.step(loss)", "pass", ""),
+    ],
+)
+def test_schedule_that_counts_in_another_unit_is_found(tmp_path, made, inner, outer, rule):
+    text = SCHEDULING.format(made=made, inner=inner, outer=outer)
+    for name in ("schedule-unused", "lr-collapsed"):
+        assert (rule == name) == bool(find(tmp_path, name, text))
+
+
+PLACING = """
+def weighted(outputs, targets, beta=1.0, weights=None, reduction="mean"):
+    return outputs
+
+def train(outputs, targets, weights, beta):
+    weighted({given})
+
+def main():
+    train(1, 2, 3, 4)
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "is_found"),
+    [
+        ("outputs, targets, weights", True),
+        ("outputs, targets, weights=weights", False),
+        ("outputs, targets, beta, weights", False),
+        ("outputs, targets, weights, weights=weights", False),
+        ("outputs, weights", False),
+    ],
+)
+def test_variable_in_the_place_of_another_option_is_found(tmp_path, given, is_found):
+    found = find(tmp_path, "swapped-arguments", PLACING.format(given=given))
+    assert is_found == bool(found)
 
 
 def test_rules_of_the_text_read_no_model_that_is_given_alone():

@@ -20,6 +20,7 @@ ADVICE: Mapping[str, str] = {
     "constant-targets": "only other labels mend it",
     "divergence-sign": "which part of the loss is the divergence is not known",
     "doubled-channels": "which tensor was meant is not known",
+    "evaluation-trains": "the evaluation is the user's own code",
     "graph-kept-alive": "which line gave it to the variable that holds it is not known",
     "idle-term": "which tensor the term was meant to be computed from is not known",
     "ignored-input": "what the input was for is not known",

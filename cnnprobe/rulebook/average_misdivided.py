@@ -52,7 +52,7 @@ def average_misdivided(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: the training is right, and the number that is logged, compared and stopped by is
     not.
     What to do: divide a count of samples by len(loader.dataset), and a sum of mean losses by
-    len(loader); set the sum to 0 at the beginning of each epoch.
+    len(loader); set the sum to 0 at the beginning of each epoch, and call reset() of a metric.
     Known exceptions: losses are taken for means only where the file asks for no other reduction;
     divisors that the loop counts itself; only the text of the user's files is read.
     Source: torch.nn.CrossEntropyLoss, reduction="mean" is the default; len of a DataLoader is the
@@ -75,6 +75,10 @@ _SAID = {
     "never-reset": (
         "{slip.name} adds up all epochs, as it is never set back, and {slip.value} is of one",
         "{slip.name} = 0 at the beginning of each epoch",
+    ),
+    "never-cleared": (
+        "{slip.name} takes in all epochs, as nothing sets it back, and is read as that of one",
+        "{slip.name}.reset(), or a new one, at the beginning of each epoch",
     ),
     "by-batches": (
         "{slip.name} counts samples, and {slip.value} is the number of batches",

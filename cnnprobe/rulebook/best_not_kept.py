@@ -52,7 +52,8 @@ def best_not_kept(evidence: Evidence) -> Iterator[Finding]:
 
     Why it matters: state_dict() gives the weights themselves, and each further step changes them:
     what is loaded at the end is the last state. A comparison in the wrong direction keeps the
-    worst state, and a best value that nothing can beat keeps none.
+    worst state, and a best value that nothing can beat, or that has taken the new one already,
+    keeps none.
     What to do: copy.deepcopy(model.state_dict()), or torch.save at once; `>` for an accuracy, with
     0 to start from; `<` for a loss, with float("inf").
     Known exceptions: a state that is saved to a file at once, or with which the training ends. Only
@@ -88,6 +89,11 @@ def _describe(kept: KeptBest) -> tuple[str, str]:
         return (
             f"`{kept.text}` is true when the model gets worse: {kept.name} keeps the worst value",
             "turn the comparison round: > for an accuracy or score, < for a loss or error",
+        )
+    if kept.kind == "overtaken":
+        return (
+            f"`{kept.text}` is never true: `{kept.value}` has taken the new value already",
+            f"compare first, and change {kept.name} in that branch alone",
         )
     start = "0.0" if ">" in kept.text else 'float("inf")'
     return (

@@ -75,7 +75,11 @@ def bn_mixed_up(evidence: Evidence) -> Iterator[Finding]:
                 f"{spoken(evidence, large[0].fqn)}) {'has' if len(large) == 1 else 'have'} "
                 f"eps {eps:g} (at least {LARGE:g}, beside a variance of about 1)"
             ),
-            fix=f"momentum={1 - eps:.3g} was probably meant: eps is the second argument",
+            fix=(
+                f"momentum={1 - eps:.3g} was probably meant: eps is the second argument"
+                if eps < 1
+                else "give BatchNorm the number of channels alone: the second argument is eps"
+            ),
         )
     if high:
         momentum = _number(high[0], "momentum")
@@ -93,4 +97,4 @@ def bn_mixed_up(evidence: Evidence) -> Iterator[Finding]:
 
 def _number(module: ModuleInfo, name: str) -> float:
     value = module.config.get(name)
-    return value if isinstance(value, float) else 0.0
+    return float(value) if isinstance(value, float | int) else 0.0

@@ -42,13 +42,15 @@ def healthy() -> Mapping[str, Any]:
 )
 def graph_kept_alive(evidence: Evidence) -> Iterator[Finding]:
     """The autograd graphs of earlier steps stay in memory: a loss is summed up or kept with its
-    graph.
+    graph; or each backward goes through those of all earlier batches again.
 
-    Why it matters: memory grows with every batch until it runs out.
-    What to do: total += loss.item(), or loss.detach().
+    Why it matters: memory grows with every batch until it runs out; of n batches the first counts n
+    times, with gradients for weights that have changed since.
+    What to do: total += loss.item(), or loss.detach(), and loss.backward() of the batch's own loss.
     Known exceptions: one graph, that of the last step, may be held by a variable.
     Source: PyTorch FAQ, "Don't accumulate history across your training loop".
     """
+    yield from _list_sums(evidence)
     alive = [step.alive for step in evidence.steps]
     if len(alive) > 2 and alive[-1] >= 2 and alive[-1] > alive[1]:
         keepers = _list_keepers(evidence.steps[-1].keepers)[:KEEPERS]
@@ -61,6 +63,26 @@ def graph_kept_alive(evidence: Evidence) -> Iterator[Finding]:
             ),
             fix="keep numbers instead of tensors: total += loss.item(), losses.append(loss.item())",
         )
+
+
+def _list_sums(evidence: Evidence) -> Iterator[Finding]:
+    """The backwards of a sum that grows with each batch."""
+    for slip in evidence.texts.slips:
+        if slip.kind == "repeated-sum":
+            yield Finding(
+                module=None,
+                message=(
+                    f"`{slip.text}` is called with each batch, and `{slip.value}` adds each loss "
+                    f"to {slip.name}: it goes through the losses of all earlier batches again"
+                ),
+                fix=(
+                    f"call backward() of the batch's own loss, and keep numbers in {slip.name}: "
+                    "total += loss.item()"
+                ),
+                source=slip.source,
+                kind=slip.kind,
+                subject=slip.name,
+            )
 
 
 def _list_keepers(keepers: Sequence[str]) -> list[str]:

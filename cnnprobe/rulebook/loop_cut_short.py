@@ -1,4 +1,4 @@
-"""A loop over batches that trains on the first of them alone."""
+"""A training that ends too early: after the first batch, or by a count that is never set back."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -43,14 +43,18 @@ def healthy() -> Mapping[str, Any]:
 
 @rule(code="CP542", name="loop-cut-short", severity=Severity.WARNING, examples=(sick, healthy))
 def loop_cut_short(evidence: Evidence) -> Iterator[Finding]:
-    """A loop that trains ends in its first round, or each step takes the first batch of a loader.
+    """A loop that trains ends in its first round, or each step takes the first batch of a loader;
+    or an early stopping counts on where the model has improved.
 
-    Why it matters: all batches but one are never trained on, and the loss of that one falls well.
-    What to do: indent the return less; loop over the loader, or call iter once, before the loop.
+    Why it matters: all batches but one are never trained on, and the loss of that one falls well;
+    a patience that is not set back is used up by all bad epochs together.
+    What to do: indent the return less; loop over the loader, or call iter once, before the loop;
+    set the count to 0 where a better value is kept.
     Known exceptions: a return or break under a condition, and one behind the loop. A loader that
     shuffles gives another first batch each time: that is info.
     Source: the text of the training step; torch.utils.data.DataLoader: each iter() begins anew.
     """
+    yield from _list_counts(evidence)
     for loop in evidence.texts.loops:
         if loop.kind == "new-order":
             yield Finding(
@@ -88,4 +92,22 @@ def loop_cut_short(evidence: Evidence) -> Iterator[Finding]:
                 else "remove the break, or put it under a condition",
                 source=loop.source,
                 kind=loop.kind,
+            )
+
+
+def _list_counts(evidence: Evidence) -> Iterator[Finding]:
+    """The early stoppings whose patience an improvement does not renew."""
+    for slip in evidence.texts.slips:
+        if slip.kind == "patience":
+            yield Finding(
+                module=None,
+                message=(
+                    f"`{slip.text}` ends the training by {slip.name}, which an improvement of "
+                    f"{slip.value} does not set back: all epochs without one count, also those "
+                    "before the last improvement"
+                ),
+                fix=f"{slip.name} = 0 where {slip.value} gets a better value",
+                source=slip.source,
+                kind=slip.kind,
+                subject=slip.name,
             )

@@ -45,14 +45,14 @@ def healthy() -> Mapping[str, Any]:
     severity=Severity.WARNING,
     examples=(sick, healthy),
     monitored=True,
-    explains=("unchanged-weights", "lr-too-low", "cannot-overfit"),
+    explains=("unchanged-weights", "lr-too-low", "cannot-overfit", "loss-not-decreasing"),
 )
 def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
     """The scheduler steps with every batch and makes the learning rate vanish within a hundred of
     them, or waits for the loss to grow; or the loop's own formula makes it vanish.
 
     Why it matters: step sizes and decays are mostly meant in epochs; counted in batches, training
-    ends in the first epoch.
+    ends in the first epoch. A rate below 0 climbs.
     What to do: call scheduler.step() once an epoch, outside the loop over the batches;
     ReduceLROnPlateau needs mode="min" for a loss, "max" for an accuracy; a gamma is above 0; a
     get_lr of one's own multiplies base_lrs by its factor.
@@ -62,6 +62,7 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
     Source: torch.optim, "How to adjust learning rate".
     """
     yield from _list_plateaus(evidence)
+    yield from _list_counts(evidence)
     yield from _tell_fall(evidence)
     upward = _find_upward(evidence)
     if upward:
@@ -78,6 +79,9 @@ def lr_collapsed(evidence: Evidence) -> Iterator[Finding]:
     if any(_is_epoch(step) for step in evidence.steps):
         return
     name = next(e.subject for step in evidence.steps for e in step.events if e.kind == "schedule")
+    if evidence.collapse < 0:
+        yield _tell_negative(name, evidence.collapse)
+        return
     if evidence.collapse == 0:  # no decay that is above 0 gets there
         yield _tell_zero(name)
         return
@@ -111,6 +115,29 @@ def _list_plateaus(evidence: Evidence) -> Iterator[Finding]:
                 fix=f'mode="{slip.value}" in {slip.name}',
                 source=slip.source,
                 kind="plateau",
+                subject=slip.name,
+            )
+
+
+def _list_counts(evidence: Evidence) -> Iterator[Finding]:
+    """The schedules that count epochs, by their arguments, and are stepped with each batch."""
+    for slip in evidence.texts.slips:
+        if slip.kind == "counts-epochs":
+            comes = (
+                "the loss of a single batch is no better than the one before often enough to use "
+                "up the patience"
+                if slip.value.startswith("patience")
+                else "it has run through after as many batches"
+            )
+            yield Finding(
+                module=None,
+                message=(
+                    f"`{slip.text}` counts epochs ({slip.value}), and {slip.name}.step() is called "
+                    f"with every batch: {comes}"
+                ),
+                fix=f"call {slip.name}.step() once an epoch, after the loop over the batches",
+                source=slip.source,
+                kind=slip.kind,
                 subject=slip.name,
             )
 
@@ -170,6 +197,22 @@ def _tell_zero(scheduler: str) -> Finding:
         ),
         fix=f"a gamma above 0 in {scheduler}: 0.1 is usual",
         kind="factor-of-zero",
+        subject=scheduler,
+    )
+
+
+def _tell_negative(scheduler: str, left: float) -> Finding:
+    return Finding(
+        module=None,
+        message=(
+            f"{scheduler} makes the learning rate negative: after 100 more steps it is {left:.2g} "
+            "times the first one, and each step makes the loss larger"
+        ),
+        fix=(
+            f"let the factor of {scheduler} end at 0, max(0.0, ...), after all steps of the "
+            f"training; or call {scheduler}.step() once an epoch, where it counts epochs"
+        ),
+        kind="negative",
         subject=scheduler,
     )
 

@@ -40,11 +40,14 @@ def healthy() -> Mapping[str, Any]:
 
 @rule(code="CP564", name="schedule-unused", severity=Severity.WARNING, examples=(sick, healthy))
 def schedule_unused(evidence: Evidence) -> Iterator[Finding]:
-    """A learning rate is written to a copy of an optimizer's group, or a scheduler belongs to an
-    optimizer whose variable was given another one behind it.
+    """A learning rate is written to a copy of an optimizer's group, a scheduler belongs to an
+    optimizer whose variable was given another one behind it, or counts batches and steps once an
+    epoch.
 
-    Why it matters: the optimizer that steps keeps the rate that it was made with.
-    What to do: group["lr"] = rate; make the scheduler after the optimizer.
+    Why it matters: the optimizer that steps keeps the rate that it was made with; a OneCycleLR that
+    is stepped once an epoch stays at the low rate of its beginning.
+    What to do: group["lr"] = rate; make the scheduler after the optimizer; step it as often as its
+    length says.
     Known exceptions: only the text of the user's files is read.
     Source: torch.optim, "param_groups"; torch.optim.lr_scheduler, which keeps the optimizer object.
     """
@@ -69,6 +72,19 @@ def schedule_unused(evidence: Evidence) -> Iterator[Finding]:
                     "after it was made: the one that steps keeps its rate"
                 ),
                 fix=f"make {slip.name} after the last {slip.value} = ...",
+                source=slip.source,
+                kind=slip.kind,
+                subject=slip.name,
+            )
+        elif slip.kind == "counts-batches":
+            yield Finding(
+                module=None,
+                message=(
+                    f"`{slip.text}` counts batches ({slip.value}), and {slip.name}.step() is "
+                    "called once an epoch: the training ends near the beginning of the schedule"
+                ),
+                fix=f"call {slip.name}.step() after each optimizer.step(), in the loop over the "
+                "batches",
                 source=slip.source,
                 kind=slip.kind,
                 subject=slip.name,

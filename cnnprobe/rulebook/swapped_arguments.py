@@ -52,7 +52,7 @@ def healthy() -> Mapping[str, Any]:
 )
 def swapped_arguments(evidence: Evidence) -> Iterator[Finding]:
     """A cross entropy gets the targets where it expects the output, and the output as its targets;
-    or a call passes two variables under each other's names.
+    or a call passes two variables under each other's names, or one in the place of another option.
 
     Why it matters: the loss is linear in the output then; its minimum is another one, or none.
     What to do: give the output first, then the targets: criterion(output, targets).
@@ -77,6 +77,20 @@ def swapped_arguments(evidence: Evidence) -> Iterator[Finding]:
                 subject=describe(loss.call),
             )
     for slip in evidence.texts.slips:
+        if slip.kind == "misplaced":
+            option = slip.name.rpartition(".")[2]
+            yield Finding(
+                module=None,
+                severity=Severity.WARNING,
+                message=(
+                    f"`{slip.text}` passes {slip.name} for {slip.value}, by its place, while the "
+                    f"parameter {option} keeps its default"
+                ),
+                fix=f"pass it by name: {option}={slip.name}",
+                source=slip.source,
+                kind="place",
+                subject=slip.text,
+            )
         if slip.kind == "swapped":
             yield Finding(
                 module=None,

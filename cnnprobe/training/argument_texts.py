@@ -57,6 +57,7 @@ def _find_swapped(
     for call in (n for n in list_own(scope) if isinstance(n, ast.Call)):
         callee = _name_callee(call.func, triplets)
         function = named.get(callee) if named.get(callee) is not scope else None  # no recursion
+        yield from _find_misplaced(call, function, path)
         wanted = list(_PARAMETERS) if callee in triplets else _list_parameters(function)
         given = [_say(_name(a), wanted) for a in call.args]
         count = min(len(wanted), len(given))
@@ -71,6 +72,23 @@ def _find_swapped(
                         callee, make_slip("swapped", call, path, names, ", ".join(mine))
                     )
     yield from (slip for callee, slip in found.items() if callee not in ordered)
+
+
+def _find_misplaced(call: ast.Call, function: ast.FunctionDef | None, path: str) -> Iterator[Slip]:
+    """A variable that is passed by its place for one option, and has the name of a later one, which
+    keeps its default.
+    """
+    if function is None or any(isinstance(a, ast.Starred) for a in call.args):
+        return
+    names = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
+    options = set(names[len(names) - len(function.args.defaults) :])
+    names = names[1:] if names[:1] in (["self"], ["cls"]) else names
+    given = {k.arg for k in call.keywords}
+    for name, value in zip(names, call.args, strict=False):
+        own = name_of(value) if isinstance(value, ast.Name | ast.Attribute) else ""
+        later = names[len(call.args) :]
+        if name in options and own != name and own in later and own in options - given:
+            yield make_slip("misplaced", call, path, ast.unparse(value), name)
 
 
 def _have_roles(one: str, other: str) -> bool:

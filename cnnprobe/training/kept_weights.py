@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cnnprobe.diagnosis.evidence.texts import KeptBest
+from cnnprobe.training.overtaken import find_overtaken
 from cnnprobe.training.sourcing import FunctionText, is_own_file, name_of, read_file
 
 _LESS, _GREATER = (ast.Lt, ast.LtE), (ast.Gt, ast.GtE)
@@ -56,6 +57,7 @@ def find_kept(
     for path, scope in [*scopes, *([(caller, tree)] if tree is not None else [])]:
         whole = read_file(path)
         for node, owner in _list_repeated(scope, scope, isinstance(scope, ast.Module)):
+            yield from find_overtaken(node, owner, path, seen)
             for branch in _list_branches(node, owner):
                 source = f"{path}:{node.lineno}"
                 if source not in seen and whole is not None:

@@ -13,6 +13,7 @@ from cnnprobe.training.accumulation_texts import find_accumulations
 from cnnprobe.training.argument_texts import find_swapped
 from cnnprobe.training.average_texts import find_averages
 from cnnprobe.training.choices import find_chosen
+from cnnprobe.training.epoch_texts import find_epochs
 from cnnprobe.training.kept_weights import find_kept
 from cnnprobe.training.metric_texts import find_outputs
 from cnnprobe.training.request import Request, find_arguments
@@ -65,6 +66,7 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
             *find_swapped(ordered),
             *find_accumulations(ordered, functions),
             *find_averages(ordered, functions),
+            *find_epochs(ordered, functions),
         ),
         outputs=tuple(find_outputs(ordered, names, functions)),
         measured=tuple(find_measured(ordered, names, functions)),

@@ -67,7 +67,7 @@ class KeptBest:
     """Where a state of the weights is taken for kept, and is not."""
 
     # of the best state, "reference": the weights themselves | "direction": the worst one | "start":
-    # none is better; of an earlier one, "alias": the weights themselves
+    # none is better | "overtaken": it was taken before; of an earlier one, "alias": the weights
     kind: str
     text: str
     source: str
@@ -115,7 +115,9 @@ class Slip:
     """A call or statement that cannot be meant as it stands."""
 
     # "plateau": its other direction is better | "old-optimizer" | "group-copied" | "swapped" |
-    # "first-step" | "undivided" | "never-reset" | "by-batches" | "by-samples"
+    # "misplaced" | "first-step" | "undivided" | "never-reset" | "never-cleared" | "by-batches" |
+    # "by-samples" | "evaluation-trains" | "patience" | "repeated-sum" | "counts-batches" |
+    # "counts-epochs"
     kind: str
     text: str
     source: str

@@ -34,7 +34,7 @@ def schedule_by_epoch(finding: Finding, evidence: Evidence, model: Any) -> Itera
             is_comparable=False,
         )
         return
-    if finding.kind in ("factor-of-zero", "own-formula"):
+    if finding.kind in ("factor-of-zero", "own-formula", "counts-epochs", "negative"):
         return  # which number is meant is not known
     yield Remedy(
         title=f"call {name}.step() once an epoch, after the loop over the batches",
