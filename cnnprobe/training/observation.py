@@ -45,6 +45,7 @@ from cnnprobe.training.rates import (
     find_collapse,
     find_compounding,
     find_restarted,
+    measure_offsets,
     weigh_classes,
 )  # fmt: skip
 from cnnprobe.training.request import (
@@ -178,6 +179,7 @@ class _Observation:
             names=dict(request.names),
             given=self.given,
             class_weights=weigh_classes(self.around, request),
+            offsets=measure_offsets(request),
             idle=idle,
             derivatives=find_wrong_derivatives(functions),
             averages=copies[0] if copies is not None else (),

@@ -377,6 +377,8 @@ class Evidence:
     given: str = ""
     # of the classes of a loss with class weights: their share of the targets, and their weight
     class_weights: tuple[tuple[float, float], ...] = ()
+    # of targets that have the shape of the input: the shares that lie above it, and below it
+    offsets: tuple[float, float] | None = None
     # what was set on torch's objects without an effect
     idle: tuple[IdleAttribute, ...] = ()
     foresight: Foresight | None = None

@@ -336,3 +336,21 @@ def _log_softmax_first(
 
 def _log_softmax(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return torch.log_softmax(func(*args, **kwargs), dim=1)
+
+
+@answers("squashed-distance", "exponential-loss", "one-sided-residual")
+def drop_function(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """What it is given, in the place of the sigmoid, exp or ReLU."""
+    shows = {
+        "squashed-distance": "the loss gets the distance itself",
+        "exponential-loss": "the loss itself is minimised",
+        "one-sided-residual": "the output can lie on both sides of the input",
+    }[finding.rule]
+    for _, call in rows_at(finding, evidence)[:1]:
+        yield Remedy(
+            title=f"remove {describe(call)}",
+            change=_drop(call),
+            written=_write_drop(call, evidence, model),
+            shows=shows,
+            is_comparable=False,
+        )
