@@ -165,3 +165,53 @@ def test_number_that_a_step_has_a_default_for_is_no_target():
 
     report = cnnprobe.diagnose(model, IMAGES, LABELS, train_step=train_step, trials=0, steps=1)
     assert report.error is None
+
+
+def act(logits, labels, sign=1.0, rewards=None, shift=0.0):
+    """The loss of a policy, of the actions that the labels name, with rewards of either sign."""
+    chosen = torch.distributions.Categorical(logits=logits).log_prob(labels)
+    rewards = torch.linspace(-1, 1, 8) if rewards is None else rewards
+    return sign * (chosen * rewards).mean() + shift * logits.square().mean()
+
+
+def pay(logits, labels):
+    chosen = torch.log_softmax(logits, 1)[torch.arange(8), labels]
+    costs = torch.linspace(-1, 1, 8)
+    return (chosen * costs).mean()
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "is_found"),
+    [
+        (act, True),
+        (lambda logits, y: act(logits, y, shift=0.5), True),
+        (lambda logits, y: -act(logits, y, sign=-1.0), True),
+        (lambda logits, y: act(logits, y, sign=-1.0), False),
+        (lambda logits, y: -act(logits, y), False),
+        (pay, False),
+    ],
+)
+def test_policy_that_is_trained_away_from_its_rewards_is_found(loss_fn, is_found):
+    found = find("minimised-likelihood", loss_fn)
+    assert is_found == bool(found)
+    assert all("rewarded actions less likely" in finding.message for finding in found)
+
+
+@pytest.mark.parametrize("passes", [False, True])
+def test_weights_that_are_rounded_are_told_by_what_rounds_them(passes):
+    class Rounded(nn.Linear):
+        def forward(self, x):
+            rounded = (self.weight * 8).round() / 8
+            if passes:
+                rounded = self.weight + (rounded - self.weight).detach()
+            return F.linear(x, rounded, self.bias)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), Rounded(64, 16), nn.ReLU(), nn.Linear(16, 4))
+    report = cnnprobe.diagnose(
+        model, IMAGES, LABELS, loss_fn=nn.CrossEntropyLoss(), trials=0, steps=3,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.05),
+    )  # fmt: skip
+    found = [f for f in report.findings if f.rule == "zero-grad"]
+    assert passes != bool(found)
+    assert all("the derivative of Tensor.round is 0" in f.message for f in found)

@@ -114,6 +114,7 @@ def zero_grad(evidence: Evidence) -> Iterator[Finding]:
         if _is_stopped(flow, module, set(alive), lambda i: _is_masked(flow, i)):
             continue  # the steps are observed with one seed: each draws the same mask
         unchosen = _is_stopped(flow, module, set(alive), lambda i: is_routed(flow.calls[i]))
+        place = None if unchosen else _find_rounding(flow, module)
         yield Finding(
             module=module,
             severity=Severity.INFO if unchosen else Severity.WARNING,
@@ -121,14 +122,33 @@ def zero_grad(evidence: Evidence) -> Iterator[Finding]:
                 f"the gradient of {_name_weights(evidence, module, names, alive)} is exactly 0 in "
                 f"{len(steps)} of {format_counted(len(steps), 'step')}"
             )
+            + (": an index that is computed chose nothing of what they put out" if unchosen else "")
             + (
-                ": an index that is computed chose nothing of what they put out" if unchosen else ""
+                f": the derivative of {describe(flow.calls[place])} is 0"
+                if place is not None
+                else ""
             ),
             fix=(
-                "look behind it for an operation with derivative zero: a dead ReLU, sign, round, "
-                "argmax, a product with 0"
+                "let the gradient pass straight through: x + (rounded - x).detach()"
+                if place is not None
+                else "look behind it for an operation with derivative zero: a dead ReLU, sign, "
+                "round, argmax, a product with 0"
             ),
+            source=flow.line(place),
         )
+
+
+def _find_rounding(flow: Flow, module: str) -> int | None:
+    """The last row that rounds the weights of a module before they are used."""
+    own = f"{module}."
+    reading = [
+        i
+        for i in flow.primitives()
+        if any(isinstance(t.source, str) and t.source.startswith(own) for t in flow.calls[i].inputs)
+    ]
+    after = set(reading).union(*(flow.after(i) for i in reading))
+    rows = [i for i in flow.primitives(STEPWISE) if i in after and flow.owner(i) == module]
+    return rows[-1] if rows else None
 
 
 def _name_weights(evidence: Evidence, module: str, names: list[str], alive: list[str]) -> str:

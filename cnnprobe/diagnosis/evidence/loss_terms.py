@@ -8,11 +8,15 @@ from dataclasses import dataclass
 
 from cnnprobe.diagnosis.evidence.evidence import Evidence, Loss
 from cnnprobe.diagnosis.evidence.flow import Flow
-from cnnprobe.diagnosis.evidence.groups import LOSSES, argument, operation
+from cnnprobe.diagnosis.evidence.groups import ARRANGING, LOSSES, argument, operation
+from cnnprobe.records.trace import TensorInfo
 
 KEEPING = frozenset(
     {"mean", "sum", "clone", "squeeze", "view", "reshape", "to", "float", "double", "nanmean"}
 )
+# Between logarithms of probabilities and those of the chosen classes.
+CHOSEN = ARRANGING | {"gather", "getitem", "neg", "broadcast_tensors"}
+PAIR = 2
 LIKELIHOODS = frozenset({"log_softmax", "logsigmoid"})
 
 
@@ -46,6 +50,55 @@ def find_loss_terms(evidence: Evidence, flow: Flow) -> Iterator[LossTerm]:
                 break
             sign *= _find_sign(flow, index)
             index = flow.producer(flow.data(index)) if sign else None
+
+
+def find_factors_of_likelihood(flow: Flow, loss: Loss) -> Iterator[tuple[int, TensorInfo, int]]:
+    """The products of a log-probability with a factor without gradient in a sum that is the loss:
+    the row, the factor, the sign that it goes in with.
+    """
+    stack = [(loss.call, 1)] if loss.call is not None else []
+    while stack:
+        index, sign = stack.pop()
+        call, kind = flow.calls[index], operation(flow.calls[index])
+        if flow.owner(index) is not None:
+            continue
+        if kind == "mul" and len(call.inputs) == PAIR:
+            terms = [info for info in call.inputs if _is_log_probability(flow, info)]
+            factors = [info for info in call.inputs if not info.requires_grad]
+            if len(terms) == len(factors) == 1:
+                yield index, factors[0], sign * _count_minus(flow, terms[0])
+            continue
+        signs = [1, -1] if kind == "sub" else [-1, 1] if kind == "rsub" else [1, 1]
+        if kind in ("add", "sub", "rsub") and len(call.inputs) == PAIR:
+            given = list(zip(call.inputs, signs, strict=True))
+        else:
+            turn = 1 if kind in ("add", "sub") else _find_sign(flow, index)
+            given = [(info, turn) for info in call.inputs[:1] if turn]
+        for info, turn in given:
+            made = flow.producer(info)
+            if made is not None:
+                stack.append((made, sign * turn))
+
+
+def _count_minus(flow: Flow, info: TensorInfo) -> int:
+    """-1 where a log-probability was negated before."""
+    made = flow.producer(info)
+    return -1 if made is not None and operation(flow.calls[made]) == "neg" else 1
+
+
+def _is_log_probability(flow: Flow, info: TensorInfo) -> bool:
+    """Whether a tensor holds logarithms of the probabilities of chosen classes, or minus them."""
+    made = flow.producer(info)
+    while made is not None and operation(flow.calls[made]) in CHOSEN:
+        learned = [t for t in flow.calls[made].inputs if t.requires_grad]
+        made = flow.producer(learned[0]) if learned else None
+    if made is None:
+        return False
+    call = flow.calls[made]
+    if operation(call) == "sub" and len(call.inputs) == PAIR:
+        other = flow.producer(call.inputs[1])
+        return other is not None and operation(flow.calls[other]) == "logsumexp"
+    return operation(call) in LIKELIHOODS
 
 
 def is_maximised(evidence: Evidence) -> bool:

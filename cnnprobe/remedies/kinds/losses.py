@@ -99,7 +99,8 @@ def turn_sign(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Reme
         )
         return
     losses = [loss.call for step in evidence.steps[:1] for loss in step.losses]
-    if losses and losses[0] is not None:
+    is_term = finding.kind == "rewarded"  # further terms keep their sign
+    if losses and losses[0] is not None and not is_term:
         call = evidence.trace.calls[losses[0]]
         yield Remedy(
             title="turn the sign of the loss",
