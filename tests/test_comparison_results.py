@@ -4,9 +4,11 @@ torchvision's models.
 
 import copy
 import json
+import math
 import sys
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -230,3 +232,62 @@ def test_model_is_equivalent_to_itself_and_to_one_that_shares_its_layers():
     assert compare(model, model, noise(4, 3, 8, 8)).equivalent
     assert compare(plain(*model), model, noise(4, 3, 8, 8)).equivalent
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+
+
+# -- outputs that are no tensors -------------------------------------------------------------------
+
+
+class Returning(nn.Module):
+    """Gives back what `make` makes of its layer's output."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.fc, self.make = nn.Linear(4, 2), make
+
+    def forward(self, x):
+        return self.make(self.fc(x))
+
+
+async def give_later(output):
+    return output
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda out: (row for row in out), give_later, lambda _: None, lambda _: object()],
+    ids=["generator", "coroutine", "nothing", "an object"],
+)
+@pytest.mark.filterwarnings("error")
+def test_numbers_of_outputs_that_nobody_can_read_are_not_called_the_same(make):
+    model = Returning(make)
+    found = compare(copy.deepcopy(model), model, torch.randn(3, 4))
+    assert (found.levels["numbers"], found.levels["train_numbers"]) == (None, None)
+    assert [note for note in found.outcome.notes if "no outputs were compared" in note]
+
+
+def test_activations_tell_models_apart_that_return_nothing():
+    found = compare(Returning(lambda _: None), Returning(lambda _: None), torch.randn(3, 4))
+    assert not found.levels["numbers"]
+    assert [d.level for d in found.differences].count("numbers") == 1
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        (1.5, 1.5, True),
+        (1.5, 2.5, False),
+        (math.nan, math.nan, True),
+        (math.nan, 1.0, False),
+        (None, 3, False),
+        (1, 1.0, True),
+        ("cat", "dog", False),
+        (np.arange(3), np.arange(3), True),
+        (np.arange(3), np.arange(3) + 1, False),
+        (np.ones(2), [1.0, 1.0], False),
+    ],
+)
+def test_outputs_that_are_no_tensors_are_compared_too(ours, theirs, same):
+    a, b = Returning(lambda _: {"given": ours}), Returning(lambda _: {"given": theirs})
+    b.load_state_dict(a.state_dict())
+    found = compare(a, b, torch.randn(3, 4))
+    assert found.levels["numbers"] is same

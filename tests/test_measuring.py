@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
 import cnnprobe
-from cnnprobe.errors import UnknownNameError, UsageError
+from cnnprobe.errors import TargetError, UnknownNameError, UsageError
 from cnnprobe.measuring import load_measurements, make_observer
 from cnnprobe.measuring.totals import Total, to_measured
 from cnnprobe.records.measured import find_percentile
@@ -260,6 +260,17 @@ class Endless(IterableDataset):
 def test_data_that_cannot_be_measured_is_refused(data, message):
     with pytest.raises(UsageError, match=message):
         cnnprobe.measure(nn.Linear(3, 3), data)
+
+
+class Later(nn.Linear):
+    async def forward(self, x):
+        return super().forward(x)
+
+
+@pytest.mark.filterwarnings("error")
+def test_forward_that_runs_only_when_it_is_awaited_is_not_measured():
+    with pytest.raises(TargetError, match="the forward returns a coroutine: it runs only when"):
+        cnnprobe.measure(Later(3, 3), [torch.ones(3)])
 
 
 # -- shown, saved, asked for -----------------------------------------------------------------------

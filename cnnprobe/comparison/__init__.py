@@ -76,7 +76,7 @@ def compare_models(
 
     def run(*, training: bool) -> Agreement:
         if compiled:
-            return _compare_outputs_only(subjects, agreement, tolerance, training=training)
+            return run_plainly(agreement, subjects[0], subjects[1], tolerance, training=training)
         return (
             run_both(subjects[0], subjects[1], tolerance, training=True) if training else agreement
         )
@@ -191,12 +191,3 @@ def _run_first_pass(
         aligned=align_traces(traces[0], traces[1]),
         ran=all(trace.failure is None for trace in traces),
     )
-
-
-def _compare_outputs_only(
-    subjects: Sequence[Side], agreement: Agreement, tolerance: Tolerance, *, training: bool
-) -> Agreement:
-    outputs = (
-        run_plainly(subjects[0], subjects[1], tolerance, training=training) if agreement.ran else {}
-    )
-    return replace(agreement, outputs=outputs)

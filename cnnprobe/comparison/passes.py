@@ -9,9 +9,10 @@ meta device that computes nothing.
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,9 +30,11 @@ from cnnprobe.recorder.preservation import (
     preserved_generators,
 )
 from cnnprobe.recorder.shapes import move_to_meta, without_values
-from cnnprobe.recorder.values import leaves
+from cnnprobe.recorder.values import leaves, name_deferred
 from cnnprobe.records.differences import Discrepancy, Operation
 from cnnprobe.records.trace import Trace
+
+_READABLE = (bool, int, float, complex, str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,7 @@ class Agreement:
     activations: Mapping[int, Discrepancy | str | None] = field(default_factory=dict)
     outputs: Mapping[str, Discrepancy | str | None] = field(default_factory=dict)
     ran: bool = True  # both forward passes came to their end
+    unread: str = ""  # why no output was compared; "" where one was
 
 
 # -- passes ----------------------------------------------------------------------------------------
@@ -143,30 +147,28 @@ def _build_agreement(
     found: Mapping[int, Discrepancy | str | None],
     tolerance: Tolerance,
 ) -> Agreement:
-    ran = first.error is None and second.error is None
-    return Agreement(
+    agreement = Agreement(
         aligned=aligned,
         activations=dict(sorted(found.items())),
-        outputs=compare_outputs(first.output, second.output, tolerance, len(aligned.expected))
-        if ran
-        else {},
-        ran=ran,
+        ran=first.error is None and second.error is None,
     )
+    return add_outputs(agreement, first.output, second.output, tolerance, len(aligned.expected))
 
 
 def run_plainly(
-    actual: Side, expected: Side, tolerance: Tolerance, *, training: bool
-) -> dict[str, Discrepancy | str | None]:
-    """The outputs alone, of both models as they run when nobody looks: what compiled code
-    allows.
+    agreement: Agreement, actual: Side, expected: Side, tolerance: Tolerance, *, training: bool
+) -> Agreement:
+    """The agreement with the outputs alone, of both models as they run when nobody looks: what
+    compiled code allows.
     """
+    if not agreement.ran:
+        return replace(agreement, outputs={})
     outputs = []
     for subject in (actual, expected):
         with preserved_generators(), set_mode(subject.model, training=training), torch.no_grad():
             outputs.append(subject.model(*copy_inputs(subject.args), **copy_inputs(subject.kwargs)))
-    return compare_outputs(
-        outputs[0], outputs[1], tolerance, sum(1 for _ in named_modules(expected.model))
-    )
+    depth = sum(1 for _ in named_modules(expected.model))
+    return add_outputs(agreement, outputs[0], outputs[1], tolerance, depth)
 
 
 def align_traces(actual: Trace, expected: Trace) -> Aligned:
@@ -198,6 +200,7 @@ def trace_structure(subject: Side, *, training: bool) -> Trace:
             args, kwargs = move_to_meta((subject.args, subject.kwargs))
             observation = observe(subject.model, args, kwargs, witness=Counter())
         if observation.error is None:
+            name_deferred(observation.output)
             return observation.trace
     except (
         RuntimeError,
@@ -205,13 +208,37 @@ def trace_structure(subject: Side, *, training: bool) -> Trace:
         TypeError,
     ):  # a parameter or input that has no twin without values
         pass
-    return observe_pass(subject, Counter(), training=training).trace
+    observation = observe_pass(subject, Counter(), training=training)
+    name_deferred(observation.output)
+    return observation.trace
+
+
+def add_outputs(
+    agreement: Agreement, actual: Any, expected: Any, tolerance: Tolerance, depth: int
+) -> Agreement:
+    """The agreement with what the models gave back, or with the reason why none of it could be
+    compared.
+    """
+    deferred = [name_deferred(output) for output in (actual, expected)]
+    if not agreement.ran:
+        return replace(agreement, outputs={})
+    found = compare_outputs(actual, expected, tolerance, depth)
+    if found:
+        return replace(agreement, outputs=found)
+    if any(deferred):
+        why = f"the forward returns a {next(filter(None, deferred))}, which runs when it is read"
+    else:
+        name = "None" if expected is None else f"a {type(expected).__name__}"
+        why = f"the forward returns {name}, without a tensor or a number in it"
+    return replace(agreement, outputs={}, unread=why)
 
 
 def compare_outputs(
     actual: Any, expected: Any, tolerance: Tolerance, depth: int
 ) -> dict[str, Discrepancy | str | None]:
-    """What the models gave back, leaf by leaf: path -> discrepancy, None where equal."""
+    """What the models gave back, leaf by leaf: path -> discrepancy, None where equal; without what
+    can't be compared.
+    """
     ours, theirs = dict(leaves(actual)), dict(leaves(expected))
     found: dict[str, Discrepancy | str | None] = {}
     for path in (*theirs, *(path for path in ours if path not in theirs)):
@@ -221,13 +248,24 @@ def compare_outputs(
             )
             continue
         a, b = ours[path], theirs[path]
+        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+            a, b = (_read_array(array) for array in (a, b))
         if isinstance(a, Tensor) and isinstance(b, Tensor):
             found[path] = find_difference(a, b, tolerance, depth)
-        elif isinstance(a, Tensor) != isinstance(b, Tensor):
+        elif isinstance(a, _READABLE) and isinstance(b, _READABLE):
+            same = a == b or repr(a) == repr(b)  # NaN is not equal to itself
+            found[path] = None if same else f"{a!r} instead of {b!r}"
+        elif type(a) is not type(b):
             found[path] = f"a {type(a).__name__} instead of a {type(b).__name__}"
-        elif isinstance(a, bool | int | float | str) and a != b:
-            found[path] = f"{a!r} instead of {b!r}"
     return found
+
+
+def _read_array(array: np.ndarray[Any, Any]) -> Any:
+    """The array as a tensor, where it holds numbers that torch knows."""
+    try:
+        return torch.from_numpy(array)
+    except (TypeError, ValueError):
+        return array
 
 
 def _make_plan(aligned: Aligned) -> tuple[dict[int, tuple[int, int]], dict[int, int]]:

@@ -80,7 +80,10 @@ def compare_numbers(draft: Draft, level: str, agreement: Agreement) -> None:
     apart = {k: found for k, found in agreement.activations.items() if found is not None}
     wrong = {path: found for path, found in agreement.outputs.items() if found is not None}
     draft.levels[level] = not wrong
-    if not wrong and apart:
+    if agreement.unread:
+        draft.levels[level] = False if apart else None
+        draft.notes.append(f"{_choose_mode(level)}: no outputs were compared: {agreement.unread}")
+    elif not wrong and apart:
         first = agreement.aligned.alignment.pairs[min(apart)]
         where = describe_place(agreement.aligned.expected[first.expected or 0])
         draft.notes.append(

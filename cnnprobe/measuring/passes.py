@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnprobe.errors import UsageError
+from cnnprobe.errors import TargetError, UsageError
 from cnnprobe.measuring.totals import Key, Total, Totals
 from cnnprobe.recorder.inventory import CONTAINERS, class_of, named_modules
 from cnnprobe.recorder.preservation import ModuleState, preserved_generators
-from cnnprobe.recorder.values import argument_leaves, leaves
+from cnnprobe.recorder.values import argument_leaves, leaves, name_deferred
 
 
 class WatchedPass:
@@ -31,7 +31,12 @@ class WatchedPass:
         self._calls.clear()
         for path, leaf in argument_leaves(args, {}):
             self._take(("input", "", 0, path), class_of(self.model).__name__, leaf)
-        self.model(*args)
+        if deferred := name_deferred(self.model(*args)):
+            raise TargetError(
+                f"the forward returns a {deferred}: it runs only when that is read",
+                where=f"measure({class_of(self.model).__name__})",
+                fix="measure a model whose forward returns tensors",
+            )
 
     def take_output(self, fqn: str, module: nn.Module, output: Any) -> None:
         """What a layer has put out."""

@@ -5,6 +5,7 @@ type name.
 import collections
 import dataclasses
 import functools
+import inspect
 import math
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -210,6 +211,17 @@ def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
         elif id(value) not in entered:
             entered.add(id(value))
             stack.extend(reversed(children))
+
+
+def name_deferred(output: object) -> str:
+    """What a forward gave back that runs only when somebody reads it: "generator", "coroutine" or
+    "async_generator"; "" where it has run. A coroutine is closed, as nobody awaits it.
+    """
+    if inspect.iscoroutine(output):
+        output.close()
+        return "coroutine"
+    deferred = inspect.isgenerator(output) or inspect.isasyncgen(output)
+    return type(output).__name__ if deferred else ""
 
 
 def _children(value: object, path: str) -> list[tuple[str, object]] | None:

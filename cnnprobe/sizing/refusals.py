@@ -2,7 +2,6 @@
 raises.
 """
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +25,7 @@ from cnnprobe.recorder.shapes import (
     refuse_packed,
     without_values,
 )
-from cnnprobe.recorder.values import argument_leaves
+from cnnprobe.recorder.values import argument_leaves, name_deferred
 from cnnprobe.records.sizes import SizeCrash
 from cnnprobe.sizing.crashes import LOOK, explain_failure, say_error
 from cnnprobe.sizing.runs import Runs
@@ -99,16 +98,12 @@ def refuse_unseen(plan: Plan, where: str) -> None:
             where=where,
             fix="write that part without it, or measure the other parts: memory(model.part, x)",
         )
-    for kind in (inspect.isgenerator, inspect.iscoroutine, inspect.isasyncgen):
-        if kind(seen.output):
-            raise TargetError(
-                (
-                    f"the forward returns a {type(seen.output).__name__}: it runs only when that "
-                    "is read"
-                ),
-                where=where,
-                fix="measure the part of the model that it calls: memory(model.part, x)",
-            )
+    if deferred := name_deferred(seen.output):
+        raise TargetError(
+            f"the forward returns a {deferred}: it runs only when that is read",
+            where=where,
+            fix="measure the part of the model that it calls: memory(model.part, x)",
+        )
 
 
 def refuse_uninitialised(model: nn.Module, where: str) -> None:
