@@ -105,11 +105,13 @@ class Bench:
         self.proven: list[tuple[Finding, Remedy, Tried]] = []
         self.as_it_is: tuple[float, ...] = ()
         self.short: tuple[Finding, ...] | None = None  # what a short observation finds as it is
+        self.share = math.inf  # forward-backwards that each trial may take, so that all are made
 
     def run(self) -> TriedFindings:
         """Each finding's remedies, then all of them together."""
         roots = sorted(self.findings, key=lambda f: bool(f.follows_from))
         line = TrialLine(len(roots) + 1)
+        self.share = self.left / (1 + sum(bool(self.choose(finding)) for finding in roots))
         try:
             tried = {id(finding): self.try_finding(finding, line) for finding in roots}
             marked = tuple(replace(f, tried=tried[id(f)]) for f in self.findings)
@@ -265,7 +267,7 @@ class Bench:
         leave a budget for trials.
         """
         whole = self.request.steps
-        if whole <= MOST_STEPS:
+        if whole <= MOST_STEPS and whole + PROBES <= self.share:
             return whole
         if self.short is None:
             self.short = ()
@@ -358,7 +360,9 @@ class Bench:
         return replace(tried, patch=self._patch(*chosen))
 
     def _judge_together(self, title: str, chosen: list[Remedy]) -> Tried:
-        steps = self._choose_steps(finding for finding, _, _ in self.proven)
+        steps = self.request.steps
+        if steps > MOST_STEPS or steps + PROBES + REPLAYED > self.left:
+            steps = self._choose_steps(finding for finding, _, _ in self.proven)
         again = self.observe([remedy.change for remedy in chosen], steps)
         found = run_rules(again, self.rules).findings
         left = list(dict.fromkeys(f.rule for f in found if f.severity is not Severity.INFO))

@@ -13,8 +13,8 @@ from cnnprobe.rulebook.material import classifying, perceptron
 
 # median of update norm over weight norm per step; about 1e-3 is usual (Karpathy, CS231n)
 SMALLEST = 1e-6
-# the same, over which a loss that crawls has another reason; a hundredth of the usual
-CRAWL = 1e-5
+# the same, over which a loss that crawls has another reason; a tenth of the usual
+CRAWL = 1e-4
 GAINED = 10  # times its fall, which a few steps at the higher rate have to reach
 # largest rate that a LambdaLR returns instead of a factor and is looked for; 1 times 1 is 1
 SQUARED = 0.1
@@ -110,10 +110,10 @@ def _find_crawl(evidence: Evidence, ratio: float, faster: Replay, end: float) ->
     yield Finding(
         module=None,
         message=(
-            f"the loss of one batch goes from {first:.4g} to {last:.4g} in {len(losses)} steps at "
-            f"a learning rate of {rate:g} (less than {CRAWLING:.0%}): a step changes the weights "
-            f"by {ratio:.1e} of their size (about 1e-3 is usual); at {rate * faster.factor:.2g} it "
-            f"reaches {end:.4g} in {len(faster.losses)} steps"
+            f"in {len(losses)} steps at a learning rate of {rate:g} the loss of one batch "
+            f"{'falls' if own > 0 else 'changes'} from {first:.4g} by {abs(own):.2%}: a step "
+            f"changes the weights by {ratio:.1e} of their size (about 1e-3 is usual); at "
+            f"{rate * faster.factor:.2g} it falls by {other:.1%} in {len(faster.losses)} steps"
         ),
         fix=(
             f"raise lr of {evidence.optimizers[0].name}, "

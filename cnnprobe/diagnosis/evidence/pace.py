@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from cnnprobe.diagnosis.evidence.evidence import Step, Values
 
 UNMOVED = 1e-4  # relative change of the loss that counts as none
-MANY = 30  # steps on one batch, after which a change has to be larger
+MANY = 20  # steps on one batch, after which a change has to be larger
 CRAWLING = 1e-2  # relative change of the loss in that many steps that counts as next to none
 
 
