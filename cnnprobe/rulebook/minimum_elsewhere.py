@@ -12,6 +12,7 @@ from cnnprobe.rulebook.material import perceptron, stepping
 MOST = 0.8  # of the changed elements
 OTHERS = 0.6  # of them; where two orders differ, some places stay
 WRONG = 0.6  # agreement of a minimum that is at other targets; its own gives 0.9 and more
+FARTHER = 2.0  # times the distance of the own output: it was driven away
 MISSED = 0.5  # of the classes, of a minimum that is at none
 TURNED = frozenset({"neg", "rsub"})
 
@@ -91,7 +92,8 @@ def _judge(
         )
     if not is_alone or is_maximised(evidence) or _is_turned(evidence):
         return None
-    if output.reversed >= MOST * output.tried and output.opposite >= MOST:
+    is_away = output.farther is not None and output.farther >= FARTHER
+    if output.reversed >= MOST * output.tried and (output.opposite >= MOST or is_away):
         return (
             "reversed",
             (
@@ -115,6 +117,8 @@ def _say_minimum(output: FreeOutput) -> str:
         what = f"names the right class in {output.agreement:.0%} of its places"
     else:
         what = f"has a rank correlation of {output.agreement:.2f} with them"
+    if output.farther is not None and output.farther >= FARTHER:
+        what = f"is {output.farther:.2g} times as far from them as what the model gives"
     steps = format_counted(output.steps, "step")
     return f"The output that makes this loss small, by {steps} without the model, {what}"
 

@@ -197,7 +197,25 @@ def _minimise(
         asked.request.model, step, asked.given.output, rate, lambda o: agree(o)[0] > ENOUGH
     )
     agreement, opposite = agree(output)
-    return replace(found, agreement=agreement, opposite=opposite, steps=len(losses))
+    now = list_free(output)[index]
+    return replace(
+        found, agreement=agreement, opposite=opposite, steps=len(losses),
+        farther=None if found.classes else _compare_distances(order, own, now, wanted),
+    )  # fmt: skip
+
+
+def _compare_distances(
+    order: tuple[int, ...], before: Tensor, after: Tensor, wanted: Tensor
+) -> float | None:
+    """How much farther an output is from its targets than before; None of targets of two values."""
+    values = wanted[wanted.isfinite()].unique()
+    if wanted.numel() != before.numel() or len(values) < 3:
+        return None
+    near, far = (
+        (arrange(order, each.double(), wanted.shape)[..., 0] - wanted.double()).nan_to_num().norm()
+        for each in (before, after)
+    )
+    return float(far / near) if near > 0 else None
 
 
 def _correlate(a: Tensor, b: Tensor) -> float:

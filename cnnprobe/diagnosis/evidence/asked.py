@@ -24,6 +24,8 @@ class FreeOutput:
     agreement: float | None = None
     opposite: float | None = None
     steps: int = 0  # that made it
+    # of more than two values: its distance from them over that of the model's own output
+    farther: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

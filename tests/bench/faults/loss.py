@@ -282,3 +282,14 @@ def weights_in_the_order_in_which_the_classes_were_counted(sick):
     order = list(counts) if sick else sorted(counts)
     weight = torch.tensor([8 / counts[k] for k in order] + [1.0])
     return classifier(Classifier(), targets=targets, loss_fn=nn.CrossEntropyLoss(weight=weight))
+
+
+@case("minimum-elsewhere", None)
+def decibels_that_are_made_smaller(sick):
+    def loss_fn(output, target):
+        decibels = -10 * torch.log10(F.mse_loss(output, target))
+        return decibels if sick else -decibels
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1))
+    return classifier(model, targets=images().tanh(), loss_fn=loss_fn)
