@@ -39,6 +39,10 @@ def find(judging, making, *, model=lambda pair: pair, extra=lambda _real, made: 
         steps=2,
     )  # fmt: skip
     assert report.error is None
+    return select(report)
+
+
+def select(report):
     return [f for f in report.findings if f.rule == "adversary-agrees"]
 
 
@@ -95,6 +99,94 @@ def test_real_samples_with_the_noise_of_made_ones_are_not_taken_for_made():
         lambda real, made: -real.mean() + made.mean(), lambda score: -score.mean(),
         extra=lambda _real, made: blur(made),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_critic_is_at_fault_where_it_scores_real_and_made_samples_alike(sign):
+    found = find(lambda real, made: sign * -real.mean() - made.mean(), lambda score: -score.mean())
+    (finding,) = found
+    assert finding.kind == ("same" if sign == 1 else "agreed")
+
+
+def train_together(*, detached, cleared):
+    """A diagnosis of a pair whose optimizers both step at the end."""
+    pair = Pair()
+    maker = torch.optim.SGD(pair.maker.parameters(), lr=1e-3)
+    judge = torch.optim.SGD(pair.judge.parameters(), lr=1e-3)
+
+    def train_step(real):
+        maker.zero_grad()
+        judge.zero_grad()
+        made = pair.maker(torch.randn(len(real), 4))
+        judging = tell(pair.judge(real), 1.0) + tell(
+            pair.judge(made.detach() if detached else made), 0.0
+        )
+        judging.backward(retain_graph=True)
+        if cleared:
+            maker.zero_grad()
+        pair.judge.requires_grad_(False)
+        tell(pair.judge(made), 1.0).backward()
+        pair.judge.requires_grad_(True)
+        maker.step()
+        judge.step()
+
+    return select(
+        cnnprobe.diagnose(
+            pair, torch.randn(8, 8), optimizer=[maker, judge], train_step=train_step, trials=0,
+            steps=2,
+        )
+    )  # fmt: skip
+
+
+def test_loss_of_a_judge_that_also_trains_the_maker_is_found():
+    (finding,) = train_together(detached=False, cleared=False)
+    assert "4 weights of what makes them" in finding.message
+    assert not train_together(detached=True, cleared=False)
+    assert not train_together(detached=False, cleared=True)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_gradient_that_backward_is_given_turns_a_loss_round(sign):
+    pair = Pair()
+    maker = torch.optim.SGD(pair.maker.parameters(), lr=1e-3)
+    judge = torch.optim.SGD(pair.judge.parameters(), lr=1e-3)
+
+    def train_step(real):
+        made = pair.maker(torch.randn(len(real), 4))
+        judge.zero_grad()
+        pair.judge(real).mean().backward(torch.tensor(-1.0))
+        pair.judge(made.detach()).mean().backward(torch.tensor(1.0))
+        judge.step()
+        maker.zero_grad()
+        pair.judge(made).mean().backward(torch.tensor(sign))
+        maker.step()
+
+    report = cnnprobe.diagnose(
+        pair, torch.randn(8, 8), optimizer=[maker, judge], train_step=train_step, trials=0, steps=2
+    )
+    assert bool(select(report)) == (sign > 0)
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_gradients_of_a_judge_are_found_in_a_maker_beside_the_model(asked):
+    pair = Pair()
+    maker = torch.optim.SGD(pair.maker.parameters(), lr=1e-3)
+    judge = torch.optim.SGD(pair.judge.parameters(), lr=1e-3)
+
+    def train_step(real):
+        maker.zero_grad()
+        judge.zero_grad()
+        made = pair.maker(torch.randn(len(real), 4))
+        (tell(pair.judge(real), 1.0) + tell(pair.judge(made), 0.0)).backward(retain_graph=True)
+        judge.step()
+        tell(pair.judge(made), 1.0).backward()
+        maker.step()
+
+    report = cnnprobe.diagnose(
+        [pair.maker, pair.judge][asked], torch.randn(8, [4, 8][asked]), optimizer=[maker, judge],
+        train_step=lambda _x: train_step(torch.randn(8, 8)), trials=0, steps=2,
+    )  # fmt: skip
+    assert [f.rule for f in report.findings if f.rule == "no-zero-grad"]
 
 
 @pytest.mark.parametrize("way", ["one", "frozen", "two"])

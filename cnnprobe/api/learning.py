@@ -127,7 +127,8 @@ def diagnose(
     given = Request(
         model=model, inputs=inputs, targets=targets, loss_fn=loss_fn, optimizer=optimizer,
         train_step=train_step, scheduler=scheduler, steps=steps, names=names,
-        caller=asking.f_code.co_filename, assemble=batch.assemble,
+        caller=asking.f_code.co_filename, space={**asking.f_globals, **asking.f_locals},
+        assemble=batch.assemble,
         when_raised=lambda raised: crashes.explain(raised, given),
     )  # fmt: skip
     begun = time.monotonic()

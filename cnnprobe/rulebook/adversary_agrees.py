@@ -1,6 +1,6 @@
 """Two networks that are to work against each other, and are told the same."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from cnnprobe.diagnosis.evidence import (
 )
 from cnnprobe.diagnosis.evidence.directions import SCORES, Push, list_pushes
 from cnnprobe.diagnosis.evidence.questions import input_stats, owner, stat
+from cnnprobe.records.words import format_counted
 
 
 def _loop(label: float) -> Mapping[str, Any]:
@@ -79,14 +80,14 @@ class Term:
 @rule(code="CP545", name="adversary-agrees", severity=Severity.WARNING, examples=(sick, healthy))
 def adversary_agrees(evidence: Evidence) -> Iterator[Finding]:
     """A discriminator is trained with the same label for real and generated samples, or the
-    generator is trained towards the label that the discriminator learns for generated ones, or the
-    discriminator is trained with the generator's loss too.
+    generator is trained towards the label that the discriminator learns for generated ones, or one
+    of the two is trained with the loss of the other too.
 
     Why it matters: a discriminator of one label learns nothing; a generator that helps it learns to
     be recognised.
     What to do: 1 for real and 0 for made samples; for the generator's step 1 for the made ones.
     Of a critic, the generator's loss is the opposite of the term for made samples. Each of the two
-    has an optimizer of its own parameters.
+    has an optimizer of its own parameters; detach() the made samples in the discriminator's loss.
     Known exceptions: a gradient reversal, where the same label is meant; scores of which a loss
     does not tell the direction; real and made samples that come from one and the same network.
     Source: Goodfellow et al. 2014, arXiv:1406.2661, section 3 and algorithm 1.
@@ -95,43 +96,125 @@ def adversary_agrees(evidence: Evidence) -> Iterator[Finding]:
         return
     flow, step = Flow(evidence.trace), evidence.steps[0]
     terms = [(loss, t) for loss in step.losses for t in _list_terms(flow, loss)]
+    said = set[str]()
     for loss, term in terms:
         if not _is_trained(loss, term.judge):
             continue
         own = [t for other, t in terms if other is loss and t.judge == term.judge]
         is_same = len(own) > 1 and len({t.target for t in own}) == 1
         if is_same and len({t.before for t in own}) > 1 and term is own[0]:
+            said.add(term.judge)
             yield _say_same(flow, term, own)
-    yield from _list_agreed(flow, step)
-    yield from _list_torn(flow, step)
+    pushes = [(k, push) for k, loss in enumerate(step.losses) for push in list_pushes(flow, loss)]
+    for finding in (
+        *_list_same(flow, step, pushes),
+        *_list_agreed(flow, step, pushes),
+        *_list_torn(flow, step, pushes),
+        *_list_shared(evidence, flow, pushes),
+    ):
+        if finding.module not in said:
+            said.add(str(finding.module))
+            yield finding
 
 
-def _list_agreed(flow: Flow, step: Step) -> Iterator[Finding]:
-    """The scores of made samples that a judge and what makes them move in one direction."""
-    pushes = [(loss, push) for loss in step.losses for push in list_pushes(flow, loss)]
-    said = set[str]()
-    for loss, push in pushes:
-        if _is_trained(loss, push.judge) or not push.trained or flow.line(push.row) in said:
+def _list_same(flow: Flow, step: Step, pushes: Sequence[tuple[int, Push]]) -> Iterator[Finding]:
+    """The judges that a loss moves in one direction for real and for made samples."""
+    for k, made in pushes:
+        if not made.makers or not _is_trained(step.losses[k], made.judge):
             continue
         own = [
             p
             for other, p in pushes
-            if p.judge == push.judge and _is_trained(other, p.judge) and push.trained <= p.makers
+            if p.judge == made.judge and _is_trained(step.losses[other], p.judge)
+        ]
+        real = [p for p in own if not p.makers]
+        if real and {p.direction for p in own} == {made.direction}:
+            where = "higher" if made.direction > 0 else "lower"
+            yield Finding(
+                module=made.judge,
+                message=(
+                    f"'{made.judge}' is trained to score samples that other layers make {where}, "
+                    f"and real ones {where} too: it need not tell them apart"
+                ),
+                fix=(
+                    "reverse the sign of the term of the made samples in the loss of "
+                    f"'{made.judge}', so that it is the opposite of that of the real ones"
+                ),
+                source=flow.line(made.row),
+                kind="same",
+            )
+
+
+def _list_agreed(flow: Flow, step: Step, pushes: Sequence[tuple[int, Push]]) -> Iterator[Finding]:
+    """The scores of made samples that a judge and what makes them move in one direction."""
+    for k, push in pushes:
+        if _is_trained(step.losses[k], push.judge) or not push.trained:
+            continue
+        own = [
+            p
+            for other, p in pushes
+            if p.judge == push.judge
+            and _is_trained(step.losses[other], p.judge)
+            and push.trained <= p.makers
         ]
         if {p.direction for p in own} == {push.direction}:  # none, or several, where it is mixed
-            said.add(flow.line(push.row))
             yield _say_agreed(flow, push, own[0])
 
 
-def _list_torn(flow: Flow, step: Step) -> Iterator[Finding]:
+def _list_shared(
+    evidence: Evidence, flow: Flow, pushes: Sequence[tuple[int, Push]]
+) -> Iterator[Finding]:
+    """The losses of a judge that also reach what makes the samples, and whose gradients are added
+    to those of the generator's own loss, which goes the other way.
+    """
+    step = evidence.steps[0]
+    for k, made in pushes:
+        real = [p for other, p in pushes if other == k and p.judge == made.judge and not p.makers]
+        if not real or {p.direction for p in real} == {made.direction}:
+            continue
+        for other, push in pushes:
+            shared = _list_weights(step.losses[k], made) & _list_weights(step.losses[other], push)
+            if (
+                other > k
+                and push.judge == made.judge
+                and push.direction == -made.direction
+                and any(_are_added(evidence, step, (k, other), name) for name in sorted(shared))
+            ):
+                yield _say_shared(flow, made, sorted(shared))
+                break
+
+
+def _list_weights(loss: Loss, push: Push) -> set[str]:
+    """The weights of the makers that a loss reaches."""
+    return {name for name in loss.reached if owner(name) in push.trained}
+
+
+def _are_added(evidence: Evidence, step: Step, losses: tuple[int, int], name: str) -> bool:
+    """Whether the gradients that two losses give a weight meet in one step of its optimizer."""
+    held = {o.name for o in evidence.optimizers if name in o.parameters}
+    others = {o.name for o in evidence.optimizers} - held
+    backwards = [i for i, event in enumerate(step.events) if event.kind == "backward"]
+    if len(backwards) <= max(losses) or not held:
+        return False
+    first, last = (backwards[k] for k in losses)
+    if any(e.kind == "zero_grad" and e.subject not in others for e in step.events[first:last]):
+        return False
+    if any(e.kind == "step" and e.subject in held for e in step.events[first:last]):
+        return False
+    behind = [e for e in step.events[last:] if e.subject in held or e.kind == "zero_grad"]
+    return bool(behind) and behind[0].kind == "step"
+
+
+def _list_torn(flow: Flow, step: Step, pushes: Sequence[tuple[int, Push]]) -> Iterator[Finding]:
     """The scores of made samples that a judge is trained to lower by one loss, and to raise by the
     loss of what makes them.
     """
-    pushes = [(loss, push) for loss in step.losses for push in list_pushes(flow, loss)]
-    for loss, push in pushes:
+    for k, push in pushes:
+        loss = step.losses[k]
         if not (_is_trained(loss, push.judge) and push.trained):
             continue
-        for other, own in pushes:
+        for number, own in pushes:
+            other = step.losses[number]
             if (
                 other is not loss
                 and own.judge == push.judge
@@ -190,9 +273,24 @@ def _say_agreed(flow: Flow, push: Push, own: Push) -> Finding:
             f"trained to score its samples {where} (line "
             f"{flow.line(own.row).rpartition(':')[2]}): the two do not work against each other"
         ),
-        fix=("reverse one of the two: the other label, or the other sign, in the generator's loss"),
+        fix="reverse the generator's loss: the other label, or the other sign",
         source=flow.line(push.row),
         kind="agreed",
+    )
+
+
+def _say_shared(flow: Flow, made: Push, weights: Sequence[str]) -> Finding:
+    return Finding(
+        module=made.judge,
+        message=(
+            f"the loss that trains '{made.judge}' to tell made samples apart also reaches "
+            f"{format_counted(len(weights), 'weight')} of what makes them (the first is "
+            f"{weights[0]}), and its gradient is added to that of the generator's own loss"
+        ),
+        fix="detach() the made samples in the loss of the discriminator, or clear the gradients of "
+        "the generator before the backward of its loss",
+        source=flow.line(made.row),
+        kind="shared",
     )
 
 

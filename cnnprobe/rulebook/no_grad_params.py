@@ -169,7 +169,7 @@ def _gives_indices_alone(flow: Flow, index: int) -> bool:
 
 def unreached(evidence: Evidence) -> list[str]:
     """Trainable, used parameters that an optimizer holds (where one is known) and that no graph
-    reaches, while it reaches others.
+    reaches, while it reaches others. A copy that the loop moves by hand is trained in that way.
     """
     arrived = reached(evidence)
     if not arrived or not complete(evidence):
@@ -178,10 +178,13 @@ def unreached(evidence: Evidence) -> list[str]:
     used = {c.fqn for step in evidence.steps for c in step.trace.calls}
     kinds = {m.fqn: m for m in evidence.trace.modules}
     held = optimised(evidence)
+    moved = {n for step in evidence.steps for n, change in step.changes.items() if change > 0}
+    moved -= {n for step in evidence.steps for n, change in step.stepped.items() if change > 0}
     return [
         name
         for name in trainable(evidence)
         if name not in arrived
+        and name not in moved
         and (not evidence.optimizers or name in held)
         and (
             name in read

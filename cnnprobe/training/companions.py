@@ -62,6 +62,19 @@ class Companions:
             if not watched.graded and grad is not None and has_values(grad):
                 watched.graded = bool((grad.detach() != 0).any())
 
+    def list_held(self, optimizer: object) -> list[str]:
+        """The keys of those that an optimizer holds."""
+        groups = getattr(optimizer, "param_groups", ())
+        return [self.ids[id(p)] for group in groups for p in group["params"] if id(p) in self.ids]
+
+    def list_without_gradient(self) -> list[str]:
+        """The keys of those that have no gradient, or one of zero."""
+        return [
+            key
+            for key, w in self._watched.items()
+            if w.parameter.grad is None or not bool((w.parameter.grad.detach() != 0).any())
+        ]
+
     def describe(self) -> tuple[Companion, ...]:
         """What was seen until now."""
         if not self._watched:

@@ -15,6 +15,7 @@ from cnnprobe.recorder.inventory import has_values
 from cnnprobe.recorder.values import read_dense
 from cnnprobe.training.boxes import find_inverted
 from cnnprobe.training.companions import PREFIX, Companions
+from cnnprobe.training.decay import Decay
 from cnnprobe.training.events import find_caller
 from cnnprobe.training.graph_walk import walk
 from cnnprobe.training.hidden import list_parameters
@@ -70,6 +71,7 @@ class StepDraft:
         self.is_fed = True  # whether the optimizer has gradients, before its step
         self.stumbled: dict[str, None] = {}
         self.terms = Terms()
+        self.decay = Decay(kept.parameters)
         self.differentiated: frozenset[int] = frozenset()
         self.uses: Uses | None = None
 
@@ -113,8 +115,9 @@ class StepDraft:
         reached, foreign = found - beside, foreign + len(beside)
         companions.backward(beside, alone=complete and not reached)
         if self.kept.mixing.rivals:
-            self.kept.mixing.cleared(self._without_gradient())
-        self.kept.mixing.backward(reached)
+            without = [*self._without_gradient(), *companions.list_without_gradient()]
+            self.kept.mixing.cleared(without)
+        self.kept.mixing.backward(found)
         self.kept.waste.backward(nodes, alone=complete and not foreign)
         self.terms.backward(losses)
         loss, scale = losses[0].detach(), self.multiplier(losses[0])
@@ -128,6 +131,7 @@ class StepDraft:
                 nodes=nodes,
                 complete=complete,
                 scale=scale,
+                sign=_read_sign(scope.get("grad_tensors")),
             )
         )
         self.kept.graphs.add(losses[0], str(self.kept.step))
@@ -148,6 +152,8 @@ class StepDraft:
 
     def _backward_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
         self.events.append(Event(kind="backward"))
+        if self.before:
+            self.decay.backward_done()
         self.gradients = measure_gradients(self.kept.parameters)
         self.kept.silence.backward_done()
         self.kept.companions.backward_done()
@@ -258,6 +264,8 @@ class StepDraft:
         has_closure = len(args) > 1 or kwargs.get("closure") is not None
         self._forget_cleared()
         self.kept.waste.step()
+        if not has_closure:  # else backward is within the step
+            self.decay.step()
         self.was_empty = not getattr(args[0] if args else None, "state", None)
         self.is_fed = has_closure or has_gradients(args[0] if args else None)
         held = self._held_by(args[0] if args else None)
@@ -284,7 +292,8 @@ class StepDraft:
         self.kept.waste.step_done()
         self.terms.step(args[0])
         held = self._held_by(args[0])
-        self.kept.mixing.step(self._name(args[0]), held)
+        beside = self.kept.companions.list_held(args[0])
+        self.kept.mixing.step(self._name(args[0]), [*held, *beside])
         self.stepped |= {
             name: measure_norm(read_dense(self.kept.parameters[name].detach() - self.before[name]))
             for name in held
@@ -311,3 +320,13 @@ class StepDraft:
             if id(subject) in group:
                 return group[id(subject)][0]
         return type(subject).__name__
+
+
+def _read_sign(given: object) -> int:
+    """The sign of the gradient that backward begins with; 0 where it has both."""
+    parts = list(given) if isinstance(given, tuple | list) else [given]
+    values = [p for p in parts if isinstance(p, Tensor) and has_values(p) and p.numel()]
+    if not values or any(not p.is_floating_point() for p in values):
+        return 1
+    signs = {int(s) for p in values for s in (p.detach().min().sign(), p.detach().max().sign())}
+    return signs.pop() if len(signs) == 1 else 0

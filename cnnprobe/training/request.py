@@ -35,6 +35,7 @@ class Request:
     steps: int = 6
     names: Mapping[str, str] = field(default_factory=dict)
     caller: str = ""  # the file that asked
+    space: Mapping[str, Any] = field(default_factory=dict)  # the variables that it can name
     # inputs and targets as one batch, where the loader gives it in its own form
     assemble: Callable[[Any, Any], Any] | None = None
     # told what raised while the tensors are as they were then: weights that are put back count as

@@ -68,7 +68,7 @@ def bind_models(
     for kind in (n for n in ast.walk(tree) if isinstance(n, ast.ClassDef)):
         called += [(kind.name, f) for f in functions if f in kind.body and f.name == "__init__"]
     scopes: list[Scope] = [tree, *functions]
-    known = {s: models if id(s) in ran or _asks(s) else models - _list_arguments(s) for s in scopes}
+    known = {s: models if id(s) in ran or asks(s) else models - _list_arguments(s) for s in scopes}
     for _ in range(3):
         attributes = frozenset(_list_kept(known))
         for scope in scopes:
@@ -79,7 +79,7 @@ def bind_models(
     return known
 
 
-def _asks(scope: Scope) -> bool:
+def asks(scope: Scope) -> bool:
     """Whether a scope calls diagnose(), so that the names are those of its variables."""
     return any(isinstance(n, ast.Call) and name_of(n.func) == "diagnose" for n in list_own(scope))
 

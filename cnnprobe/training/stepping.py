@@ -79,6 +79,7 @@ class Stepper:
             keepers=self.keepers if alive > 1 else (),
             uses=draft.uses,
             beside=kept.companions.describe(),
+            decayed=draft.decay.finish(draft.before),
         )
 
     def count_living_graphs(self) -> int:

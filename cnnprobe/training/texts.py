@@ -14,6 +14,7 @@ from cnnprobe.training.argument_texts import find_swapped
 from cnnprobe.training.average_texts import find_averages
 from cnnprobe.training.choices import find_chosen
 from cnnprobe.training.epoch_texts import find_epochs
+from cnnprobe.training.init_texts import find_inits, find_uncalled
 from cnnprobe.training.kept_weights import find_kept
 from cnnprobe.training.metric_texts import find_outputs
 from cnnprobe.training.request import Request, find_arguments
@@ -67,6 +68,8 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
             *find_accumulations(ordered, functions),
             *find_averages(ordered, functions),
             *find_epochs(ordered, functions),
+            *find_inits(request.model, classes, ordered, names, request.space),
+            *find_uncalled(ordered, functions),
         ),
         outputs=tuple(find_outputs(ordered, names, functions)),
         measured=tuple(find_measured(ordered, names, functions)),

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from cnnprobe.diagnosis.evidence.evidence import Loss
 from cnnprobe.diagnosis.evidence.flow import Flow
-from cnnprobe.diagnosis.evidence.groups import CREATING, FORWARDING, PROJECTIONS, operation
-from cnnprobe.diagnosis.evidence.metrics import name_row
+from cnnprobe.diagnosis.evidence.groups import FORWARDING, PROJECTIONS, operation
 from cnnprobe.diagnosis.evidence.questions import input_stats, stat
 from cnnprobe.records.trace import ModuleCall, TensorInfo
 
@@ -26,14 +25,14 @@ class Push:
     call: int  # the row of that layer
     row: int  # outside of the judge, the row that the score goes into first
     direction: int  # of the score, where the loss falls: 1 or -1
-    makers: frozenset[object]  # the rows that the judged sample was computed by, by their names
+    makers: frozenset[object]  # the layers that the judged sample was computed by
     trained: frozenset[object]  # of these, the ones with a graph
 
 
 def list_pushes(flow: Flow, loss: Loss) -> Iterator[Push]:
     """The scores in a loss of which it is certain in which direction they go."""
     seen = set[tuple[int, int, int]]()
-    stack = [(loss.call, 1, loss.call)] if loss.call is not None else []
+    stack = [(loss.call, loss.sign, loss.call)] if loss.call is not None and loss.sign else []
     while stack:
         row, sign, outside = stack.pop()
         if (row, sign, outside) in seen:
@@ -43,13 +42,13 @@ def list_pushes(flow: Flow, loss: Loss) -> Iterator[Push]:
         if judge and operation(flow.calls[row]) in PROJECTIONS:
             yield _describe(flow, row, judge, outside, -sign)
             continue
-        for info, turned in _list_inputs(flow, row):
+        for info, turned in list_directions(flow, row):
             made = flow.producer(info)
             if made is not None and info.requires_grad:
                 stack.append((made, sign * turned, row if flow.owner(row) is None else outside))
 
 
-def _list_inputs(flow: Flow, row: int) -> Iterator[tuple[TensorInfo, int]]:
+def list_directions(flow: Flow, row: int) -> Iterator[tuple[TensorInfo, int]]:
     """The inputs that a row rises with (1) or falls with (-1); none where that is not certain."""
     call = flow.calls[row]
     kind = operation(call)
@@ -88,7 +87,7 @@ def _describe(flow: Flow, row: int, judge: str, outside: int, direction: int) ->
         for i in flow.before(row)
         if not _is_within(flow, i, whole)
         and flow.is_primitive[i]
-        and operation(flow.calls[i]) not in FORWARDING | CREATING | {"detach"}
+        and operation(flow.calls[i]) in PROJECTIONS
     ]
     graphs = [i for i in before if any(o.requires_grad for o in flow.calls[i].outputs)]
     return Push(
@@ -96,9 +95,18 @@ def _describe(flow: Flow, row: int, judge: str, outside: int, direction: int) ->
         call=row,
         row=outside,
         direction=direction,
-        makers=frozenset(name_row(flow, i) for i in before),
-        trained=frozenset(name_row(flow, i) for i in graphs),
+        makers=frozenset(_name_layer(flow, i) for i in before),
+        trained=frozenset(_name_layer(flow, i) for i in graphs),
     )
+
+
+def _name_layer(flow: Flow, row: int) -> object:
+    """A layer by its name; of a module beside the model, by its operation and its weights."""
+    call = flow.calls[row]
+    if call.fqn is not None:
+        return call.fqn
+    outside = (info.shape for info in call.inputs[1:] if flow.producer(info) is None)
+    return (call.kind, *outside)
 
 
 def _is_within(flow: Flow, row: int | None, whole: int) -> bool:

@@ -27,6 +27,7 @@ class Loss:
     complete: bool = True  # False: the graph is too large to be walked
     # what a GradScaler has multiplied it by before the backward; `value` is without it
     scale: float = 1.0
+    sign: int = 1  # -1: backward was given a negative gradient, as -1; 0: one of both signs
     # parameters of the model that the optimizers hold which step with its gradients
     trained: frozenset[str] = frozenset()
     # autograd sequence numbers of the terms of its sum that reach nothing that is stepped with,
@@ -103,6 +104,8 @@ class Step:
     keepers: tuple[str, ...] = ()  # who does: "an item of the list 'losses' of ..."
     uses: Uses | None = None  # None: not observed
     beside: tuple[Companion, ...] = ()  # parameters of the loop's other modules
+    # the multiple of a weight that the loop's own code adds to its gradient behind the backward
+    decayed: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def reads(self) -> tuple[tuple[int, float], ...]:

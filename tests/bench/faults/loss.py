@@ -189,6 +189,21 @@ def next_value_with_a_gradient(sick):
 
 
 @case("trained-target", None)
+def both_views_without_a_detach(sick):
+    def step(model, inputs, targets, optimizer):
+        near, far = model(inputs), model(inputs.flip(-1))
+        loss = sum(
+            -F.cosine_similarity(a, b if sick else b.detach(), dim=1).mean() / 2
+            for a, b in ((near, far), (far, near))
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return looped(Classifier(), step)
+
+
+@case("trained-target", None)
 def uncertainty_that_trains_the_error(sick):
     def step(model, inputs, targets, optimizer):
         scores = model(inputs)
