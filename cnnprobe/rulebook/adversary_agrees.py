@@ -109,8 +109,8 @@ def adversary_agrees(evidence: Evidence) -> Iterator[Finding]:
     for finding in (
         *_list_same(flow, step, pushes),
         *_list_agreed(flow, step, pushes),
-        *_list_torn(flow, step, pushes),
         *_list_shared(evidence, flow, pushes),
+        *_list_torn(flow, step, pushes),
     ):
         if finding.module not in said:
             said.add(str(finding.module))
@@ -222,6 +222,7 @@ def _list_torn(flow: Flow, step: Step, pushes: Sequence[tuple[int, Push]]) -> It
                 and push.trained <= own.makers
                 and loss.reached > other.reached
                 and _is_trained(other, own.judge)
+                and any(owner(name) == own.judge for name in other.reached)
             ):
                 yield _say_torn(flow, push, own)
                 return
