@@ -17,15 +17,12 @@ def _net(in_place: bool) -> Mapping[str, Any]:
             super().__init__()
             torch.manual_seed(0)
             self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
-            self.apply(self.draw if in_place else self.draw_aside)
+            self.apply(self.draw)
 
         def draw(self, module: Any) -> None:
             if isinstance(module, nn.Linear):
-                module.weight.data.normal_(0, 0.2)
-
-        def draw_aside(self, module: Any) -> None:
-            if isinstance(module, nn.Linear):
-                module.weight.data.clone().normal_(0, 0.2)
+                weight = module.weight.data
+                (weight if in_place else weight.clone()).normal_(0, 0.2)
 
         def forward(self, x: Any) -> Any:
             return self.body(x)
