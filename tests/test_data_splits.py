@@ -82,6 +82,14 @@ def test_turned_images_of_the_training_are_named_by_what_the_validation_lacks(tu
     assert f"when they are {turn}" in found.message
 
 
+def test_images_of_eight_pixels_that_are_all_flipped_are_found():
+    small = torch.nn.functional.adaptive_avg_pool2d(IMAGES, 8)
+    validation = load(small[VALIDATION], LABELS[VALIDATION])
+    (found,) = find(load(small[TRAINING].flip(-1), LABELS[TRAINING]), validation, "splits-differ")
+    assert "if every training image is flipped, draw it for each, p=0.5" in found.fix
+    assert not find(load(small[TRAINING], LABELS[TRAINING]), validation, "splits-differ")
+
+
 def test_digits_flipped_at_random_and_digits_of_one_way_are_not_turned():
     halves = IMAGES[TRAINING].clone()
     halves[::2] = halves[::2].flip(-1)

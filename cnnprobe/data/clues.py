@@ -93,6 +93,26 @@ class Transposed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reshaped:
+    """A part whose dims stand in another order than in the array that it was made of, while its
+    values do not.
+    """
+
+    path: str
+    given: tuple[int, ...]  # the shape of a sample
+    held: tuple[int, ...]  # that of the array
+    of: str  # "the data set's images", "what the collate gets"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wrapped:
+    """Samples that are computed in the bytes of a data set, and wrap around."""
+
+    name: str  # of the array
+    share: float  # of the values, that come out otherwise in wider numbers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Turned:
     """Images of the validation that a simple model of the training tells when they are turned."""
 
@@ -155,6 +175,8 @@ class Clues:
     beside: Beside = field(default_factory=Beside)
     joined: Joined | None = None
     transposed: Transposed | None = None
+    reshaped: Reshaped | None = None
+    wrapped: Wrapped | None = None
     texts: Texts | None = None
     noise: Noise | None = None
     pairs: Pairs | None = None

@@ -26,6 +26,7 @@ from cnnprobe.data.noise import find_noise
 from cnnprobe.data.sounds import compare_rates
 from cnnprobe.data.source import Source, describe_loading
 from cnnprobe.data.spots import Spotted
+from cnnprobe.data.stored import find_reshaped, find_wrapped_bytes
 from cnnprobe.data.tokens import find_vocabulary
 from cnnprobe.data.trials import confirm_pairs, try_again, try_blanks
 
@@ -72,10 +73,14 @@ def _find_clues(source: Source, tallies: SplitTallies, labels: Labels | None) ->
     """What the samples show beside something else; nothing where the user's code does not allow
     it.
     """
-    try:
-        return replace(_compare(source, tallies, labels), transposed=find_transposed(source.first))
-    except Exception:
-        return Clues()
+    found = Clues()
+    with contextlib.suppress(Exception):
+        found = replace(_compare(source, tallies, labels), transposed=find_transposed(source.first))
+    with contextlib.suppress(Exception):
+        found = replace(found, reshaped=find_reshaped(source))
+    with contextlib.suppress(Exception):
+        found = replace(found, wrapped=find_wrapped_bytes(source))
+    return found
 
 
 def _compare(source: Source, tallies: SplitTallies, labels: Labels | None) -> Clues:

@@ -22,6 +22,7 @@ from cnnprobe.data.pixels import PixelTally, open_picture
 from cnnprobe.data.spots import SamePicture, Spotted
 from cnnprobe.data.tables import RowTally
 
+TINY = 8  # pixels of a side, from which on turned images are looked for
 NAMED = 8  # samples of a kind that are named
 FINGERPRINTS = 20_000  # images that are remembered
 # Of the range of an image, between two sketches: below both, JPEG of quality 75 and up stays.
@@ -105,6 +106,8 @@ class ImageTally:
         self.rows = RowTally()  # where there are no images
         self._equal: list[bytes] = []  # of each batch the print that all of it share, or none
         self.labelled: list[tuple[NDArray[np.float32], int]] = []  # small copies and their labels
+        # the same of images that are smaller than a copy
+        self.tiny: list[tuple[NDArray[np.float32], int]] = []
 
     @property
     def draws(self) -> bool:
@@ -154,7 +157,12 @@ class ImageTally:
 
     def _remember(self, batch: Tensor, copies: Copies, spots: Sequence[Spotted]) -> None:
         """Keep what is compared later: with the neighbours, with the files, between the classes."""
-        if batch.dim() != 4 or min(batch.shape[-2:]) < SIDE:
+        if batch.dim() != 4 or min(batch.shape[-2:]) < TINY:
+            return
+        if min(batch.shape[-2:]) < SIDE:
+            pairs = zip(copies.pooled, spots, strict=False)
+            some = [(pooled, spot.label) for pooled, spot in pairs if spot.label is not None]
+            self.tiny += some[: MOST - len(self.tiny)]
             return
         for i, spot in enumerate(spots[: min(len(batch), SKETCHES - len(self.sketches))]):
             if copies.single[i]:

@@ -82,7 +82,7 @@ def read_data(
         one_transform=len(sources) > 1 and share_transform(*sources),
         moved=find_moved(splits),
         exchange=find_exchange(*(reading.images.features for reading in readings)),
-        turned=find_turned(*(reading.images.labelled for reading in readings)),
+        turned=find_turned(*(each.images.labelled or each.images.tiny for each in readings)),
     )
     return data, readings
 

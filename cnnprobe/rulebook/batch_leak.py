@@ -4,8 +4,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, Flow, operation, operation_of_module
+from cnnprobe.diagnosis.evidence import (
+    Evidence,
+    Flow,
+    argument,
+    describe,
+    operation,
+    operation_of_module,
+)
 from cnnprobe.diagnosis.evidence.questions import find_module, spoken, takes_time_first
+from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying
 
 PRODUCTS = ("matmul",)
@@ -47,11 +55,13 @@ def healthy() -> Mapping[str, Any]:
     explains=("constant-output", "ignored-input"),
 )
 def batch_leak(evidence: Evidence) -> Iterator[Finding]:
-    """In eval mode, other samples in the batch change what a sample gets.
+    """In eval mode, other samples in the batch change what a sample gets: by an operation over the
+    batch, or by a BatchNorm that normalises by the batch in both modes.
 
     Why it matters: a prediction depends on its neighbours in the batch; a single sample gets
     another one.
-    What to do: check the dim of means, softmaxes and attention, and views that merge the batch.
+    What to do: check the dim of means, softmaxes and attention, and views that merge the batch;
+    F.batch_norm(..., training=self.training).
     Known exceptions: matrices of similarities between samples; rows that are nodes of one graph,
     which a product with a fixed matrix joins; a model that writes to its own
     buffers in eval mode, such as the ranges of a quantization, is not judged; BatchNorm without
@@ -60,6 +70,7 @@ def batch_leak(evidence: Evidence) -> Iterator[Finding]:
     Source: two forward passes in eval mode; Karpathy 2019, "A Recipe for Training Neural Networks",
     "use backprop to chart dependencies".
     """
+    yield from _list_norms_in_training(evidence)
     if evidence.probes.leak is None or joins_rows(evidence):
         return
     module, gap = evidence.probes.leak
@@ -93,6 +104,42 @@ def batch_leak(evidence: Evidence) -> Iterator[Finding]:
         ),
         source=line,
     )
+
+
+def _list_norms_in_training(evidence: Evidence) -> Iterator[Finding]:
+    """The first BatchNorm with running statistics that normalises by the batch in eval mode."""
+    if evidence.evaluation is None:
+        return
+    flow = Flow(evidence.evaluation)
+    found = [i for i in flow.primitives({"batch_norm"}) if _is_in_training(evidence, flow, i)]
+    if found:
+        call, place = flow.calls[found[0]], spoken(evidence, flow.owner(found[0]))
+        is_function = call.fqn is None
+        does = "normalise" if len(found) > 1 else "normalises"
+        yield Finding(
+            module=flow.owner(found[0]),
+            severity=Severity.WARNING,
+            message=(
+                f"in eval mode {format_counted(len(found), 'BatchNorm')} (the first is {place}) "
+                f"still {does} by the statistics of the batch: the output of a sample depends on "
+                "the others beside it"
+            ),
+            fix=f"{describe(call)}(..., training=self.training) in {place}"
+            if is_function
+            else f"let eval() reach {place}: train() of the model must pass the mode on to it",
+            source=call.source,
+            kind="norm" if is_function else "mode",
+        )
+
+
+def _is_in_training(evidence: Evidence, flow: Flow, index: int) -> bool:
+    call, layer = flow.calls[index], find_module(evidence, flow.owner(index))
+    if call.fqn is None:
+        has_statistics = len([t for t in call.inputs if t.shape]) > 2
+        return argument(call, "training", False) is True and has_statistics
+    modes = {m.fqn: m.training for m in evidence.evaluation.modules} if evidence.evaluation else {}
+    keeps = layer is not None and layer.config.get("track_running_stats") is True
+    return modes.get(call.fqn, False) and keeps
 
 
 def joins_rows(evidence: Evidence) -> bool:

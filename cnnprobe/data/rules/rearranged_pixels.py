@@ -1,8 +1,10 @@
-"""Pictures whose values were read in another order than they were written."""
+"""Pictures and sequences whose values were read in another order than they were written."""
 
 from collections.abc import Iterator, Mapping
+from itertools import permutations
 from typing import Any
 
+from cnnprobe.data.clues import Reshaped
 from cnnprobe.data.facts import Data
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import labels, loader, seed
@@ -42,9 +44,11 @@ def healthy() -> Mapping[str, Any]:
 )  # fmt: skip
 def rearranged_pixels(data: Data) -> Iterator[Finding]:
     """Images are smoother when their values are read in another order: reshape stood where permute
-    was meant, or height and width were swapped.
+    was meant, or height and width were swapped. Or samples have the dims of what they were made of
+    in another order, and the values in the same one.
 
-    Why it matters: neighbouring pixels are scattered over the image; a convolution finds no edges.
+    Why it matters: neighbouring pixels are scattered over the image; a convolution finds no edges,
+    and in a sequence it mixes channels and times.
     What to do: array.transpose(2, 0, 1) or tensor.permute(2, 0, 1) to move a dim; look at the
     contact sheet.
     Known exceptions: images that are cropped, flipped or resized afterwards cannot be recognised;
@@ -53,7 +57,17 @@ def rearranged_pixels(data: Data) -> Iterator[Finding]:
     statistics of natural images", Network 5(4).
     """
     for split in data.splits:
-        pixels = split.images.pixels
+        pixels, reshaped = split.images.pixels, split.clues.reshaped
+        if reshaped is not None:
+            yield Finding(
+                message=(
+                    f"{reshaped.path or 'the samples'} of the {split.name} data have the shape "
+                    f"{reshaped.given}, but their values are in the order of {reshaped.of}, of "
+                    f"shape {reshaped.held}: view or reshape mixes the dims"
+                ),
+                fix=f"move the dims in its place: {_say_move(reshaped)}",
+            )
+            continue
         if pixels.rearranged and pixels.images >= FEWEST and pixels.smoother > SMOOTHER:
             yield Finding(
                 message=(
@@ -64,3 +78,11 @@ def rearranged_pixels(data: Data) -> Iterator[Finding]:
                 fix="use permute to move a dim, as in image.permute(2, 0, 1); reshape keeps the "
                 "order of the values",
             )
+
+
+def _say_move(reshaped: Reshaped) -> str:
+    """The call that moves the dims of the array to where the samples have them."""
+    dims = range(len(reshaped.held))
+    orders = (o for o in permutations(dims) if tuple(reshaped.held[d] for d in o) == reshaped.given)
+    order = next(orders, ())
+    return "transpose(-1, -2)" if len(order) <= 2 else f"permute{order} of a sample"

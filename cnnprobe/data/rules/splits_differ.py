@@ -20,6 +20,14 @@ FEWEST = 1000  # values from which on a bound is believed
 
 
 _SAME = "give both loaders the same conversion and normalisation"
+_TURN = (
+    "look at both contact sheets; read both in one way: EMNIST's files hold columns first, as "
+    "MATLAB's do"
+)
+_FLIP = (
+    "look at both contact sheets; if every training image is flipped, draw it for each, p=0.5; "
+    "else read both in one way"
+)
 _INVERT = (
     "look at both contact sheets; invert one of them: v2.functional.invert(image), before Normalize"
 )
@@ -72,8 +80,7 @@ def splits_differ(data: Data) -> Iterator[Finding]:
                 f"{turned.images:,} validation images that were read, and {turned.best:.0%} when "
                 f"they are {turned.turn}: the images of one of the two are turned"
             ),
-            fix="look at both contact sheets; read both in one way: EMNIST's files hold columns "
-            "first, as MATLAB's do",
+            fix=_FLIP if turned.turn.startswith("flipped") else _TURN,
         )
     steps = [split.images.normalisations for split in data.splits]
     if all(len(each) == 1 for each in steps) and steps[0] != steps[1]:

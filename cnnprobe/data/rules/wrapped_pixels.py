@@ -38,7 +38,9 @@ def healthy() -> Mapping[str, Any]:
     explains=("uninformative-labels",),
 )  # fmt: skip
 def wrapped_pixels(data: Data) -> Iterator[Finding]:
-    """Images jump from white to black and go on from there: numbers above 255 were cast to a byte.
+    """Images jump from white to black and go on from there: numbers above 255 were cast to a byte;
+    or samples are computed in the bytes that the data set keeps, and come out otherwise in wider
+    numbers.
 
     Why it matters: only the remainder by 256 is left; bright and dark cannot be told apart.
     What to do: scale before the cast: (image / image.max() * 255).astype(np.uint8); or keep
@@ -50,7 +52,19 @@ def wrapped_pixels(data: Data) -> Iterator[Finding]:
     casting="unsafe").
     """
     for split in data.splits:
-        pixels = split.images.pixels
+        pixels, wrapped = split.images.pixels, split.clues.wrapped
+        if wrapped is not None:
+            yield Finding(
+                message=(
+                    f"the {split.name} samples are computed in the bytes of the data set's "
+                    f"{wrapped.name}, and {wrapped.share:.0%} of their values come out otherwise "
+                    "in wider numbers: a product, a sum or a difference beyond 0 ... 255 wraps "
+                    "around"
+                ),
+                fix=f"cast before the arithmetic: {wrapped.name}[i].astype(np.float32), or "
+                ".float() of a tensor",
+            )
+            continue
         if pixels.wraps >= max(2, SHARE * pixels.images):
             yield Finding(
                 message=(

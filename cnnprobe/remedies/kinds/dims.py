@@ -5,10 +5,10 @@ from typing import Any
 
 from cnnprobe.crash.edits.files import TextChange
 from cnnprobe.diagnosis import Finding
-from cnnprobe.diagnosis.evidence import Evidence, Flow, describe
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.remedies.call_lines import append_argument, set_argument
-from cnnprobe.remedies.kinds.calls import all_instead, find_call
+from cnnprobe.remedies.kinds.calls import all_instead, find_call, instead
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.rewriting import Rewriting
 from cnnprobe.remedies.subject import Subject
@@ -109,3 +109,26 @@ def _set_dim(call: ModuleCall, dim: int) -> Callable[[Subject], None]:
         subject.module(call.fqn).dim = dim  # type: ignore[assignment]
 
     return change
+
+
+def take_last_step(finding: Finding, flow: Flow) -> Iterator[Remedy]:
+    """The last step of each sequence where an index takes the last sample."""
+    for i in flow.primitives({"getitem"}):
+        call, given = flow.calls[i], flow.data(i)
+        made = flow.producer(given)
+        is_sequence = made is not None and operation(flow.calls[made]) in ("rnn", "attention")
+        if not is_sequence or flow.owner(i) != finding.module or given is None:
+            continue
+        if call.outputs and call.outputs[0].shape == given.shape[1:]:
+            yield Remedy(
+                title="x[:, -1] in place of x[-1]: the last step, and not the last sample",
+                change=instead(call, _last_step),
+                shows="every sample depends on its own input alone",
+                is_comparable=False,
+            )
+
+
+def _last_step(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if len(args) > 1 and isinstance(args[1], int):
+        return args[0][:, args[1]]
+    return func(*args, **kwargs)

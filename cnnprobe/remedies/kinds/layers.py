@@ -2,7 +2,7 @@
 
 import ast
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,13 +11,14 @@ from torch import nn
 from cnnprobe.crash.edits.files import TextChange, UnknownPlaceError
 from cnnprobe.crash.edits.layers import rebuild
 from cnnprobe.diagnosis import Finding
-from cnnprobe.diagnosis.evidence import Evidence, Flow, operation
+from cnnprobe.diagnosis.evidence import Evidence, Flow
 from cnnprobe.diagnosis.evidence.questions import spoken
 from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.remedies.call_lines import make_each
 from cnnprobe.remedies.changes import exchange, find_module, initialise_all, set_attribute
-from cnnprobe.remedies.kinds.calls import instead, write_elsewhere
-from cnnprobe.remedies.kinds.dims import over_other_axis
+from cnnprobe.remedies.kinds.calls import write_elsewhere
+from cnnprobe.remedies.kinds.dims import over_other_axis, take_last_step
+from cnnprobe.remedies.kinds.modes import follow_mode
 from cnnprobe.remedies.model_lines import follow_layer
 from cnnprobe.remedies.program import UserProgram, list_files
 from cnnprobe.remedies.remedy import Remedy, answers
@@ -310,7 +311,10 @@ def fewer_groups(finding: Finding, evidence: Evidence, model: Any) -> Iterator[R
 
 @answers("batch-leak", "batch-as-time")
 def batch_first(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """batch_first=True in recurrent layers and attentions."""
+    """batch_first=True in recurrent layers and attentions; a BatchNorm that follows the mode."""
+    if finding.kind in ("norm", "mode"):
+        yield from follow_mode(finding, evidence)
+        return
     first = [n for n, m, _ in named_modules(model) if getattr(m, "batch_first", None) is False]
     if first:
         yield Remedy(
@@ -319,31 +323,8 @@ def batch_first(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Re
             written=write_settings(first, {"batch_first": True}, evidence, model),
             shows="every sample depends on its own input alone",
         )
-    yield from _take_last_step(finding, Flow(evidence.evaluation or evidence.trace))
+    yield from take_last_step(finding, Flow(evidence.evaluation or evidence.trace))
     yield from over_other_axis(finding, evidence)
-
-
-def _take_last_step(finding: Finding, flow: Flow) -> Iterator[Remedy]:
-    """The last step of each sequence where an index takes the last sample."""
-    for i in flow.primitives({"getitem"}):
-        call, given = flow.calls[i], flow.data(i)
-        made = flow.producer(given)
-        is_sequence = made is not None and operation(flow.calls[made]) in ("rnn", "attention")
-        if not is_sequence or flow.owner(i) != finding.module or given is None:
-            continue
-        if call.outputs and call.outputs[0].shape == given.shape[1:]:
-            yield Remedy(
-                title="x[:, -1] in place of x[-1]: the last step, and not the last sample",
-                change=instead(call, _last_step),
-                shows="every sample depends on its own input alone",
-                is_comparable=False,
-            )
-
-
-def _last_step(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if len(args) > 1 and isinstance(args[1], int):
-        return args[0][:, args[1]]
-    return func(*args, **kwargs)
 
 
 def _batch_first(subject: Subject) -> None:

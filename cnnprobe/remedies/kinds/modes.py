@@ -1,7 +1,7 @@
 """Remedies of the mode: what trains and what rests in a step."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cnnprobe.diagnosis import Finding
-from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence import Evidence, operation
 from cnnprobe.diagnosis.evidence.questions import spoken, variable
 from cnnprobe.recorder.inventory import named_modules
 from cnnprobe.remedies.loop_lines import freeze_modules
@@ -86,3 +86,29 @@ def _name_frozen(model: nn.Module) -> dict[str, nn.Module]:
 
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
     return nn.Module.train(module, mode=False)
+
+
+def follow_mode(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
+    """Running statistics in eval mode, in each call of F.batch_norm."""
+    trace = evidence.evaluation or evidence.trace
+    lines = {(c.kind, c.source) for c in trace.calls if operation(c) == "batch_norm" and not c.fqn}
+    place = spoken(evidence, finding.module)
+    if finding.kind == "norm":
+        yield Remedy(
+            title=f"F.batch_norm(..., training=self.training) in {place}",
+            change=lambda subject: _rewrite_all(subject, lines),
+            shows="every sample depends on its own input alone",
+            is_comparable=False,
+        )
+
+
+def _rewrite_all(subject: Subject, lines: set[tuple[str, str]]) -> None:
+    model = subject.model
+
+    def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if model.training:
+            return func(*args, **kwargs)
+        return func(*args[:5], **{k: v for k, v in kwargs.items() if k != "training"})
+
+    for kind, source in lines:
+        subject.rewrite(kind, source, run)

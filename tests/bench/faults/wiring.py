@@ -127,3 +127,16 @@ def encoder_layer_without_batch_first(sick):
         net(forward, stem=nn.Conv2d(3, 16, 4, 4), encoder=encoder, fc=nn.Linear(16, 4)),
         inputs=images(),
     )
+
+
+@case("batch-leak", "1")
+def batch_norm_of_a_function_that_trains_in_eval_mode(sick):
+    class Norm(nn.BatchNorm2d):
+        def forward(self, x):
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias,
+                training=True if sick else self.training, momentum=self.momentum, eps=self.eps,
+            )  # fmt: skip
+
+    layers = [nn.Conv2d(3, 8, 3, bias=False), Norm(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
+    return classifier(nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 4)))

@@ -1,0 +1,98 @@
+"""Samples beside the arrays of their data set: values in another order, bytes that wrap around."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import cnnprobe
+
+RANDOM = np.random.default_rng(0)
+PICTURES = RANDOM.integers(0, 256, (64, 16, 16, 3), dtype=np.uint8)
+SIGNALS = torch.randn(64, 20, 3, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(64) % 4
+
+
+class Made(Dataset):
+    """Samples that a function makes of the arrays."""
+
+    def __init__(self, make, held=PICTURES):
+        self.held, self.make = held, make
+
+    def __len__(self):
+        return len(self.held)
+
+    def __getitem__(self, i):
+        return self.make(self.held[i]), LABELS[i]
+
+
+def find(loader, name):
+    return [f for f in cnnprobe.inspect_data(loader).findings if f.rule == name]
+
+
+def load(make, held=PICTURES):
+    return DataLoader(Made(make, held), 16)
+
+
+def to_tensor(array):
+    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1).float() / 255
+
+
+WRAPPING = {
+    "a product": lambda x: to_tensor(x * x[..., ::-1]),
+    "a sum": lambda x: to_tensor(x + np.uint8(60)),
+    "a difference": lambda x: to_tensor(x - x[..., :1]),
+}
+WIDE = {
+    "a cast before": lambda x: to_tensor(x.astype(np.float32) * x[..., ::-1]),
+    "no arithmetic": to_tensor,
+    "scaled by its dtype": lambda x: to_tensor(x) * (1 if x.dtype == np.uint8 else 255),
+    "inverted": lambda x: to_tensor(255 - x),
+    "drawn at random": lambda x: to_tensor(x) + torch.rand(1),
+}
+
+
+@pytest.mark.parametrize("way", WRAPPING)
+def test_bytes_that_wrap_around_are_found(way):
+    (found,) = find(load(WRAPPING[way]), "wrapped-pixels")
+    assert "computed in the bytes of the data set's held" in found.message
+
+
+@pytest.mark.parametrize("way", WIDE)
+def test_bytes_that_do_not_wrap_around_are_no_finding(way):
+    assert not find(load(WIDE[way]), "wrapped-pixels")
+
+
+def collate(move):
+    def join(samples):
+        x, y = zip(*samples, strict=True)
+        return move(torch.stack(x)), torch.stack(y)
+
+    return join
+
+
+@pytest.mark.parametrize(
+    ("move", "is_found"),
+    [(lambda x: x.view(-1, 3, 20), True), (lambda x: x.transpose(1, 2), False)],
+)
+def test_collate_that_reshapes_time_to_channels_is_found(move, is_found):
+    loader = DataLoader(TensorDataset(SIGNALS, LABELS), 16, collate_fn=collate(move))
+    found = find(loader, "rearranged-pixels")
+    assert is_found == bool(found)
+    assert not is_found or "transpose(-1, -2)" in found[0].fix
+
+
+def test_data_set_that_reshapes_its_arrays_is_found_with_the_move_of_the_dims():
+    make = {False: to_tensor, True: lambda x: torch.from_numpy(x).reshape(3, 16, 16).float() / 255}
+    (found,) = find(load(make[True]), "rearranged-pixels")
+    assert "of the data set's held, of shape (16, 16, 3)" in found.message
+    assert "permute(2, 0, 1)" in found.fix
+    assert not find(load(make[False]), "rearranged-pixels")
+
+
+def test_arrays_of_the_data_set_are_as_before():
+    loader = load(WRAPPING["a product"])
+    before = loader.dataset.held
+    find(loader, "wrapped-pixels")
+    assert loader.dataset.held is before
+    assert before.dtype == np.uint8
