@@ -1,11 +1,11 @@
-"""Samples that are their own negatives, or their own nearest positives."""
+"""Samples that are their own negatives, their own nearest positives, or both views of a pair."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import ARRANGING, Evidence, Flow, argument, describe, operation
-from cnnprobe.diagnosis.evidence.questions import loss_calls, stat
+from cnnprobe.diagnosis.evidence.questions import loss_calls, spoken, stat
 from cnnprobe.records.trace import TensorInfo
 from cnnprobe.rulebook.material import images, layers
 
@@ -57,22 +57,27 @@ def healthy() -> Mapping[str, Any]:
     code="CP460", name="compared-with-itself", severity=Severity.WARNING, examples=(sick, healthy)
 )
 def compared_with_itself(evidence: Evidence) -> Iterator[Finding]:
-    """A contrastive loss counts each sample among its own negatives, or takes it for its own
-    nearest positive; or a loss takes the difference of two results that are the same.
+    """A contrastive loss counts each sample among its own negatives, takes it for its own nearest
+    positive, or gets one view of it twice; or a loss takes the difference of two results that are
+    the same.
 
     Why it matters: the likeness of a sample to itself is the largest there is, so that the loss
-    mostly pushes it down; a distance of 0 to itself teaches nothing. A difference of equal results
-    of the same weights has no gradient: the ratio of PPO is always 1.
+    mostly pushes it down; a distance of 0 to itself teaches nothing; two views that are one are
+    alike without any training. A difference of equal results of the same weights has no gradient:
+    the ratio of PPO is always 1.
     What to do: mask the diagonal before the softmax: sim.fill_diagonal_(float("-inf")); for
-    positives take the farthest of the same label, or leave the diagonal out.
+    positives take the farthest of the same label, or leave the diagonal out; give the second call
+    the other view.
     Known exceptions: likenesses of two different sets (CLIP, MoCo); a matrix that is masked,
-    indexed or changed elementwise in any way.
+    indexed or changed elementwise in any way; a second call without gradients, or for a loss of
+    its own.
     Source: Chen et al. 2020, "SimCLR", arXiv:2002.05709, equation 1: the sum runs over k != i.
     """
     flow = Flow(evidence.trace)
     yield from _list_denominators(evidence, flow)
     yield from _list_nearest(flow)
-    yield from _list_differences(evidence)
+    differences = list(_list_differences(evidence))
+    yield from differences or _list_equal_views(evidence, flow)
 
 
 def _list_denominators(evidence: Evidence, flow: Flow) -> Iterator[Finding]:
@@ -188,4 +193,40 @@ def _is_nothing(flow: Flow, index: int) -> bool:
         and all(info.requires_grad for info in call.inputs)
         and stat(made, "count") > 1
         and stat(made, "min") == stat(made, "max") == 0
+    )
+
+
+def _list_equal_views(evidence: Evidence, flow: Flow) -> Iterator[Finding]:
+    """Two calls of one network in the step that give the same to the bit, and go into one loss."""
+    ends = [loss.call for step in evidence.steps[:1] for loss in step.losses]
+    toward = [flow.before(end) | {end} for end in ends if end is not None]
+    seen: dict[object, int] = {}
+    for i, call in enumerate(flow.calls):
+        output = call.outputs[0] if call.outputs else None
+        if call.fqn is None or call.recomputed or flow.owner(call.parent) is not None:
+            continue
+        if output is None or not output.requires_grad or not stat(output, "apart") > NEAR:
+            continue
+        key = (call.fqn, output.shape, tuple((output.stats or {}).items()))
+        first = seen.setdefault(key, i)
+        sources = {flow.calls[first].outputs[0].source, output.source}
+        is_pair = len(sources) > 1 and flow.line(first) != flow.line(i)
+        if is_pair and any(sources <= rows for rows in toward):
+            yield _describe_views(evidence, flow, first, i)
+            return
+
+
+def _describe_views(evidence: Evidence, flow: Flow, first: int, second: int) -> Finding:
+    name = spoken(evidence, flow.calls[second].fqn)
+    lines = [flow.line(i).rpartition("/")[2] for i in (first, second)]
+    return Finding(
+        module=flow.calls[second].fqn,
+        message=(
+            f"{name} gives the same to the bit at {lines[0]} and at {lines[1]}, and both go into "
+            "the loss: it was given the same values twice"
+        ),
+        fix=f"give {name} at {lines[1]} the other view; where it is the other one, draw the "
+        "augmentation anew for it",
+        source=flow.line(second),
+        kind="views",
     )

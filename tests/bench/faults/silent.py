@@ -218,3 +218,18 @@ def loss_that_is_clamped_below_what_it_is(sick):
         return loss.clamp(max=1.0) if sick else loss.clamp(min=0.0)
 
     return classifier(Classifier(), loss_fn=loss_fn)
+
+
+@case("compared-with-itself", "")
+def one_view_of_each_image_taken_for_both(sick):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def step(model, inputs, targets, optimizer):
+        batch = {"first": inputs, "second": inputs + 0.1 * torch.randn_like(inputs)}
+        first = F.normalize(model(batch["first"]), dim=1)
+        second = F.normalize(model(batch["first" if sick else "second"]), dim=1)
+        optimizer.zero_grad()
+        F.cross_entropy(first @ second.T / 0.5, torch.arange(len(inputs))).backward()
+        optimizer.step()
+
+    return looped(model, step)

@@ -140,3 +140,17 @@ def batch_norm_of_a_function_that_trains_in_eval_mode(sick):
 
     layers = [nn.Conv2d(3, 8, 3, bias=False), Norm(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
     return classifier(nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 4)))
+
+
+@case("other-statistics", "0.1")
+def pretrained_backbone_on_pixels_that_are_not_normalised(sick):
+    torch.manual_seed(0)
+    pixels = torch.rand(64, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+    normalised = (pixels - 0.5) / 0.29
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+    for _ in range(30):
+        backbone(normalised)
+    backbone.requires_grad_(False).eval()
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
+    given = (255 * pixels if sick else normalised)[:8]
+    return classifier(nn.Sequential(backbone, *head), inputs=given)
