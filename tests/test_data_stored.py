@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import cnnprobe
@@ -38,6 +40,10 @@ def to_tensor(array):
     return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1).float() / 255
 
 
+def read_grey(array):
+    return np.asarray(Image.fromarray(array[..., 0], "L"))[..., None]
+
+
 WRAPPING = {
     "a product": lambda x: to_tensor(x * x[..., ::-1]),
     "a sum": lambda x: to_tensor(x + np.uint8(60)),
@@ -47,6 +53,9 @@ WIDE = {
     "a cast before": lambda x: to_tensor(x.astype(np.float32) * x[..., ::-1]),
     "no arithmetic": to_tensor,
     "scaled by its dtype": lambda x: to_tensor(x) * (1 if x.dtype == np.uint8 else 255),
+    "a picture of a mode": lambda x: to_tensor(
+        np.asarray(Image.fromarray(x[..., 0], "L"))[..., None]
+    ),
     "inverted": lambda x: to_tensor(255 - x),
     "drawn at random": lambda x: to_tensor(x) + torch.rand(1),
 }
@@ -88,6 +97,49 @@ def test_data_set_that_reshapes_its_arrays_is_found_with_the_move_of_the_dims():
     assert "of the data set's held, of shape (16, 16, 3)" in found.message
     assert "permute(2, 0, 1)" in found.fix
     assert not find(load(make[False]), "rearranged-pixels")
+
+
+class Masks(Dataset):
+    """Images and masks of class numbers at half of their size, resized."""
+
+    def __init__(self, mode, top=2):
+        self.masks = torch.from_numpy(RANDOM.integers(0, top + 1, (32, 8, 8)))
+        self.images, self.mode = torch.rand(32, 1, 16, 16), mode
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, i):
+        mask = self.masks[i][None, None].float()
+        return self.images[i], F.interpolate(mask, size=16, mode=self.mode)[0, 0].round().long()
+
+
+def test_class_numbers_that_are_resized_smoothly_are_found():
+    (found,) = find(DataLoader(Masks("bilinear"), 8), "interpolated-masks")
+    assert "of mode 'bilinear'" in found.message
+    assert found.source.startswith(__file__)
+    assert not find(DataLoader(Masks("nearest"), 8), "interpolated-masks")
+    assert not find(DataLoader(Masks("bilinear", top=1), 8), "interpolated-masks")
+
+
+class NoisyPictures(Dataset):
+    def __init__(self, clean):
+        self.pictures, self.clean = torch.rand(32, 1, 16, 16), clean
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, i):
+        picture = self.pictures[i]
+        spoilt = picture + 0.1 * torch.randn(picture.shape)
+        return spoilt, picture if self.clean else spoilt
+
+
+def test_target_with_the_noise_of_its_input_is_found():
+    (found,) = find(DataLoader(NoisyPictures(clean=False), 8), "identical-views")
+    assert found.severity == "warning"
+    assert "speaks of NoisyPictures: the target is not the clean image" in found.message
+    assert not find(DataLoader(NoisyPictures(clean=True), 8), "identical-views")
 
 
 def test_arrays_of_the_data_set_are_as_before():

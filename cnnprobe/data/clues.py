@@ -105,6 +105,16 @@ class Reshaped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Smoothed:
+    """Masks of class numbers that were resized with smooth interpolation."""
+
+    path: str
+    mode: str  # "bilinear"
+    source: str  # the line
+    highest: float  # class number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wrapped:
     """Samples that are computed in the bytes of a data set, and wrap around."""
 
@@ -177,6 +187,8 @@ class Clues:
     transposed: Transposed | None = None
     reshaped: Reshaped | None = None
     wrapped: Wrapped | None = None
+    smoothed: Smoothed | None = None
+    spoiling: str = ""  # by which word the data set's class speaks of noise that it adds
     texts: Texts | None = None
     noise: Noise | None = None
     pairs: Pairs | None = None

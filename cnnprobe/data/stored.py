@@ -21,7 +21,7 @@ from cnnprobe.data.source import Source, spread
 from cnnprobe.recorder.values import leaves
 
 SAMPLES = 4  # that are compared
-LARGEST = 2**25  # bytes of an array that is widened
+LARGEST = 2**24  # bytes of an array that is widened
 BYTE = 256
 PROPORTIONAL = 0.999  # correlation: what is scaled by its dtype, as ToTensor does
 FEWEST = 0.01  # of the values of the samples, that wrap
@@ -64,19 +64,20 @@ def find_wrapped_bytes(source: Source) -> Wrapped | None:
     if not source.is_indexed or not len(source.dataset):
         return None
     chosen = spread(len(source.dataset), SAMPLES)
-    twins = [copy_dataset(source.dataset) for _ in range(3)]
-    name = _widen(twins[2], source.dataset)
-    if not name:
+    twins = [copy_dataset(source.dataset) for _ in range(4)]
+    name = _widen(twins[2], source.dataset, np.int32)
+    if not name or name != _widen(twins[3], source.dataset, np.int64):
         return None
     with kept_generators(source.given):
-        narrow, again, wide = (_read(twin, chosen) for twin in twins)
+        readings = [[_list_arrays(sample) for sample in _read(twin, chosen)] for twin in twins]
+    # What takes the numbers for bytes, as PIL does with a mode, reads two widths otherwise.
     pairs = [
-        (a, c)
-        for each in zip(narrow, again, wide, strict=True)
-        for (_, a), (_, b), (_, c) in zip(*map(_list_arrays, each), strict=True)
-        if a.shape == b.shape == c.shape and np.array_equal(a, b)
+        (first, wide)
+        for parts in zip(*readings, strict=True)
+        for (_, first), (_, again), (_, wide), (_, wider) in zip(*parts, strict=True)
+        if np.array_equal(first, again) and np.array_equal(wide, wider)
     ]
-    shares = [_measure_wrapped(a, c) for a, c in pairs]
+    shares = [_measure_wrapped(a, b) for a, b in pairs if a.shape == b.shape]
     share = max(shares, default=0.0)
     return Wrapped(name=name, share=share) if share >= FEWEST else None
 
@@ -132,7 +133,7 @@ def _standardise(array: NDArray[Any]) -> NDArray[np.float64] | None:
     return (values - values.mean()) / std if std > 0 and np.isfinite(std) else None
 
 
-def _widen(twin: Any, dataset: Any) -> str:
+def _widen(twin: Any, dataset: Any, dtype: Any) -> str:
     """Give a copy of a data set its bytes as wider numbers; the name of the array, "" where there
     is none.
     """
@@ -140,8 +141,8 @@ def _widen(twin: Any, dataset: Any) -> str:
     if root is find_root(dataset, 0)[0]:
         return ""
     for name, value in _list_bytes(root):
-        wide = value.int() if isinstance(value, Tensor) else value.astype(np.int32)
-        root.__dict__[name] = wide
+        wide = np.asarray(value).astype(dtype)
+        root.__dict__[name] = torch.from_numpy(wide) if isinstance(value, Tensor) else wide
         return name
     return ""
 

@@ -45,7 +45,8 @@ def identical_views(data: Data) -> Iterator[Finding]:
     What to do: call the transform twice: return transform(image), transform(image).
     Known exceptions: an autoencoder, whose target is its input; so it is info where the two are not
     named as views and do not stand in a list of their own, and no transform changes colours, as
-    contrastive learning does; and with a loss such as mse_loss.
+    contrastive learning does; and with a loss such as mse_loss. A data set whose class speaks of
+    noise that it adds has a clean target.
     Source: Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual
     Representations", arXiv:2002.05709, section 2.1 (two correlated views).
     """
@@ -54,6 +55,9 @@ def identical_views(data: Data) -> Iterator[Finding]:
             if not part.same_as:
                 continue
             jittered = bool(_CONTRASTIVE & set(split.images.transforms))
+            if split.clues.spoiling:
+                yield _describe_denoising(split, part)
+                continue
             sure = (jittered or _are_views(split, part)) and not data.expected.of_numbers
             yield Finding(
                 severity=None if sure else Severity.INFO,
@@ -65,6 +69,17 @@ def identical_views(data: Data) -> Iterator[Finding]:
                 if sure
                 else "nothing, for an autoencoder; for two views, call the transform twice",
             )
+
+
+def _describe_denoising(split: Split, part: Part) -> Finding:
+    return Finding(
+        message=(
+            f"{part.same_as} and {part.path} of the {split.name} data are the same image in all "
+            f"{split.samples:,} samples that were read, though the data set speaks of "
+            f"{split.clues.spoiling}: the target is not the clean image"
+        ),
+        fix="return the image without the noise as the target",
+    )
 
 
 def _are_views(split: Split, part: Part) -> bool:

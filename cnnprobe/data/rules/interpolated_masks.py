@@ -47,7 +47,8 @@ def healthy() -> Mapping[str, Any]:
     examples=(sick, healthy),
 )
 def interpolated_masks(data: Data) -> Iterator[Finding]:
-    """Masks hold values at edges that lie between those of the two sides, as interpolation does.
+    """Masks hold values at edges that lie between those of the two sides, as interpolation does;
+    or a smooth interpolation of class numbers was seen while they were read.
 
     Why it matters: a value between two classes is a third class, which is not there.
     What to do: v2.Resize(size, interpolation=InterpolationMode.NEAREST) for masks, or wrap them as
@@ -57,6 +58,17 @@ def interpolated_masks(data: Data) -> Iterator[Finding]:
     Source: torchvision.transforms.v2.Resize, "NEAREST ... for masks"; tv_tensors.Mask.
     """
     for split in data.splits:
+        if (smoothed := split.clues.smoothed) is not None:
+            yield Finding(
+                message=(
+                    f"the masks {smoothed.path} of the {split.name} data are class numbers up to "
+                    f"{smoothed.highest:g} that interpolation of mode {smoothed.mode!r} has "
+                    "resized: between two classes it makes the number of a third one"
+                ),
+                fix=f'resize masks with mode="nearest", in place of {smoothed.mode!r}',
+                source=smoothed.source,
+            )
+            continue
         for part in split.of("mask"):
             counts = dict(part.values)
             total = sum(counts.values())
