@@ -51,7 +51,7 @@ def _are_classes(args: Any, kwargs: Any) -> bool:
     given = args[0] if args else kwargs.get("input")
     if not isinstance(given, Tensor) or not given.numel() or bool((given != given.round()).any()):
         return False
-    classes = torch.unique(given)  # type: ignore[no-untyped-call]
+    classes = torch.unique(given)
     return bool(classes[-1] - classes[0] >= APART) and len(classes) <= MOST_CLASSES
 
 
