@@ -26,6 +26,7 @@ class Remedy:
     # what the loss has to be at the end, beside the rule's word: "lower", "other", "moved" (not
     # the same to the digit); "": anything
     loss_ends: str = ""
+    is_meant: bool = False  # what the user's own line asks for in vain, whatever the loss does
     tidies: bool = False  # it takes away what has no effect, and mends no number
     is_everywhere: bool = False  # for several findings of a rule: one change of all places
     written: Callable[[], list[TextChange]] | None = (

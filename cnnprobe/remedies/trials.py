@@ -277,7 +277,11 @@ class Bench:
                 pass
             finally:
                 restore(self.states)
-        return SHORT if all(self._is_among(f, self.short) for f in findings) else whole
+        known = {(f.rule, f.kind) for f in self.short}
+        is_short = all(
+            self._is_among(f, self.short) and (f.rule, f.kind) in known for f in findings
+        )
+        return SHORT if is_short else whole
 
     def _judge_by_rule(self, finding: Finding, remedy: Remedy) -> Tried:
         steps = self._choose_steps([finding])
@@ -290,7 +294,9 @@ class Bench:
         if verdict is Verdict.PROVEN and len(after) > 1 < len(before):
             if remedy.is_comparable and compare_losses(before, after) is Verdict.WORSE:
                 verdict, said = Verdict.WORSE, "the loss falls less"
-            elif rises(after) if remedy.is_comparable else runs_away(before, after):
+            elif not remedy.is_meant and (
+                rises(after) if remedy.is_comparable else runs_away(before, after)
+            ):
                 verdict, said = (
                     Verdict.USELESS,
                     "the loss still rises" if remedy.is_comparable else "the loss rises then",

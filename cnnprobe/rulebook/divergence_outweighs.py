@@ -70,6 +70,16 @@ class Outweighed:
     values: int  # of one sample, of which the error is the mean
     ratio: float  # how much more the divergence counts than where both are sums
 
+    @property
+    def factor(self) -> float | None:
+        """What the logarithm of the error is multiplied by for each value: 0.5 of a normal
+        distribution, 1 of Laplace's; None where the error is a likelihood already.
+        """
+        kind = operation(self.flow.calls[self.error])
+        if kind.startswith("binary"):
+            return None
+        return 1.0 if kind == "l1_loss" else 0.5
+
 
 @rule(
     code="CP459", name="divergence-outweighs", severity=Severity.WARNING, examples=(sick, healthy)
@@ -81,10 +91,14 @@ def divergence_outweighs(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: against a likelihood, which is a sum over the pixels, the divergence counts as
     many times too much as there are values. The code becomes the prior, and holds nothing of the
     input (posterior collapse).
-    What to do: sum the error over the values of each sample, or weigh the divergence down.
+    What to do: of a squared error, half its logarithm times the number of values, the likelihood
+    with the best deviation for all; of a binary cross entropy, the sum over the values of each
+    sample. A sum of squared errors alone stands for a deviation of 1, more than that of most data:
+    the code may still collapse.
     Known exceptions: a divergence whose weight makes up for it; weights of up to 25.
     Source: Kingma & Welling 2014, arXiv:1312.6114, equation 10; Higgins et al. 2017, "beta-VAE",
-    which normalises beta by the size of code and input.
+    which normalises beta by the size of code and input; Rybkin et al. 2021, "Simple and Effective
+    VAE Training with Calibrated Decoders", arXiv:2006.13202, equation 5.
     """
     for found in find_outweighed(evidence):
         name = describe(found.flow.calls[found.error])
@@ -95,14 +109,22 @@ def divergence_outweighs(evidence: Evidence) -> Iterator[Finding]:
                 f"divergence of the code is a sum: it counts {found.ratio:,.0f} times as much as "
                 f"where both are sums (more than {HEAVY:g})"
             ),
-            fix=(
-                f"sum the error over each sample ({name} with reduction='sum', divided by the "
-                f"size of the batch), or weigh the divergence by 1/{found.values}"
-            ),
+            fix=say_likelihood(found),
             source=found.flow.line(found.error),
             subject=name,
         )
         return
+
+
+def say_likelihood(found: Outweighed) -> str:
+    """What makes the mean error of a row a likelihood of a whole sample."""
+    name = describe(found.flow.calls[found.error])
+    if found.factor is None:
+        return f"{found.values} * {name}(...), the sum over the values of a sample"
+    return (
+        f"{found.factor * found.values:g} * {name}(...).log() in the place of {name}(...): the "
+        "likelihood of a sample, with the deviation that fits the error"
+    )
 
 
 def find_outweighed(evidence: Evidence) -> Iterator[Outweighed]:

@@ -208,7 +208,7 @@ def _compare_distances(
     order: tuple[int, ...], before: Tensor, after: Tensor, wanted: Tensor
 ) -> float | None:
     """How much farther an output is from its targets than before; None of targets of two values."""
-    values = wanted[wanted.isfinite()].unique()
+    values: Tensor = torch.unique(wanted[wanted.isfinite()])
     if wanted.numel() != before.numel() or len(values) < 3:
         return None
     near, far = (

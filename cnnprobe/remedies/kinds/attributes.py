@@ -26,6 +26,7 @@ def set_what_is_read(finding: Finding, evidence: Evidence, model: Any) -> Iterat
                 change=lambda subject, idle=idle: _set(subject, idle),  # type: ignore[misc]
                 shows=f"{idle.meant} is {idle.wanted}",
                 is_comparable=False,
+                is_meant=True,
             )
             return
 

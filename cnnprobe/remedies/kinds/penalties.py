@@ -7,7 +7,8 @@ from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.remedies.kinds.calls import instead, rows_at
 from cnnprobe.remedies.remedy import Remedy, answers
-from cnnprobe.rulebook.divergence_outweighs import find_outweighed
+from cnnprobe.remedies.rewriting import Rewriting
+from cnnprobe.rulebook.divergence_outweighs import find_outweighed, say_likelihood
 
 NO_LABEL = -100  # torch's own ignore_index
 
@@ -46,13 +47,22 @@ def _take_norms(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
 
 
 @answers("divergence-outweighs")
-def sum_the_error(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """The error of a sample as a sum, as the divergence is."""
-    values = next((found.values for found in find_outweighed(evidence)), 0)
-    for _, call in rows_at(finding, evidence)[:1]:
+def take_likelihood(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The likelihood of a whole sample in the place of its mean error."""
+    found = next(find_outweighed(evidence), None)
+    for _, call in rows_at(finding, evidence)[:1] if found is not None else ():
+        assert found is not None  # noqa: S101  (nothing is gone through then)
         yield Remedy(
-            title=f"{finding.subject} times {values}, the sum over the values of a sample",
-            change=instead(call, lambda func, args, kwargs: func(*args, **kwargs) * values),
-            shows="error and divergence are both sums",
+            title=say_likelihood(found),
+            change=instead(call, _as_likelihood(found.values, found.factor)),
+            shows="the error counts for each of its values, as the divergence does",
             is_comparable=False,
         )
+
+
+def _as_likelihood(values: int, factor: float | None) -> Rewriting:
+    def compute(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        error = func(*args, **kwargs)
+        return values * error if factor is None else factor * values * error.log()
+
+    return compute
