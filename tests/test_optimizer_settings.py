@@ -41,6 +41,7 @@ SICK = {
     "dampening=0 in optimizer": {"make": sgd(momentum=0.9, dampening=1.0)},
     "alpha=0.99 in optimizer": {"make": rms(alpha=1.0)},
     "betas[0]=0.9 in optimizer": {"make": adam(betas=(0.99999999, 0.999))},
+    "betas[0]=0.95 in optimizer": {"make": adam(betas=(0.999, 0.95))},
     "betas[1]=0.999 in optimizer": {"make": adam(betas=(0.9, 0.9999999999))},
     "weight_decay=0 in optimizer": {"make": adam(), "change": {"weight_decay": -0.1}},
     "lr=0.01 in optimizer": {"make": sgd(), "change": {"lr": -0.01}},
@@ -54,9 +55,17 @@ def test_setting_out_of_its_range_is_found_and_the_usual_value_is_proven(title):
     assert ("proven", title) == (found.tried.verdict.value, found.tried.title)
 
 
+def test_eps_that_outweighs_the_gradients_is_found_and_one_below_them_is_not():
+    (found,) = diagnose(adam(eps=1.0))
+    assert ("proven", "eps=1e-08 in optimizer") == (found.tried.verdict.value, found.tried.title)
+    assert not diagnose(adam(eps=1e-3))
+
+
 @pytest.mark.parametrize(
     "given",
     [
+        {"make": adam(betas=(0.95, 0.9))},
+        {"make": adam(betas=(0.0, 0.9))},
         {"make": sgd(momentum=0.999, nesterov=True)},
         {"make": sgd(dampening=1.0)},  # without a momentum it is not used
         {"make": adam(betas=(0.0, 0.0))},

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, Replay
+from cnnprobe.diagnosis.evidence import LOSSES, Evidence, Flow, Replay, operation, option
 from cnnprobe.diagnosis.evidence.pace import CRAWLING, MANY, relative_changes
-from cnnprobe.diagnosis.evidence.questions import optimised
+from cnnprobe.diagnosis.evidence.questions import optimised, stat
+from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import classifying, perceptron
 
 # median of update norm over weight norm per step; about 1e-3 is usual (Karpathy, CS231n)
@@ -18,6 +19,10 @@ CRAWL = 1e-4
 GAINED = 10  # times its fall, which a few steps at the higher rate have to reach
 # largest rate that a LambdaLR returns instead of a factor and is looked for; 1 times 1 is 1
 SQUARED = 0.1
+LOWERED = 1e-3  # of its first rate, below which a schedule is to blame
+FEWEST = 16  # by which a mean is divided; smaller numbers are weights of a loss
+ROUNDED = 1e-3  # relative, of a divisor that is read off two losses
+SCALING = frozenset({"div", "mul", "truediv"})
 # relative fall of the loss within three steps at the higher rate, ten times what counts as no
 # movement
 FALL = 1e-3
@@ -48,19 +53,24 @@ def healthy() -> Mapping[str, Any]:
     explains=("loss-not-decreasing", "cannot-overfit", "unchanged-weights"),
 )
 def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
-    """The loss does not move under the optimizer, and falls with a higher learning rate; or a
-    LambdaLR multiplies the rate by itself.
+    """The loss does not move under the optimizer, and falls with a higher learning rate; a LambdaLR
+    multiplies the rate by itself; or the mean of a batch is divided by the number of samples.
 
     Why it matters: training would take thousands of times as long.
     What to do: raise the learning rate by factors of 10 as long as the loss of one batch falls, or
     the limit of a clipping that leaves next to nothing; let a LambdaLR's function return a factor,
-    not a rate.
-    Known exceptions: a warm-up that raises the rate.
+    not a rate; call backward on the mean itself.
+    Known exceptions: a warm-up that raises the rate; a mean that is divided where gradients of
+    several batches are added up, or for an optimizer whose steps do not depend on its size (Adam).
     Source: both runs were made from the same state; Karpathy, CS231n, "ratio of weights:updates".
     """
     squared = next(_find_squared_rates(evidence), None)
     if squared is not None:
         yield squared
+        return
+    divided = _find_divided(evidence)
+    if divided is not None:
+        yield divided
         return
     faster = next((r for r in evidence.replays if r.factor > 1), None)
     losses = [step.value for step in evidence.steps]
@@ -78,7 +88,7 @@ def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
         return
     if end < losses[0] - FALL * abs(losses[0]):
         rate = max(rates)
-        why, fix = _shrunk(evidence, ratio)
+        why, fix = _find_lowered(evidence) or _shrunk(evidence, ratio)
         yield Finding(
             module=None,
             message=(
@@ -93,6 +103,55 @@ def lr_too_low(evidence: Evidence) -> Iterator[Finding]:
                 f"{rate * max(min(100.0, faster.factor), faster.factor / 100):.1g} to begin with"
             ),
         )
+
+
+def _find_divided(evidence: Evidence) -> Finding | None:
+    """The mean over a batch that is divided by as many samples, or more, before backward."""
+    step = evidence.steps[0] if evidence.steps else None
+    if step is None or len(step.losses) != 1 or step.losses[0].call is None:
+        return None
+    is_plain = [o.kind for o in evidence.optimizers] == ["SGD"]
+    if not is_plain or not all(any(e.kind == "step" for e in s.events) for s in evidence.steps):
+        return None  # Adam's steps do not depend on it; gradients of several batches are added up
+    flow = Flow(step.trace)
+    index, divisor = step.losses[0].call, 1.0
+    while operation(flow.calls[index]) in SCALING:
+        call = flow.calls[index]
+        before = [t for t in call.inputs if t.requires_grad]
+        made = flow.producer(before[0]) if len(before) == 1 else None
+        value, result = stat(before[0], "mean") if before else 0.0, stat(call.outputs[0], "mean")
+        if made is None or before[0].shape != () or not value or not result:
+            return None
+        divisor, index = divisor * value / result, made
+    is_mean = _is_mean(evidence, flow.calls[index])
+    samples = next((t.shape[0] for t in evidence.inputs if t.shape), 0)
+    if not is_mean or max(samples, FEWEST) > divisor * (1 + ROUNDED):
+        return None
+    return Finding(
+        module=None,
+        message=(
+            f"the loss is the mean of a batch of {samples}, and is divided by {divisor:.6g} before "
+            "backward: each step is that many times smaller"
+        ),
+        fix=(
+            "call backward() on the mean itself; to log the sum over an epoch, add up "
+            "loss.item() * len(targets)"
+        ),
+        source=flow.line(step.losses[0].call),
+        kind="divided-again",
+        subject=f"{divisor:.6g}",
+    )
+
+
+def _is_mean(evidence: Evidence, call: ModuleCall) -> bool:
+    """Whether a row is a mean over all values, by itself or within a loss of torch's."""
+    if not call.outputs or call.outputs[0].shape != ():
+        return False
+    name = operation(call)
+    is_loss = name in LOSSES and name != "kl_div"
+    return name == "mean" or (
+        is_loss and option(evidence.trace, call, "reduction", "mean") == "mean"
+    )
 
 
 def _find_crawl(evidence: Evidence, ratio: float, faster: Replay, end: float) -> Iterator[Finding]:
@@ -149,6 +208,22 @@ def _measure_ratio(evidence: Evidence) -> float | None:
     rate = max((r for o in evidence.optimizers for r in o.rates), default=0.0)
     ratios = relative_changes(evidence.steps, evidence.values, rate, optimised(evidence))
     return statistics.median(ratios) if ratios else None
+
+
+def _find_lowered(evidence: Evidence) -> tuple[str, str] | None:
+    """The schedule that has lowered the rate so far: the rest of a message, and the repair."""
+    for info in evidence.optimizers:
+        for group in info.settings:
+            first, rate = group.get("initial_lr", 0.0), group.get("lr", 0.0)
+            if 0 < rate < LOWERED * first:
+                return (
+                    f"; it was {first:g} at first: the scheduler has lowered it",
+                    (
+                        "let the scheduler lower the rate by less (a gamma nearer to 1, or fewer "
+                        f"steps of it: one an epoch), and begin again with lr={first:g}"
+                    ),
+                )
+    return None
 
 
 def _shrunk(evidence: Evidence, ratio: float) -> tuple[str, str]:

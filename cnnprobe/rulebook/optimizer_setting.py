@@ -1,5 +1,6 @@
 """Settings of an optimizer with which no training ends well."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ ENDLESS = 1 - 1e-6  # an average over a million steps
 # of the squares: float32 has no number between it and 1
 ENDLESS_SQUARES = 1 - 5e-8
 HALF = 2.0**-25  # smaller numbers are 0 in float16
+LARGE_EPS = 0.1  # torch and Keras have 1e-8 and 1e-7; the root of the squares is about a gradient
+MOMENTS = frozenset({"Adam", "AdamW", "NAdam", "RAdam"})
 
 # option: its bound, what comes of it, the usual value, and the classes that mean this by it
 CEILINGS: Mapping[str, tuple[float, str, float, tuple[str, ...]]] = {
@@ -65,7 +68,7 @@ def optimizer_setting(evidence: Evidence) -> Iterator[Finding]:
     What to do: take the usual value.
     Known exceptions: an eps of 0 where every row of every weight gets gradients.
     Source: Polyak 1964 and Sutskever et al. 2013, section 2: momentum in [0, 1); Kingma & Ba 2015,
-    algorithm 1: betas in [0, 1).
+    algorithm 1: betas in [0, 1), theorem 4.1: betas[0]**2 < sqrt(betas[1]).
     """
     for info in evidence.optimizers:
         for said, option, usual in dict.fromkeys(list_faults(evidence, info)):
@@ -96,6 +99,39 @@ def list_faults(evidence: Evidence, info: OptimizerInfo) -> Iterator[tuple[str, 
             said = f"lr={rate:g} (must be at least 0): each step makes the loss larger"
             yield said, "lr", -rate
         yield from _judge_eps(evidence, info, group.get("eps", 1.0))
+        yield from _judge_moments(evidence, info, group)
+
+
+def _judge_moments(
+    evidence: Evidence, info: OptimizerInfo, group: Mapping[str, float]
+) -> Iterator[tuple[str, str, float]]:
+    """The two averages of Adam and its kin, and what is added to the root of the second."""
+    first, second, eps = (group.get(k, 0.0) for k in ("betas[0]", "betas[1]", "eps"))
+    if info.kind not in MOMENTS:
+        return
+    if 0 < second < 1 and first < ENDLESS and first**2 >= math.sqrt(second):
+        yield (
+            f"betas=({first:g}, {second:g}), in reverse: betas[0]**2 must be below sqrt(betas[1])",
+            "betas[0]",
+            min(first, second),
+        )
+    if eps >= LARGE_EPS and _outweighs(evidence, eps):
+        yield (
+            f"eps={eps:g} (1e-8 is usual): the gradients are smaller than it, and so are the steps",
+            "eps",
+            1e-8,
+        )
+
+
+def _outweighs(evidence: Evidence, eps: float) -> bool:
+    """Whether an eps is larger than the gradients of the first step, each over its weight."""
+    found = evidence.steps[0].gradients if evidence.steps else {}
+    sizes = [
+        gradient.norm / math.sqrt(math.prod(evidence.values[name].shape))
+        for name, gradient in found.items()
+        if name in evidence.values
+    ]
+    return bool(sizes) and max(sizes) < eps
 
 
 def _judge_eps(

@@ -13,6 +13,7 @@ from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import optimised, spoken, variable
 from cnnprobe.records.words import format_counted
 from cnnprobe.remedies.gradients import enlarge_gradients, keep_gradients
+from cnnprobe.remedies.kinds.calls import pass_on
 from cnnprobe.remedies.loop_lines import add_schedule
 from cnnprobe.remedies.model_lines import prepare_model
 from cnnprobe.remedies.program import UserProgram, set_option, set_parameters
@@ -91,8 +92,12 @@ def smaller_steps(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
 @answers("lr-too-low")
 def raise_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The rate at which the loss was seen to fall; for a factor that is a rate, the factor
-    alone; a clip to 1, or the scaled loss, where it is not the rate that makes the steps small.
+    alone; a clip to 1, the scaled loss, or the mean itself, where it is not the rate that makes the
+    steps small.
     """
+    if finding.kind == "divided-again":
+        yield from _leave_undivided(evidence)
+        return
     if _is_shrunk(evidence):
         yield from enlarge_gradients(evidence)
         return
@@ -102,6 +107,17 @@ def raise_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
     found = [factor * part for factor in seen for part in (1.0, 0.1, 0.01) if factor * part > 1]
     small = [max(s.factors) for s in evidence.schedules if 0 < max(s.factors) < 1]
     yield from _rates(evidence, (*(f for f in found), *(1.0 / s for s in small), *HIGHER))
+
+
+def _leave_undivided(evidence: Evidence) -> Iterator[Remedy]:
+    step = evidence.steps[0]
+    call = step.trace.calls[step.losses[0].call or 0]
+    yield Remedy(
+        title="call backward() on the mean itself, without the division",
+        change=lambda subject: subject.rewrite(call.kind, call.source, pass_on),
+        shows="the loss of backward() is the mean",
+        is_comparable=False,
+    )
 
 
 def _divide_factors(evidence: Evidence) -> Iterator[Remedy]:

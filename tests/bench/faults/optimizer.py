@@ -183,6 +183,44 @@ def warm_up_that_returns_a_rate(sick):
     return looped(model, step, optimizer=optimizer, scheduler=scheduler)
 
 
+@case("lr-too-low", None)
+def mean_divided_by_the_samples(sick):
+    def divide(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), targets) / 1000
+        loss.backward()
+        optimizer.step()
+
+    def leave(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), targets) / 2
+        loss.backward()
+        optimizer.step()
+
+    model = Classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    return looped(model, divide if sick else leave, optimizer=optimizer)
+
+
+@case("lr-too-low", None)
+def schedule_that_has_lowered_the_rate_too_far(sick):
+    model = Classifier()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    gamma = 0.1 if sick else 0.9
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma)
+    optimizer.step()
+    for _ in range(9):
+        scheduler.step()
+    return classifier(model, optimizer=optimizer, scheduler=scheduler)
+
+
+@case("optimizer-setting", None)
+def averages_in_reverse(sick):
+    model = Classifier()
+    betas = (0.999, 0.9) if sick else (0.9, 0.999)
+    return classifier(model, optimizer=torch.optim.Adam(model.parameters(), lr=1e-3, betas=betas))
+
+
 @case("optimizer-setting", None)
 def dampening_in_full(sick):
     model = Classifier()

@@ -1,6 +1,8 @@
 import ast
+import dis
+import types
 
-from cnnprobe.crash.cause import Crash, Example, Suspects, blame, cause, propose
+from cnnprobe.crash.cause import Crash, Example, Suspect, Suspects, blame, cause, propose
 from cnnprobe.crash.edits.calls import DetachKept
 from cnnprobe.crash.edits.outside import Advice
 from cnnprobe.crash.edits.writing import add_first_statement
@@ -44,10 +46,24 @@ _THIRD = """
       for _ in range(2):
           model(torch.randn(5, 6)).pow(2).mean().backward()
 """
+_FOURTH = """
+  class Net(nn.Module):
+      def __init__(self):
+          super().__init__()
+-         self.scale = nn.Parameter(torch.ones(4)).pow(2)
++         self.scale = nn.Parameter(torch.ones(4).pow(2))
+      def forward(self, x):
+          return x * self.scale
+  model = Net()
+  def run(model):
+      for _ in range(2):
+          model(torch.randn(5, 4)).pow(2).mean().backward()
+"""
 EXAMPLES = (
     Example(_FIRST, repair="state = tuple(part.detach() for part in state)", is_tried=False),
     Example(_SECOND, repair="call loss.backward() in each step", is_tried=False),
     Example(_THIRD, blames="", repair="self.state = self.state.detach()"),
+    Example(_FOURTH, blames="", repair="self.scale = nn.Parameter(...)", is_tried=False),
 )
 
 
@@ -57,7 +73,8 @@ def kept_state(crash: Crash) -> Suspects:
 
     Why it happens: a hidden state, a memory or a running value is kept from step to step with its
     graph. The next backward goes on into the step before.
-    What to do: detach it when it is kept. An LSTM's state is a tuple of two: detach both.
+    What to do: detach it when it is kept. An LSTM's state is a tuple of two: detach both. What was
+    computed of a parameter in __init__ is to be a parameter itself: nn.Parameter(...) comes last.
     Known exceptions: truncated backpropagation through several steps keeps the graph on purpose,
     and calls backward once for all of them.
     Source: PyTorch, "Word-level language modeling" example, repackage_hidden.
@@ -74,6 +91,9 @@ def _blame_modules(crash: Crash, gone: str) -> Suspects:
     for fqn, name, value in find_keepers(crash):
         code = f"self.{name} = {write_detached(f'self.{name}', value)}"
         forward = getattr(get_forward(crash.modules[fqn]), "__code__", None)
+        if forward is not None and not _is_stored(crash.modules[fqn], name):
+            yield _blame_constructor(fqn, name, gone)
+            continue
         edit = DetachKept(
             title=f"detach it before it is used again: {code} first in the forward",
             code=code,
@@ -86,6 +106,32 @@ def _blame_modules(crash: Crash, gone: str) -> Suspects:
             "whose tensors are freed"
         )
         yield blame(fqn, message, propose(edit), arithmetic=gone)
+
+
+def _is_stored(module: object, name: str) -> bool:
+    """Whether a method other than the constructor assigns an attribute."""
+    kinds = [vars(kind).values() for kind in type(module).__mro__]
+    methods = [v for values in kinds for v in values if isinstance(v, types.FunctionType)]
+    return any(
+        i.opname == "STORE_ATTR" and i.argval == name
+        for method in methods
+        if method.__name__ not in ("__init__", "__setattr__")
+        for i in dis.get_instructions(method)
+    )
+
+
+def _blame_constructor(fqn: str, name: str, gone: str) -> Suspect:
+    """A tensor that was computed of a parameter once, before all steps."""
+    code = f"self.{name} = nn.Parameter(...)"
+    title = (
+        f"make it a parameter, {code}, with all that is done to it inside of the brackets; what is "
+        "computed of another parameter belongs in the forward"
+    )
+    message = (
+        f"the attribute '{name}' of {quote(fqn)} is no parameter: it was computed of one before "
+        "the first step, and backward has freed that graph"
+    )
+    return blame(fqn, message, propose(Advice(title=title, code=code)), arithmetic=gone)
 
 
 def _blame_loop(crash: Crash, gone: str) -> Suspects:
