@@ -61,6 +61,7 @@ ADVICE: Mapping[str, str] = {
     "teacher-in-train-mode": "where the teacher is made is not known",
     "temperature-on-one-side": "which of the two temperatures was meant is not known",
     "threshold-misplaced": "the threshold that was meant is not known",
+    "untrained-teacher": "how the teacher is trained is not known",
     "unread-name": "where it was meant to be read is not known",
     "unread-in-batch": "where the loss is to use it is not known",
     "unpredictable-target": "which of the two draws was meant is not known",

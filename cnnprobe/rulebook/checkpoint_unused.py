@@ -6,7 +6,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow
 from cnnprobe.diagnosis.evidence.initial import is_fresh
-from cnnprobe.diagnosis.evidence.questions import spoken
+from cnnprobe.diagnosis.evidence.questions import spoken, trainable
 from cnnprobe.diagnosis.evidence.texts import LoadStatement
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, perceptron
@@ -56,11 +56,13 @@ def checkpoint_unused(evidence: Evidence) -> Iterator[Finding]:
     What to do: look at missing_keys and unexpected_keys of what load_state_dict returns; draw the
     weights before the load.
     Known exceptions: the last layer alone, which a new task replaces; weights that are not uniform
-    within torch's own bound. Only the text of the file that asks and of the user's classes is read.
+    within torch's own bound; layers that are trained, where no load is seen to leave them out. Only
+    the text of the file that asks and of the user's classes is read.
     Source: torch.nn.Module.load_state_dict, "strict: whether to strictly enforce that the keys
     match"; torch.nn.Linear and Conv2d initialise from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
     """
     fresh, layers = _list_fresh(evidence)
+    said = False
     for load in evidence.texts.loads:
         if load.kind == "drawn-anew":
             yield Finding(
@@ -86,7 +88,14 @@ def checkpoint_unused(evidence: Evidence) -> Iterator[Finding]:
                 kind="itself",
                 subject=load.holder,
             )
+        elif load.kind == "meant":
+            kept = [name for name in fresh if _is_frozen(evidence, name)]
+            is_first = len(kept) >= LEAST and kept[0] == layers[0]
+            if is_first and _is_of(evidence, load) and not said:
+                said = True
+                yield _say_frozen(evidence, load, kept)
         elif len(fresh) >= LEAST and fresh[0] == layers[0] and _is_of(evidence, load):
+            said = True
             yield Finding(
                 module=fresh[0],
                 message=(
@@ -103,6 +112,29 @@ def checkpoint_unused(evidence: Evidence) -> Iterator[Finding]:
                 kind="lenient",
                 subject=load.holder,
             )
+
+
+def _is_frozen(evidence: Evidence, module: str) -> bool:
+    return f"{module}.weight" not in trainable(evidence)
+
+
+def _say_frozen(evidence: Evidence, load: LoadStatement, frozen: list[str]) -> Finding:
+    return Finding(
+        module=frozen[0],
+        message=(
+            f"{format_counted(len(frozen), 'layer')} of the model "
+            f"{'is' if len(frozen) == 1 else 'are'} frozen at the random numbers of torch's "
+            f"initialisation, the first is {spoken(evidence, frozen[0])}: `{load.text}` has not "
+            "given them the weights of a checkpoint"
+        ),
+        fix=(
+            "see what that line writes: the weights have to be copied into the layer itself, by "
+            "load_state_dict or copy_, under names that fit"
+        ),
+        source=load.source,
+        kind="frozen",
+        subject=load.holder,
+    )
 
 
 def _list_fresh(evidence: Evidence) -> tuple[list[str], list[str]]:

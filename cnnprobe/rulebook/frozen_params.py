@@ -1,5 +1,6 @@
 """Parameters that are frozen where something before or after them is trained."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ from cnnprobe.diagnosis.evidence.initial import is_fresh
 from cnnprobe.diagnosis.evidence.questions import loss_calls, owner, spoken, variable
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import classifying, perceptron
+
+BODY = 2  # layers, at least, of what is frozen before a head
 
 
 def _training(frozen: tuple[int, ...]) -> Mapping[str, Any]:
@@ -37,7 +40,8 @@ def healthy() -> Mapping[str, Any]:
 )
 def frozen_params(evidence: Evidence) -> Iterator[Finding]:
     """A layer is frozen at its random initialisation although layers before it are trained or were
-    pretrained, or an embedding although layers after it are, or nothing is trainable at all.
+    pretrained, or an embedding although layers after it are, or nothing is trainable at all; as
+    info, a whole body that is frozen so.
 
     Why it matters: the others have to work around random weights that never change.
     What to do: requires_grad_(True) for it, or freeze what comes before instead;
@@ -73,6 +77,7 @@ def frozen_params(evidence: Evidence) -> Iterator[Finding]:
     if not mostly:
         yield from _find_frozen_tables(evidence, flow, frozen, trained)
     yield from _find_late_layers(evidence, flow, frozen, trained)
+    yield from _find_random_body(evidence, flow, frozen, trained)
     for i in flow.primitives(PROJECTIONS):
         module = flow.calls[i].fqn
         if module is None or module not in frozen or not is_fresh(evidence, module):
@@ -155,6 +160,42 @@ def _find_late_layers(
             ),
             fix=f"{place}.requires_grad_(True), or a narrower pattern where names are frozen",
         )
+
+
+def _find_random_body(
+    evidence: Evidence, flow: Flow, frozen: set[str], trained: set[str]
+) -> Iterator[Finding]:
+    """A body that is frozen as torch has drawn it, before a head that is trained."""
+    calls = [flow.calls[i].fqn for i in flow.primitives(PROJECTIONS)]
+    layers = [n for n in dict.fromkeys(calls) if n is not None and f"{n}.weight" in evidence.values]
+    body = list(itertools.takewhile(lambda name: name in frozen, layers))
+    after = set(layers) - set(body)
+    if len(body) < BODY or not after <= trained or not after or evidence.texts.unfreezes:
+        return
+    if all(is_fresh(evidence, name) for name in body) or _has_new_statistics(evidence, frozen):
+        yield Finding(
+            module=body[0],
+            severity=Severity.INFO,
+            message=(
+                f"the first {len(body)} layers are frozen at their random initialisation, and only "
+                f"{format_counted(len(after), 'layer')} behind them "
+                f"{'is' if len(after) == 1 else 'are'} trained: it reads random features"
+            ),
+            fix="load pretrained weights before they are frozen, or let them train",
+            kind="body",
+        )
+
+
+def _has_new_statistics(evidence: Evidence, frozen: set[str]) -> bool:
+    """Whether the frozen BatchNorm layers have never seen a batch."""
+    values = [
+        (evidence.values.get(f"{name}.running_mean"), evidence.values.get(f"{name}.running_var"))
+        for name in frozen
+    ]
+    known = [(mean, var) for mean, var in values if mean is not None and var is not None]
+    return bool(known) and all(
+        mean.low == mean.high == 0 and var.low == var.high == 1 for mean, var in known
+    )
 
 
 def _is_pretrained(evidence: Evidence, module: str) -> bool:

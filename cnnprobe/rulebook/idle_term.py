@@ -40,9 +40,16 @@ def healthy() -> Mapping[str, Any]:
     return _loop(False)
 
 
-@rule(code="CP441", name="idle-term", severity=Severity.WARNING, examples=(sick, healthy))
+@rule(
+    code="CP441",
+    name="idle-term",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("zero-grad",),
+)
 def idle_term(evidence: Evidence) -> Iterator[Finding]:
-    """A term of the loss has gradients, and none for what the optimizer steps with it.
+    """A term of the loss has gradients, and none for what the optimizer steps with it; or it is
+    multiplied by a quotient of whole numbers that is 0.
 
     Why it matters: the term is computed and added, and trains nothing. Its gradients wait in other
     parameters for whoever steps these next.
@@ -56,6 +63,7 @@ def idle_term(evidence: Evidence) -> Iterator[Finding]:
     if not steps or not evidence.own_loop:
         return
     flow = Flow(steps[0].trace)
+    yield from _find_zeroed(evidence, flow, steps[0])
     for position, loss in enumerate(steps[0].losses):
         for number in loss.idle:
             row = _find_row(flow, number)
@@ -76,6 +84,33 @@ def idle_term(evidence: Evidence) -> Iterator[Finding]:
                 ),
                 source=flow.line(row),
             )
+
+
+def _find_zeroed(evidence: Evidence, flow: Flow, step: Step) -> Iterator[Finding]:
+    """The terms that are multiplied by 0, where a quotient of whole numbers has been rounded."""
+    slips = [slip for slip in evidence.texts.slips if slip.kind == "zero-quotient"]
+    ends = [loss.call for loss in step.losses if loss.call is not None]
+    toward = set(ends).union(*(flow.before(end) for end in ends)) if slips and ends else set[int]()
+    for row in sorted(toward):
+        call = flow.calls[row]
+        if operation(call) != "mul" or len(call.inputs) != 1 or not call.inputs[0].requires_grad:
+            continue
+        if [v for v in call.arguments.values() if isinstance(v, int | float)] == [0]:
+            slip = slips[0]
+            named = f"{slip.name} = {slip.text}" if slip.name else slip.text
+            made = flow.producer(call.inputs[0])
+            term = "a term" if made is None else describe(flow.calls[made])
+            yield Finding(
+                module=None,
+                message=(
+                    f"{term} is multiplied by 0 in the loss, and `{named}` is 0: // divides whole "
+                    "numbers and rounds down"
+                ),
+                fix=f"divide by /: {named.replace('//', '/')}",
+                source=slip.source,
+                kind="zero-quotient",
+            )
+            return
 
 
 def _find_row(flow: Flow, number: int) -> int | None:

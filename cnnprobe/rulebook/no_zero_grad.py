@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence import Evidence, Flow
 from cnnprobe.diagnosis.evidence.questions import owner, spoken, topmost, variable
 from cnnprobe.records.words import format_counted
 from cnnprobe.rulebook.material import perceptron, stepping
@@ -46,8 +46,8 @@ def healthy() -> Mapping[str, Any]:
     ),
 )
 def no_zero_grad(evidence: Evidence) -> Iterator[Finding]:
-    """The optimizer steps with gradients to which those of earlier steps, or of another optimizer's
-    loss, were added.
+    """The optimizer steps with gradients to which those of earlier steps, of another optimizer's
+    loss, or of an attack on the input were added.
 
     Why it matters: backward adds to .grad; without zero_grad each step repeats all earlier ones.
     What to do: optimizer.zero_grad() before backward.
@@ -69,6 +69,10 @@ def no_zero_grad(evidence: Evidence) -> Iterator[Finding]:
             ),
         )
         return
+    attack = _find_attack(evidence)
+    if attack is not None:
+        yield attack
+        return
     for number, step in enumerate(evidence.steps):
         if step.stale:
             name = next(
@@ -88,3 +92,54 @@ def no_zero_grad(evidence: Evidence) -> Iterator[Finding]:
                 subject=name,
             )
             return
+
+
+def _find_attack(evidence: Evidence) -> Finding | None:
+    """A loss whose gradient of the input moves the input, in a function of its own, and whose
+    gradients of the weights are stepped with, too.
+    """
+    step = evidence.steps[0] if evidence.steps and evidence.own_loop else None
+    if step is None or len(step.losses) < len(("the attack's", "the training's")):
+        return None
+    flow = Flow(step.trace)
+    moves = [i for i in flow.primitives({"sign"}) if _is_of_outside(flow, i)]
+    moved = [r for r in flow.roots() if any(m in _list_before(flow, r) for m in moves)]
+    places = [i for i, event in enumerate(step.events) if event.kind == "backward"]
+    last = step.losses[-1]
+    if not moved or len(places) != len(step.losses) or last.call is None or last.foreign:
+        return None
+    name, own = (step.events[places[k]].subject for k in (0, -1))
+    between = step.events[places[0] : places[-1]]
+    is_left = all(event.kind not in ("zero_grad", "step") for event in between)
+    first = step.losses[0]
+    if not first.foreign or not is_left or name == own or last.call < moved[-1]:
+        return None
+    if not first.reached & last.reached & last.trained:
+        return None
+    optimizer = next((e.subject for e in step.events if e.kind == "step"), "optimizer")
+    return Finding(
+        module=None,
+        message=(
+            f"the backward in {name} leaves gradients in {len(first.reached & last.trained)} "
+            f"weights of the model, and {optimizer} steps with them: it was made for the gradient "
+            "of the input"
+        ),
+        fix=(
+            f"call {optimizer}.zero_grad() behind {name}, or take the gradient there by "
+            "torch.autograd.grad(loss, x)"
+        ),
+        source=flow.line(first.call),
+        kind="attack",
+    )
+
+
+def _is_of_outside(flow: Flow, row: int) -> bool:
+    """Whether a row takes a tensor of floats that no row has made, as x.grad."""
+    data = flow.data(row)
+    return data is not None and data.source is None and data.dtype.startswith(("float", "bfloat"))
+
+
+def _list_before(flow: Flow, root: int) -> set[int]:
+    """The rows that the input of a pass comes from."""
+    made = [flow.producer(info) for info in flow.calls[root].inputs]
+    return {j for i in made if i is not None for j in (i, *flow.before(i))}

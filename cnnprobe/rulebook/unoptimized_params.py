@@ -47,16 +47,17 @@ def healthy() -> Mapping[str, Any]:
 )
 def unoptimized_params(evidence: Evidence) -> Iterator[Finding]:
     """Trainable parameters of the model, its loss, or a head beside it get gradients, but no
-    optimizer holds them.
+    optimizer holds them; or frozen ones that the loop lets train later.
 
     Why it matters: they stay at their initial values for ever, and their gradients pile up.
     What to do: build the optimizer from model.parameters(), or freeze them with
-    requires_grad_(False).
+    requires_grad_(False); optimizer.add_param_group() where they are unfrozen.
     Known exceptions: frozen parameters; parameters of which another optimizer was seen to take
     care; a network in the loss, as that of a perceptual loss or a discriminator.
     Source: torch.optim, "you have to give it an iterable containing the parameters".
     """
     yield from _judge_beside(evidence)
+    yield from _judge_thawed(evidence)
     if any(o.foreign for o in evidence.optimizers):
         return  # then the optimizer is a stale one, which is reported as such
     forgotten = missing(evidence)
@@ -77,6 +78,31 @@ def unoptimized_params(evidence: Evidence) -> Iterator[Finding]:
                 f"these: {spoken(evidence, module)}.requires_grad_(False)"
             ),
         )
+
+
+def _judge_thawed(evidence: Evidence) -> Iterator[Finding]:
+    """Frozen parameters that the loop is to train later, and that no optimizer has then."""
+    frozen = [
+        p.fqn
+        for p in evidence.trace.parameters
+        if p.kind == "parameter" and not p.trainable and p.fqn not in optimised(evidence)
+    ]
+    for slip in evidence.texts.slips if frozen and evidence.optimizers else ():
+        if slip.kind == "thawed":
+            yield Finding(
+                module=owner(frozen[0]),
+                kind="thawed",
+                subject=slip.name,
+                message=(
+                    f"`{slip.text}` lets frozen parameters train later, but {slip.name} was made "
+                    f"without them and gets none: {format_counted(len(frozen), 'parameter')} "
+                    f"(the first is {frozen[0]}) will not be stepped"
+                ),
+                fix=f"{slip.name}.add_param_group({{'params': ...}}) behind that line, or give "
+                f"{slip.name} all of {variable(evidence, 'model')}.parameters() from the start",
+                source=slip.source,
+            )
+            return
 
 
 def say_holder(evidence: Evidence, module: str) -> str:

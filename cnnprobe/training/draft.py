@@ -16,7 +16,7 @@ from cnnprobe.recorder.values import read_dense
 from cnnprobe.training.boxes import find_inverted
 from cnnprobe.training.companions import PREFIX, Companions
 from cnnprobe.training.decay import Decay
-from cnnprobe.training.events import find_caller
+from cnnprobe.training.events import find_caller, find_function
 from cnnprobe.training.graph_walk import walk
 from cnnprobe.training.hidden import list_parameters
 from cnnprobe.training.mixing import Mixing
@@ -70,6 +70,7 @@ class StepDraft:
         self.was_empty = False  # the state of the optimizer, before its step
         self.is_fed = True  # whether the optimizer has gradients, before its step
         self.stumbled: dict[str, None] = {}
+        self.asking = ""  # the function that calls the latest backward
         self.terms = Terms()
         self.decay = Decay(kept.parameters)
         self.differentiated: frozenset[int] = frozenset()
@@ -96,8 +97,9 @@ class StepDraft:
                 what = f"'{kind}' was not observed in full ({type(error).__name__}: {error})"
                 self.stumbled[f"{what}; please report this"] = None
 
-    def _backward(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
+    def _backward(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:
         tensors = scope.get("tensors")
+        self.asking = find_function(frame)
         losses = (
             [tensors]
             if isinstance(tensors, Tensor)
@@ -151,7 +153,7 @@ class StepDraft:
         )
 
     def _backward_done(self, scope: Mapping[str, Any], frame: types.FrameType) -> None:  # noqa: ARG002
-        self.events.append(Event(kind="backward"))
+        self.events.append(Event(kind="backward", subject=self.asking))
         if self.before:
             self.decay.backward_done()
         self.gradients = measure_gradients(self.kept.parameters)

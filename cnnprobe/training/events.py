@@ -32,10 +32,21 @@ def _step_code() -> types.CodeType | None:
 
 def find_caller(frame: types.FrameType) -> str:
     """The line outside of torch that a call comes from; "" where there is none."""
+    caller = _find_outside(frame)
+    return f"{caller.f_code.co_filename}:{caller.f_lineno}" if caller is not None else ""
+
+
+def find_function(frame: types.FrameType) -> str:
+    """The function outside of torch that a call comes from, by its name."""
+    caller = _find_outside(frame)
+    return caller.f_code.co_name if caller is not None else ""
+
+
+def _find_outside(frame: types.FrameType) -> types.FrameType | None:
     caller = frame.f_back
     while caller is not None and caller.f_globals.get("__name__", "").startswith("torch."):
         caller = caller.f_back
-    return f"{caller.f_code.co_filename}:{caller.f_lineno}" if caller is not None else ""
+    return caller
 
 
 class LoopWatch:

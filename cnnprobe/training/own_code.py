@@ -15,6 +15,7 @@ from cnnprobe.training.request import Request
 from cnnprobe.training.surroundings import Surroundings, look_around
 from cnnprobe.training.target_places import Making
 from cnnprobe.training.unpacked import find_unpacked
+from cnnprobe.training.untrained import find_untrained
 
 T = TypeVar("T")
 
@@ -23,6 +24,7 @@ def read_code(
     request: Request, around: Surroundings, making: Making, put_back: Callable[[], None]
 ) -> OwnCode:
     """What the questions showed; `put_back` restores what a run has changed."""
+    beside = around
     if request.train_step is None:  # then the loss is the only code that is the user's
         around = replace(around, functions=look_around(request.loss_fn, {}).functions)
 
@@ -56,4 +58,5 @@ def read_code(
         broken=(ask(lambda: find_broken(model, around, step, put_back)) or ())
         + (() if volume is None else (volume,)),
         unread=find_unpacked(around),
+        untrained=tuple(find_untrained(request.model, beside)),
     )

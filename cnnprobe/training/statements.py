@@ -4,6 +4,7 @@ at what fitted, end a loop over batches in its first round, or put one layer at 
 
 import ast
 import copy
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -20,6 +21,9 @@ from cnnprobe.training.sourcing import (
 
 ALIKE = 2  # statements that are equal but for the names of their layers
 LARGEST = 100  # nodes of a statement
+_GIVING = re.compile(
+    r"pretrain|(load|copy|restore|transfer)_?\w*(weight|param|checkpoint|state|backbone|encoder)"
+)
 _DRAWING = ("init_weights", "_init_weights", "initialize_weights", "_initialize_weights",
             "reset_parameters", "weights_init", "weight_init")  # fmt: skip
 
@@ -160,6 +164,7 @@ def find_loads(files: Iterable[str]) -> Iterator[LoadStatement]:
         for scope in scopes:
             for block in list_blocks(scope):
                 yield from _find_loads(path, block, drawing)
+                yield from _find_meant(path, block)
 
 
 def _draws(node: ast.FunctionDef) -> bool:
@@ -193,6 +198,19 @@ def _find_loads(path: str, block: list[ast.stmt], drawing: set[str]) -> Iterator
                     holder=holder, after=ast.unparse(statement),
                 )  # fmt: skip
                 break
+
+
+def _find_meant(path: str, block: list[ast.stmt]) -> Iterator[LoadStatement]:
+    """The calls of functions that are named for giving a model the weights of another."""
+    for statement in block:
+        call = statement.value if isinstance(statement, ast.Expr | ast.Assign) else None
+        if isinstance(call, ast.Call) and _GIVING.search(name_of(call.func).lower()):
+            receiver = [call.func.value] if isinstance(call.func, ast.Attribute) else []
+            for each in (*receiver, *call.args[:1]):
+                yield LoadStatement(
+                    kind="meant", text=ast.unparse(call), source=f"{path}:{call.lineno}",
+                    holder=ast.unparse(each),
+                )  # fmt: skip
 
 
 def _loading(statement: ast.stmt) -> ast.Call | None:
@@ -292,26 +310,3 @@ def _repeats_call(node: ast.AST) -> bool:
         return False
     lists = [side for side in (node.left, node.right) if isinstance(side, ast.List)]
     return len(lists) == 1 and len(lists[0].elts) == 1 and isinstance(lists[0].elts[0], ast.Call)
-
-
-# -- freezing --------------------------------------------------------------------------------------
-
-
-def unfreezes(files: Iterable[str]) -> bool:
-    """Whether a statement of these files lets parameters require grad, or may, by a variable."""
-    trees = [tree for path in files if (tree := read_file(path)) is not None]
-    return any(_switches_on(n) for tree in trees for n in ast.walk(tree))
-
-
-def _switches_on(node: ast.AST) -> bool:
-    if isinstance(node, ast.Call) and name_of(node.func) == "requires_grad_":
-        given = [*node.args, *(k.value for k in node.keywords)]
-        return not given or not _is_false(given[0])
-    is_set = isinstance(node, ast.Assign) and any(
-        isinstance(t, ast.Attribute) and t.attr == "requires_grad" for t in node.targets
-    )
-    return isinstance(node, ast.Assign) and is_set and not _is_false(node.value)
-
-
-def _is_false(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and node.value is False

@@ -14,9 +14,11 @@ from cnnprobe.training.argument_texts import find_swapped
 from cnnprobe.training.average_texts import find_averages
 from cnnprobe.training.choices import find_chosen
 from cnnprobe.training.epoch_texts import find_epochs
+from cnnprobe.training.freezing_texts import find_thawed, unfreezes
 from cnnprobe.training.init_texts import find_inits, find_uncalled
 from cnnprobe.training.kept_weights import find_kept
 from cnnprobe.training.metric_texts import find_outputs
+from cnnprobe.training.quotient_texts import find_quotients
 from cnnprobe.training.request import Request, find_arguments
 from cnnprobe.training.schedule_texts import find_schedules
 from cnnprobe.training.sourcing import (
@@ -33,7 +35,6 @@ from cnnprobe.training.statements import (
     find_odd_statements,
     find_repeated,
     find_short_loops,
-    unfreezes,
 )
 from cnnprobe.training.surroundings import Surroundings, is_own, look_around
 from cnnprobe.training.unread_names import find_unread_names
@@ -70,6 +71,8 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
             *find_epochs(ordered, functions),
             *find_inits(request.model, classes, ordered, names, request.space),
             *find_uncalled(ordered, functions),
+            *find_thawed(ordered),
+            *find_quotients(ordered),
         ),
         outputs=tuple(find_outputs(ordered, names, functions)),
         measured=tuple(find_measured(ordered, names, functions)),

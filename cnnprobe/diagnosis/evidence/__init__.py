@@ -6,6 +6,7 @@ from cnnprobe.diagnosis.evidence.asked import (
     FreeOutput,
     OwnCode,
     UnpackedName,
+    Untrained,
 )
 from cnnprobe.diagnosis.evidence.beside import Companion, LeftBehind
 from cnnprobe.diagnosis.evidence.evidence import (
@@ -89,6 +90,7 @@ __all__ = [
     "Step",
     "UnpackedName",
     "Unread",
+    "Untrained",
     "Uses",
     "Values",
     "WrongDerivative",

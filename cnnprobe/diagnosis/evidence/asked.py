@@ -64,9 +64,18 @@ class BrokenProperty:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Untrained:
+    """A fixed network beside the model whose weights are those of torch's initialisation."""
+
+    name: str  # the user's variable
+    shapes: frozenset[tuple[int, ...]]  # of the weights of its layers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OwnCode:
-    """What was seen of the user's own loss and functions."""
+    """What was seen of the user's own loss and functions, and of the networks beside the model."""
 
     free: FreeLoss | None = None  # None: the loss cannot be asked without the model
     broken: tuple[BrokenProperty, ...] = ()
     unread: tuple[UnpackedName, ...] = ()  # of the functions that the step is made of
+    untrained: tuple[Untrained, ...] = ()

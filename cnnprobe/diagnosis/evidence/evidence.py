@@ -42,7 +42,8 @@ class Event:
     """
 
     kind: str
-    subject: str = ""  # the user's name of the model, optimizer or scheduler
+    # the user's name of the model, optimizer or scheduler; of a backward, the function that calls
+    subject: str = ""
     # of the first group after a "schedule"; the highest of a "step"; what a "scale" multiplies by;
     # the share that a "clip" leaves
     rate: float | None = None

@@ -42,7 +42,8 @@ class LoadStatement:
     weights are drawn anew.
     """
 
-    # "lenient": strict=False, and its answer is dropped | "drawn-anew" | "itself": its own state
+    # "lenient": strict=False, and its answer is dropped | "drawn-anew" | "itself": its own state |
+    # "meant": a function that is named for it
     kind: str
     text: str
     source: str

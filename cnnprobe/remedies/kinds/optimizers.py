@@ -266,6 +266,8 @@ def give_all(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remed
     if finding.kind == "loss":
         yield from _give_loss(finding, evidence)
         return
+    if finding.kind == "thawed":
+        return  # the observed steps run before the parameters are let train
     if len(evidence.optimizers) > 1 and finding.rule == "unoptimized-params":
         yield from _give_part(finding, evidence)
         return
@@ -358,7 +360,9 @@ def _drop_frozen(subject: Subject) -> None:
 
 @answers("frozen-params")
 def unfreeze(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """The frozen module trained."""
+    """The frozen module trained; not a whole body, which may be meant to be frozen."""
+    if finding.kind == "body":
+        return
     place = spoken(evidence, finding.module)
     yield Remedy(
         title=f"{place}.requires_grad_(True), before the optimizer is built",
