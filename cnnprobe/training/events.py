@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from cnnprobe.training.boxes import is_overlap
 
+_INNER = ("torch.", "cnnprobe.recorder.")  # backward goes through the recorder's function mode
 _WATCHED = frozenset({"call", "return"})  # events of functions in Python
 
 
@@ -44,7 +45,7 @@ def find_function(frame: types.FrameType) -> str:
 
 def _find_outside(frame: types.FrameType) -> types.FrameType | None:
     caller = frame.f_back
-    while caller is not None and caller.f_globals.get("__name__", "").startswith("torch."):
+    while caller is not None and caller.f_globals.get("__name__", "").startswith(_INNER):
         caller = caller.f_back
     return caller
 

@@ -360,9 +360,9 @@ def _drop_frozen(subject: Subject) -> None:
 
 @answers("frozen-params")
 def unfreeze(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """The frozen module trained; not a whole body, which may be meant to be frozen."""
+    """The frozen module trained."""
     if finding.kind == "body":
-        return
+        return  # which may be meant
     place = spoken(evidence, finding.module)
     yield Remedy(
         title=f"{place}.requires_grad_(True), before the optimizer is built",
