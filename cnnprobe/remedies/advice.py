@@ -33,6 +33,7 @@ ADVICE: Mapping[str, str] = {
     "inverted-boxes": "which form the boxes have is not known",
     "loop-cut-short": "where the loop was to end is not known",
     "loss-taken-twice": "which targets or output were meant is not known",
+    "teacher-of-others": "where the outputs of the teacher are made is not known",
     "margin-outside": "the loss's own formula has to be written",
     "masked-by-sign": "where the raw targets are is not known",
     "measured-in-train-mode": "the loss does not depend on it",

@@ -5,10 +5,15 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import ARRANGING, Evidence, argument, describe, operation
-from cnnprobe.diagnosis.evidence.questions import loss_calls
+from cnnprobe.diagnosis.evidence.questions import loss_calls, variable
 from cnnprobe.rulebook.material import images, stepping
 
 SMOOTH = ("linear", "bilinear", "bicubic", "trilinear", "area")  # modes of interpolate
+# Of the places where two classes meet that are 2 apart or more: masks that were not resized have a
+# tenth, of objects that touch by chance; those of a rim all around have all.
+MANY, NEARLY_ALL = 0.3, 0.95
+FEWEST = 50  # of these places with a thin strip
+WIDE = 5.0  # times as many as wide ones, which are objects
 _TURNING = frozenset({"long", "int", "to", "type", "round", "float", "clamp"})
 
 
@@ -48,7 +53,8 @@ def interpolated_labels(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: between class 1 and class 3 an average is class 2: wherever two classes meet a
     third one is taught.
     What to do: mode="nearest" for masks, or resize the output of the model.
-    Known exceptions: targets that are no indices: probabilities, heat maps, depths.
+    Known exceptions: targets that are no indices: probabilities, heat maps, depths; rims that are
+    a class of their own all around, or that fill no places elsewhere, as those of a trimap.
     Source: torch.nn.functional.interpolate, "mode"; Long et al. 2015, arXiv:1411.4038, section 3.3,
     which resizes the scores.
     """
@@ -72,3 +78,27 @@ def interpolated_labels(evidence: Evidence) -> Iterator[Finding]:
                 fix='mode="nearest" there',
                 source=call.source,
             )
+            return
+    yield from _judge_borders(evidence)
+
+
+def _judge_borders(evidence: Evidence) -> Iterator[Finding]:
+    """Maps of the batch in which thin strips of a class lie between two others."""
+    if evidence.batch.borders is None:
+        return
+    thin, wide, direct = evidence.batch.borders
+    share = thin / max(thin + direct, 1)
+    if thin >= FEWEST and MANY <= share <= NEARLY_ALL and thin >= WIDE * wide:
+        yield Finding(
+            module=None,
+            kind="borders",
+            message=(
+                f"where two classes meet in {variable(evidence, 'targets')} whose indices are 2 "
+                f"apart or more, {share:.0%} of the {thin + direct:,} places have a class between "
+                "them that is 1 or 2 pixels wide, as masks have that were resized by averages"
+            ),
+            fix=(
+                'resize masks of class indices with mode="nearest" (InterpolationMode.NEAREST, '
+                "Image.NEAREST), rotate them so too"
+            ),
+        )

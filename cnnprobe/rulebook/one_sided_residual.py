@@ -61,14 +61,14 @@ def one_sided_residual(evidence: Evidence) -> Iterator[Finding]:
     Source: Zhang et al. 2017, "Beyond a Gaussian Denoiser", arXiv:1608.03981, section III: the last
     layer of the residual is a convolution alone.
     """
-    if evidence.offsets is None:
+    if evidence.batch.offsets is None:
         return
     for loss in loss_calls(evidence):
         found = _find_side(loss) if loss.operation in REGRESSION else None
         if found is None:
             continue
         row, is_above = found
-        share = evidence.offsets[0 if is_above else 1]
+        share = evidence.batch.offsets[0 if is_above else 1]
         if share >= MANY:
             call = loss.flow.calls[row]
             yield Finding(

@@ -31,6 +31,7 @@ from cnnprobe.records.trace import TensorInfo, Trace
 from cnnprobe.training.attributes import find_idle_attributes
 from cnnprobe.training.averages import Followed, find_averages
 from cnnprobe.training.backward_fault import find_bad_derivative
+from cnnprobe.training.batch_facts import describe_batch
 from cnnprobe.training.causality import observe_foresight
 from cnnprobe.training.derivatives import find_wrong_derivatives, watch_functions
 from cnnprobe.training.dropped import find_dropped
@@ -45,7 +46,6 @@ from cnnprobe.training.rates import (
     find_collapse,
     find_compounding,
     find_restarted,
-    measure_offsets,
     weigh_classes,
 )  # fmt: skip
 from cnnprobe.training.request import (
@@ -179,7 +179,7 @@ class _Observation:
             names=dict(request.names),
             given=self.given,
             class_weights=weigh_classes(self.around, request),
-            offsets=measure_offsets(request),
+            batch=describe_batch(request),
             idle=idle,
             derivatives=find_wrong_derivatives(functions),
             averages=copies[0] if copies is not None else (),

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from cnnprobe.diagnosis.evidence import Compounding, OptimizerInfo, Restarted, Schedule, Step
 from cnnprobe.diagnosis.evidence.optimizers import describe_optimizer
 from cnnprobe.recorder.inventory import has_values
-from cnnprobe.recorder.values import leaves
 from cnnprobe.training.hidden import HiddenThing
 from cnnprobe.training.request import Request
 from cnnprobe.training.surroundings import Surroundings
@@ -181,25 +180,6 @@ def weigh_classes(around: Surroundings, request: Request) -> tuple[tuple[float, 
     weight = next(iter(weights.values()))
     counts = [int((targets == k).sum()) for k in range(len(weight))]
     return tuple((n / targets.numel(), float(w)) for n, w in zip(counts, weight, strict=True))
-
-
-def measure_offsets(request: Request) -> tuple[float, float] | None:
-    """Of the only target, the shares that lie above and below the only input of its shape; more
-    than a hundredth of their spread apart.
-    """
-    inputs, targets = (
-        [t for _, t in leaves(given) if isinstance(t, Tensor) and has_values(t)]
-        for given in (request.inputs, request.targets)
-    )
-    if len(targets) != 1 or not targets[0].is_floating_point():
-        return None
-    target = targets[0].detach()
-    same = [t.detach() for t in inputs if t.shape == target.shape and t.is_floating_point()]
-    if len(same) != 1 or target.numel() < 2:
-        return None
-    apart = target.double() - same[0].to(target.device).double()
-    least = 0.01 * float(apart.std())
-    return float((apart > least).double().mean()), float((apart < -least).double().mean())
 
 
 def _weigh_positives(weight: Tensor | None, targets: Any) -> tuple[tuple[float, float], ...]:

@@ -8,6 +8,7 @@ from cnnprobe.diagnosis.evidence.asked import (
     UnpackedName,
     Untrained,
 )
+from cnnprobe.diagnosis.evidence.batch import BatchFacts, Teacher
 from cnnprobe.diagnosis.evidence.beside import Companion, LeftBehind
 from cnnprobe.diagnosis.evidence.evidence import (
     Average,
@@ -65,6 +66,7 @@ __all__ = [
     "SQUASHING",
     "Average",
     "BackwardFault",
+    "BatchFacts",
     "BrokenProperty",
     "Companion",
     "Compounding",
@@ -88,6 +90,7 @@ __all__ = [
     "Restarted",
     "Schedule",
     "Step",
+    "Teacher",
     "UnpackedName",
     "Unread",
     "Untrained",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cnnprobe.diagnosis.evidence.asked import OwnCode
+from cnnprobe.diagnosis.evidence.batch import BatchFacts
 from cnnprobe.diagnosis.evidence.beside import Companion, LeftBehind
 from cnnprobe.diagnosis.evidence.texts import Texts
 from cnnprobe.records.trace import TensorInfo, Trace
@@ -381,8 +382,7 @@ class Evidence:
     given: str = ""
     # of the classes of a loss with class weights: their share of the targets, and their weight
     class_weights: tuple[tuple[float, float], ...] = ()
-    # of targets that have the shape of the input: the shares that lie above it, and below it
-    offsets: tuple[float, float] | None = None
+    batch: BatchFacts = field(default_factory=BatchFacts)
     # what was set on torch's objects without an effect
     idle: tuple[IdleAttribute, ...] = ()
     foresight: Foresight | None = None

@@ -33,6 +33,7 @@ from cnnprobe.training.properties.pictures import (
     check_similarity_of_pictures,
     check_variation,
 )
+from cnnprobe.training.properties.teachers import check_teacher
 
 __all__ = ["FORMULAS"]
 
@@ -243,5 +244,15 @@ FORMULAS = (
         check=check_noising,
         fix="sqrt(alpha_bar) * image + sqrt(1 - alpha_bar) * noise",
         source="Ho et al. 2020, arXiv:2006.11239, equation 4",
+    ),
+    Formula(
+        name="distillation of a teacher that knows these samples",
+        pattern=r"(^|_)kd(_|$)|distil|(^|_)teach",
+        check=check_teacher,
+        fix=(
+            "give each sample the teacher's outputs of itself: teacher(x) within the step, or by "
+            "the index of the sample; a loader that shuffles has another order each time"
+        ),
+        source="Hinton et al. 2015, arXiv:1503.02531, section 2",
     ),
 )

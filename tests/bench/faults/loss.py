@@ -308,3 +308,43 @@ def decibels_that_are_made_smaller(sick):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1))
     return classifier(model, targets=images().tanh(), loss_fn=loss_fn)
+
+
+@case("broken-formula", None)
+def teacher_whose_outputs_are_those_of_other_samples(sick):
+    def kd_loss(scores, labels, teacher_scores):
+        soft = F.kl_div(scores.log_softmax(1), teacher_scores.softmax(1), reduction="batchmean")
+        return soft + 0.1 * F.cross_entropy(scores, labels)
+
+    generator = torch.Generator().manual_seed(0)
+    known = torch.arange(32) % 4
+    taught = 6.0 * F.one_hot(known, 4) + torch.randn(32, 4, generator=generator)
+    taught = taught[torch.randperm(32, generator=generator)] if sick else taught
+
+    def step(model, x, y, optimizer):
+        optimizer.zero_grad()
+        kd_loss(model(x), y, taught).backward()
+        optimizer.step()
+
+    return looped(Classifier(), step, inputs=images(32), targets=known)
+
+
+def draw_discs(size):
+    """Maps of eight discs of each of two classes, at half the size of the pictures."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.zeros(8, 1, size, size)
+    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    for k in range(8):
+        for label in (2, 2, 1):
+            y, x = torch.randint(4, size - 4, (2,), generator=generator)
+            maps[k, 0][(rows - y) ** 2 + (columns - x) ** 2 <= 9] = label
+    return maps
+
+
+@case("interpolated-labels", None)
+def masks_that_were_stored_after_an_average(sick):
+    torch.manual_seed(0)
+    mode = {"mode": "bilinear", "align_corners": False} if sick else {"mode": "nearest"}
+    masks = F.interpolate(draw_discs(24), scale_factor=2, **mode)[:, 0].round().long()
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1))
+    return classifier(model, inputs=images(8, 3, 48), targets=masks)
