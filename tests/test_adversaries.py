@@ -213,3 +213,20 @@ def test_judge_that_the_makers_loss_trains_too_is_found(way):
     found = [f for f in report.findings if f.rule == "adversary-agrees"]
     assert (way == "one") == bool(found)
     assert all("to score made samples lower" in f.message for f in found)
+
+
+@pytest.mark.parametrize(
+    ("judging", "is_found"),
+    [
+        (lambda real, made: made.sigmoid().mean() - real.sigmoid().mean(), True),
+        (lambda real, made: -(real.sigmoid().mean() - made.sigmoid().mean()), True),
+        (JUDGING["critic"], False),
+        (JUDGING["logarithm"], False),
+        (JUDGING["squares"], False),
+        (JUDGING["hinge"], False),
+    ],
+)
+def test_critic_whose_scores_a_sigmoid_bounds_is_found(judging, is_found):
+    found = find(judging, lambda score: -score.mean())
+    assert is_found == bool(found)
+    assert all("a sigmoid keeps the scores of 'judge.2'" in f.message for f in found)

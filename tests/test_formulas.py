@@ -570,6 +570,10 @@ def draw(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
+def contrastive_by_distance(distance, same, margin=2.0):
+    return (same * distance**2 + (1 - same) * F.relu(margin - distance) ** 2).mean()
+
+
 SCORES, LABELS = draw(16, 5), torch.arange(16) % 5
 LOGITS, TRUTHS = draw(16), (draw(16) > 0).float()
 PIXELS, CLASSES = draw(2, 4, 8, 8), torch.arange(128).reshape(2, 8, 8) % 4
@@ -719,3 +723,22 @@ def test_function_that_has_the_properties_of_its_name_is_right(given):
 @pytest.mark.parametrize("given", WRONG, ids=[name_of(g[0]) for g in WRONG])
 def test_function_with_a_slip_lacks_a_property_of_its_name(given):
     assert [] != [each for each in judge(*given) if each is not None]
+
+
+@pytest.mark.parametrize("given", ["embeddings", "distances"])
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_labels_of_pairs_mean_what_their_distances_say(given, is_turned):
+    same = (torch.arange(32) % 2).float()
+    one = draw(32, 4)
+    other = one + draw(32, 4).flip(0) * torch.where(same > 0, 0.1, 1.0)[:, None]
+    labels = 1 - same if is_turned else same
+    if given == "embeddings":
+        found = [f for f in judge(contrastive_loss, one, other, labels) if f]
+    else:
+        found = [f for f in judge(contrastive_by_distance, (one - other).norm(dim=1), labels) if f]
+    assert is_turned == bool(found)
+    for expected, seen in found:
+        assert expected.startswith("the pairs of label 1, which it pulls together")
+        assert seen.endswith("the labels mean the opposite")
+    # pairs without such a difference
+    assert not any(judge(contrastive_loss, one, other.roll(1, 0), labels))

@@ -18,6 +18,11 @@ from cnnprobe.diagnosis.evidence.directions import SCORES, Push, list_pushes
 from cnnprobe.diagnosis.evidence.questions import input_stats, owner, stat
 from cnnprobe.records.words import format_counted
 
+BOUNDING = frozenset({"sigmoid"})
+# Between a score and the loss of a critic: nothing that makes a likelihood or an error of it.
+AVERAGING = FORWARDING | BOUNDING | {"mean", "sum", "neg", "sub", "rsub", "add", "mul", "div"}
+BOTH = 2  # directions
+
 
 def _loop(label: float) -> Mapping[str, Any]:
     import torch
@@ -81,7 +86,8 @@ class Term:
 def adversary_agrees(evidence: Evidence) -> Iterator[Finding]:
     """A discriminator is trained with the same label for real and generated samples, or the
     generator is trained towards the label that the discriminator learns for generated ones, or one
-    of the two is trained with the loss of the other too.
+    of the two is trained with the loss of the other too; or a critic, whose scores are compared as
+    they are, ends with a sigmoid.
 
     Why it matters: a discriminator of one label learns nothing; a generator that helps it learns to
     be recognised.
@@ -90,7 +96,8 @@ def adversary_agrees(evidence: Evidence) -> Iterator[Finding]:
     has an optimizer of its own parameters; detach() the made samples in the discriminator's loss.
     Known exceptions: a gradient reversal, where the same label is meant; scores of which a loss
     does not tell the direction; real and made samples that come from one and the same network.
-    Source: Goodfellow et al. 2014, arXiv:1406.2661, section 3 and algorithm 1.
+    Source: Goodfellow et al. 2014, arXiv:1406.2661, section 3 and algorithm 1; Arjovsky et al.
+    2017, "Wasserstein GAN", arXiv:1701.07875, section 3, of a critic without a sigmoid.
     """
     if not evidence.own_loop or not evidence.steps:
         return
@@ -111,6 +118,7 @@ def adversary_agrees(evidence: Evidence) -> Iterator[Finding]:
         *_list_agreed(flow, step, pushes),
         *_list_shared(evidence, flow, pushes),
         *_list_torn(flow, step, pushes),
+        *_list_bounded(flow, step, pushes),
     ):
         if finding.module not in said:
             said.add(str(finding.module))
@@ -226,6 +234,26 @@ def _list_torn(flow: Flow, step: Step, pushes: Sequence[tuple[int, Push]]) -> It
             ):
                 yield _say_torn(flow, push, own)
                 return
+
+
+def _list_bounded(flow: Flow, step: Step, pushes: Sequence[tuple[int, Push]]) -> Iterator[Finding]:
+    """Critics whose mean scores of real and made samples are compared, behind a sigmoid."""
+    for k, loss in enumerate(step.losses):
+        own = [p for other, p in pushes if other == k and _is_trained(loss, p.judge)]
+        plain = [p for p in own if p.path & BOUNDING and p.path <= AVERAGING]
+        if len({p.direction for p in plain}) == BOTH and len({p.judge for p in plain}) == 1:
+            yield Finding(
+                module=plain[0].judge,
+                message=(
+                    "the loss is the difference of two means of scores, as of a Wasserstein "
+                    f"critic, and a sigmoid keeps the scores of '{plain[0].judge}' between 0 "
+                    "and 1: at its ends neither network gets a gradient"
+                ),
+                fix=f"let the critic end with '{plain[0].judge}', without the sigmoid",
+                source=flow.line(plain[0].row),
+                kind="bounded",
+            )
+            return
 
 
 def _is_trained(loss: Loss, module: str) -> bool:

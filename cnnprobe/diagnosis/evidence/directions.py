@@ -1,7 +1,7 @@
 """In which direction a loss moves the scores of a network that judges others."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cnnprobe.diagnosis.evidence.evidence import Loss
 from cnnprobe.diagnosis.evidence.flow import Flow
@@ -27,25 +27,28 @@ class Push:
     direction: int  # of the score, where the loss falls: 1 or -1
     makers: frozenset[object]  # the layers that the judged sample was computed by
     trained: frozenset[object]  # of these, the ones with a graph
+    path: frozenset[str]  # the operations between the score and the loss
 
 
 def list_pushes(flow: Flow, loss: Loss) -> Iterator[Push]:
     """The scores in a loss of which it is certain in which direction they go."""
     seen = set[tuple[int, int, int]]()
-    stack = [(loss.call, loss.sign, loss.call)] if loss.call is not None and loss.sign else []
+    stack = [(i, loss.sign, i, frozenset[str]()) for i in (loss.call,) if i is not None]
     while stack:
-        row, sign, outside = stack.pop()
-        if (row, sign, outside) in seen:
+        row, sign, outside, path = stack.pop()
+        if not sign or (row, sign, outside) in seen:
             continue
         seen.add((row, sign, outside))
         judge = flow.owner(row)
         if judge and operation(flow.calls[row]) in PROJECTIONS:
-            yield _describe(flow, row, judge, outside, -sign)
+            yield replace(_describe(flow, row, judge, outside, -sign), path=path)
             continue
+        path |= {operation(flow.calls[row])}
         for info, turned in list_directions(flow, row):
             made = flow.producer(info)
             if made is not None and info.requires_grad:
-                stack.append((made, sign * turned, row if flow.owner(row) is None else outside))
+                edge = row if flow.owner(row) is None else outside
+                stack.append((made, sign * turned, edge, path))
 
 
 def list_directions(flow: Flow, row: int) -> Iterator[tuple[TensorInfo, int]]:
@@ -97,6 +100,7 @@ def _describe(flow: Flow, row: int, judge: str, outside: int, direction: int) ->
         direction=direction,
         makers=frozenset(_name_layer(flow, i) for i in before),
         trained=frozenset(_name_layer(flow, i) for i in graphs),
+        path=frozenset(),
     )
 
 

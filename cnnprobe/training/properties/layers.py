@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cnnprobe.training.formula_calls import Call, find_pair, first_tensor
 
 NEAR = 0.02  # relative, of numbers that are equal but for rounding and eps
+FEWEST, DOUBTLESS = 8, 4.0  # pairs of a label, and standard errors between two means
 DRAWS = 20_000  # of a mean
 ROLES = (
     r"^x?q(uer(y|ies))?(_states?)?s?$",
@@ -129,18 +130,20 @@ def check_pairs(call: Call) -> Found:
 
 
 def check_signed_pairs(call: Call) -> Found:
-    """A distance is pulled for one label and pushed for the other."""
-    found = _find_embeddings(call)
+    """A distance is pulled for one label and pushed for the other; it is the smaller one that is
+    pulled.
+    """
+    found = _find_embeddings(call) or _find_distances(call)
     if found is None:
         return None
-    shape, put = found
+    shape, put, actual = found
     label = next((k for k in call.tensors() if k not in put(0, 0)), None)
     if label is None or len(call.arguments[label]) != shape[0]:
         return None
     kinds = torch.unique(call.arguments[label])
     if len(kinds) != 2:
         return None
-    one = torch.randn(shape)
+    one = torch.randn(shape) if len(shape) > 1 else torch.zeros(shape)
     for distance in (1.0, 10.0):  # a margin may be larger than the first
         signs = []
         for kind in kinds:
@@ -152,21 +155,59 @@ def check_signed_pairs(call: Call) -> Found:
                 "a value that grows with the distance for one label and not for the other",
                 f"changes of {signs[0]:.3g} and {signs[1]:.3g}",
             )
-    return None
+    pulled, pushed = (kinds[signs.index(extreme(signs))] for extreme in (max, min))
+    return _compare_distances(actual, call.arguments[label], float(pulled), float(pushed))
 
 
-def _find_embeddings(call: Call) -> tuple[torch.Size, Put] | None:
-    """The shape of two tensors of embeddings, and what gives others in their places: two arguments,
-    or one that is a pair.
+def _compare_distances(actual: Tensor, label: Tensor, pulled: float, pushed: float) -> Found:
+    """That the pairs which are pulled together are, beyond doubt, those that are farther apart."""
+    label = label.reshape(len(label), -1)[:, 0]
+    near, far = actual[label == pulled].double(), actual[label == pushed].double()
+    if min(len(near), len(far)) < FEWEST:
+        return None
+    error = (near.var() / len(near) + far.var() / len(far)).sqrt()
+    if float(near.mean() - far.mean()) < DOUBTLESS * float(error):
+        return None
+    found = f"mean distances of {float(near.mean()):.3g}, and {float(far.mean()):.3g} for label"
+    return (
+        f"the pairs of label {pulled:g}, which it pulls together, to be the nearer ones",
+        f"{found} {pushed:g}: the labels mean the opposite",
+    )
+
+
+def _find_embeddings(call: Call) -> tuple[torch.Size, Put, Tensor] | None:
+    """The shape of two tensors of embeddings, what gives others in their places, and the distances
+    of the pairs: two arguments, or one that is a pair.
     """
     names = [k for k, v in call.tensors().items() if v.is_floating_point() and v.dim() == 2][:2]
     if len(names) == 2 and _is_pair([call.arguments[name] for name in names]):
         first, second = names
-        return call.arguments[first].shape, lambda a, b: {first: a, second: b}
+        one, other = (call.arguments[name] for name in names)
+        return one.shape, lambda a, b: {first: a, second: b}, (one - other).norm(dim=1)
     for name, value in call.arguments.items():
         if isinstance(value, tuple | list) and _is_pair(value):
-            return value[0].shape, lambda a, b, name=name: {name: (a, b)}
+            apart = (value[0] - value[1]).norm(dim=1)
+            return value[0].shape, lambda a, b, name=name: {name: (a, b)}, apart
     return None
+
+
+def _find_distances(call: Call) -> tuple[torch.Size, Put, Tensor] | None:
+    """The same of an argument that holds the distances themselves."""
+    found = [
+        k
+        for k, v in call.tensors().items()
+        if v.is_floating_point() and re.search(r"dist|^d$|^euc", k.lower())
+    ]
+    if len(found) != 1 or len(call.tensors()) != 2:
+        return None
+    value = call.arguments[found[0]]
+    if value.numel() != len(value) or float(value.min()) < 0:
+        return None
+
+    def put(a: Any, b: Any) -> dict[str, Any]:
+        return {found[0]: (b - a + torch.zeros(len(value))).reshape(value.shape)}
+
+    return value.shape[:1], put, value.flatten()
 
 
 def _is_pair(values: Sequence[Any]) -> bool:
