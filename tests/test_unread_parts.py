@@ -6,8 +6,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+import cnnprobe
 from cnnprobe.diagnosis.evidence import Unread
 from cnnprobe.training.passes import forward, fresh
 from cnnprobe.training.unread import find_unread
@@ -94,3 +96,58 @@ def test_parameters_get_no_gradient_and_the_mode_stays():
     find_unread(model, inputs, forward(model, inputs, training=False).output, ())
     assert [None, None] == [p.grad for p in model.parameters()]
     assert model.training
+
+
+def find_in_loss(loss_fn, targets, *, maps=False):
+    """What is found of an output of 4 channels that a loss reads."""
+    torch.manual_seed(0)
+    model = nn.Conv2d(2, 4, 3, padding=1) if maps else nn.Sequential(nn.Flatten(), nn.Linear(72, 4))
+    report = cnnprobe.diagnose(
+        model, make(8, 2, 6, 6), targets, loss_fn=loss_fn, steps=2, trials=0,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.01),
+    )  # fmt: skip
+    assert report.error is None
+    return [f for f in report.findings if f.rule == "unread-part"]
+
+
+def reach_slice(first, last):
+    return lambda output, boxes: F.mse_loss(output[:, first:last], boxes[:, first:last])
+
+
+BOXES, FIELDS = make(8, 4), make(8, 5, 6, 6)
+
+
+def test_channels_of_the_output_that_the_loss_reads_nowhere_are_found():
+    (found,) = find_in_loss(reach_slice(1, 3), BOXES)
+    assert "the loss reads 2 of the 4 channels of the output: 0, 3 change it by 0" in found.message
+    (found,) = find_in_loss(reach_slice(2, 4), FIELDS, maps=True)
+    assert "0:2 is in none of them" in found.fix
+
+
+def ignore_background(output, masks):
+    return F.binary_cross_entropy_with_logits(output[:, 1:], masks[:, 1:])
+
+
+def take_some(output, _boxes):
+    """The rest is an output for something else: the targets say nothing of it."""
+    return output[:, :2].square().mean()
+
+
+def clamp_some(output, boxes):
+    """A gradient of 0 by a bound, which other values pass."""
+    far = torch.cat([output[:, :2], output[:, 2:].clamp(min=0.9)], 1)
+    return F.mse_loss(far, boxes)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "targets", "maps"),
+    [
+        (F.mse_loss, BOXES, False),
+        (take_some, make(8), False),
+        (clamp_some, BOXES, False),
+        (ignore_background, F.one_hot(make(8, 6, 6).argsort(2) % 4, 4).movedim(3, 1).float(), True),
+        (lambda q, chosen: q.gather(1, chosen).square().mean(), torch.ones(8, 1).long(), False),
+    ],
+)
+def test_output_that_the_loss_reads_as_it_should_has_no_unread_channel(loss_fn, targets, maps):
+    assert not find_in_loss(loss_fn, targets, maps=maps)

@@ -1,4 +1,4 @@
-"""A part of an input that makes no difference."""
+"""A part of an input, or of the output, that makes no difference."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -50,15 +50,19 @@ def healthy() -> Mapping[str, Any]:
 )
 def unread_part(evidence: Evidence) -> Iterator[Finding]:
     """Some channels or features of an input change nothing: no gradient comes back to them, and
-    noise in their place gives exactly the same output.
+    noise in their place gives exactly the same output. Or the loss reads some channels of the
+    output nowhere, although the targets hold values for them.
 
     Why it matters: the model learns without them, and nobody sees it in the loss.
     What to do: see which slices of the input are read: one taken twice, an end that is too early.
     Known exceptions: an input that is unread as a whole is ignored-input; one channel that is
     chosen by its number, x[:, 0]; places along height, width or time, which a stride or a mask
-    leaves out; inputs that are not floating.
-    Source: the gradient of the outputs and a second forward pass, both in eval mode.
+    leaves out; inputs that are not floating; outputs of which labels choose, and a class of one-hot
+    targets that is left out.
+    Source: the gradient of the outputs and a second forward pass, both in eval mode; of the output
+    the loss of the step itself, with other values in these channels.
     """
+    yield from _judge_output(evidence)
     for unread in evidence.probes.unread:
         cuts = find_cuts(evidence, unread)
         if cuts and all(_is_single(flow.calls[i], unread.dim) for flow, i in cuts):
@@ -77,6 +81,26 @@ def unread_part(evidence: Evidence) -> Iterator[Finding]:
             ),
             source=flow.line(last) if flow is not None else "",
         )
+
+
+def _judge_output(evidence: Evidence) -> Iterator[Finding]:
+    """Channels of the output that the loss does not read."""
+    free = evidence.code.free
+    if free is None or not free.channels:
+        return
+    places = say_places(Unread(path="", dim=1, places=free.channels, size=free.size))
+    losses = evidence.steps[0].losses if evidence.steps else ()
+    row = losses[0].call if losses else None
+    yield Finding(
+        module=None,
+        message=(
+            f"the loss reads {free.size - len(free.channels)} of the {free.size} channels of the "
+            f"output: {places} change it by 0, although the targets hold values for them"
+        ),
+        fix=f"see which slices of the output the loss takes: {places} is in none of them",
+        source=Flow(evidence.steps[0].trace).line(row) if row is not None else "",
+        kind="output",
+    )
 
 
 def _name_places(evidence: Evidence, unread: Unread) -> str:

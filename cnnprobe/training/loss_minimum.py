@@ -21,6 +21,7 @@ from cnnprobe.training.free_output import (
     list_free,
     minimise_loss,
 )
+from cnnprobe.training.output_channels import find_unread_channels
 from cnnprobe.training.passes import batch_size
 from cnnprobe.training.request import Request
 from cnnprobe.training.target_places import (
@@ -60,9 +61,10 @@ def judge_loss(request: Request, making: Making, put_back: Callable[[], None]) -
     if base.parameters or base.kinds & COUPLING:
         return None
     asked = Asked(request=request, making=making, given=given, base=base)
+    channels, size = find_unread_channels(asked)
     return FreeLoss(
         outputs=tuple(_judge_targets(asked, n)), samples=n, unread=_find_unread(asked, n),
-        pulls=_weigh_classes(asked, n),
+        pulls=_weigh_classes(asked, n), channels=channels, size=size,
     )  # fmt: skip
 
 

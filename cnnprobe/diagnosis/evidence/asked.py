@@ -38,6 +38,10 @@ class FreeLoss:
     # of each class of the targets, of 0 and 1 where it has two: its share, and how much the loss
     # pulls at an output that knows nothing
     pulls: tuple[tuple[float, float], ...] = ()
+    # channels of the output that change nothing, although the targets hold values for them, and
+    # how many it has
+    channels: tuple[int, ...] = ()
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

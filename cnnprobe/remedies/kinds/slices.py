@@ -19,7 +19,7 @@ from cnnprobe.rulebook.unread_part import find_cuts, say_places
 @answers("unread-part")
 def read_the_rest(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The unread part in the place of a slice that is taken a second time."""
-    for unread in evidence.probes.unread:
+    for unread in evidence.probes.unread if finding.kind != "output" else ():
         cuts = find_cuts(evidence, unread)
         rows = [flow.calls[i] for flow, i in cuts]
         twice = [c for c in rows if sum(_is_alike(c, other) for other in rows) > 1]
