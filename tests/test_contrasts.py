@@ -112,6 +112,46 @@ def test_prototypes_of_a_batch_of_one_class_are_told_by_the_sampler():
     assert not find("loss-activation-mismatch", measure_prototypes)
 
 
+CENTERS = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("measure", "is_found"),
+    [
+        (lambda codes: torch.cdist(codes, CENTERS), True),
+        (lambda codes: torch.cdist(codes, CENTERS).square() / 2, True),
+        (lambda codes: (codes[:, None] - CENTERS[None]).pow(2).sum(-1), True),
+        (lambda codes: (codes[:, None] - CENTERS[None]).norm(dim=2), True),
+        (lambda codes: -torch.cdist(codes, CENTERS), False),
+        (lambda codes: torch.cdist(codes, CENTERS) * -0.5, False),
+        (lambda codes: 5 - torch.cdist(codes, CENTERS), False),
+        (lambda codes: codes @ CENTERS.T, False),
+    ],
+)
+def test_cross_entropy_of_distances_is_found(measure, is_found):
+    found = find("loss-activation-mismatch", lambda c, y: F.cross_entropy(measure(c), y))
+    assert is_found == bool(found)
+    assert all("the class that is farthest away wins" in finding.message for finding in found)
+    found = find("loss-activation-mismatch", lambda c, y: F.nll_loss(measure(c).log_softmax(1), y))
+    assert is_found == bool(found)
+
+
+def test_masks_that_a_step_calls_m_are_the_targets():
+    model = nn.Conv2d(1, 1, 3, padding=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def train_step(x, m):
+        optimizer.zero_grad()
+        F.binary_cross_entropy_with_logits(model(x), m).backward()
+        optimizer.step()
+
+    masks = (IMAGES > 0).float()
+    report = cnnprobe.diagnose(
+        model, IMAGES, masks, optimizer=optimizer, train_step=train_step, trials=0, steps=2
+    )
+    assert report.error is None
+
+
 def test_argument_of_a_loss_that_is_only_given_anew_is_found():
     def compare(one, other):
         one = F.normalize(one, dim=1)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation, option
+from cnnprobe.diagnosis.evidence import FORWARDING, Evidence, Flow, describe, operation, option
 from cnnprobe.diagnosis.evidence.bounds import find_bounds
 from cnnprobe.diagnosis.evidence.questions import (
     LossCall,
@@ -76,9 +76,10 @@ def loss_activation_mismatch(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: a sigmoid never reaches a target of 3, a ReLU never one of -1, the state of an
     LSTM never one of 2; a softmax over a
     single value is always 1, and none reaches two labels at once; nll_loss of raw scores has no
-    lower bound.
+    lower bound; cross entropy of distances prefers the class that is farthest away.
     What to do: match the last layer to the loss: nothing for regression and logits, log_softmax for
-    nll_loss and kl_div, BCEWithLogitsLoss for several labels a sample.
+    nll_loss and kl_div, BCEWithLogitsLoss for several labels a sample, minus the distance for
+    prototypes.
     Known exceptions: targets that leave the range by less than 5%.
     Source: Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.2.2.
     """
@@ -120,7 +121,7 @@ def _judge_ctc(evidence: Evidence) -> Iterator[Finding]:
 def _problem(evidence: Evidence, loss: LossCall, given: TensorInfo) -> Problem | None:
     """What is wrong with the values that the loss gets."""
     found = _single_class(loss, given) or _no_logarithm(loss, given)
-    found = found or _smooths_all(evidence, loss)
+    found = found or _smooths_all(evidence, loss) or _distances_as_scores(loss)
     found = found or _several_labels(evidence, loss) or _logarithms_as_targets(evidence, loss)
     if found is not None:
         return found
@@ -179,6 +180,56 @@ def _single_class(loss: LossCall, given: TensorInfo) -> Problem | None:
             "single-class",
         )
     return None
+
+
+def _distances_as_scores(loss: LossCall) -> Problem | None:
+    """A softmax over distances, of which the largest gets the highest probability."""
+    made = loss.flow.producer(loss.prediction)
+    if made is not None and operation(loss.flow.calls[made]) == "log_softmax":
+        made = loss.flow.producer(loss.flow.data(made))
+    is_softmax = loss.operation in ("cross_entropy", "nll_loss")
+    far = _find_distance(loss.flow, made) if is_softmax else None
+    shape = loss.prediction.shape
+    if far is None or len(shape) < 2 or shape[1] < 2:
+        return None
+    source = describe(loss.flow.calls[far])
+    return (
+        (
+            "cross entropy takes scores, of which the right class has the greatest, but gets "
+            f"distances, by {source}: the class that is farthest away wins"
+        ),
+        "put a minus before the distances",
+        "distances",
+    )
+
+
+def _find_distance(flow: Flow, row: int | None) -> int | None:
+    """The row that computes the distances which a row hands on, but for a positive factor."""
+    while row is not None:
+        call, kind = flow.calls[row], operation(flow.calls[row])
+        if kind == "cdist" or (kind == "norm" and _is_difference(flow, row)):
+            return row
+        if kind == "sum":
+            before = flow.producer(flow.data(row))
+            is_square = before is not None and operation(flow.calls[before]) in ("pow", "square")
+            return (
+                row if is_square and before is not None and _is_difference(flow, before) else None
+            )
+        numbers = [v for v in call.arguments.values() if isinstance(v, int | float)]
+        is_scaled = kind in ("mul", "div") and len(call.inputs) == 1 and min(numbers, default=0) > 0
+        if not is_scaled and kind not in FORWARDING | {"sqrt", "pow", "square"}:
+            return None
+        row = flow.producer(flow.data(row))
+    return None
+
+
+def _is_difference(flow: Flow, row: int) -> bool:
+    """Whether a row measures the difference of two tensors that were brought to one shape."""
+    made = flow.producer(flow.data(row))
+    if made is None or operation(flow.calls[made]) != "sub" or len(flow.calls[made].inputs) < 2:
+        return False
+    one, other = (info.shape for info in flow.calls[made].inputs[:2])
+    return one != other and len(one) == len(other)
 
 
 def _counts_by_batch(loss: LossCall) -> bool:

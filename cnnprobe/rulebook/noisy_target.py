@@ -42,7 +42,13 @@ def healthy() -> Mapping[str, Any]:
     return _denoising(clean=True)
 
 
-@rule(code="CP458", name="noisy-target", severity=Severity.WARNING, examples=(sick, healthy))
+@rule(
+    code="CP458",
+    name="noisy-target",
+    severity=Severity.WARNING,
+    examples=(sick, healthy),
+    explains=("loss-activation-mismatch",),
+)
 def noisy_target(evidence: Evidence) -> Iterator[Finding]:
     """The target is the very tensor that the model is given, with the noise that was added to it.
 

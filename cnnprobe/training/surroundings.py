@@ -283,7 +283,9 @@ def arguments_of(
     wanted = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     roles = [
         next((role for role, names in _ROLES.items() if p.name.lower() in names), None)
-        for p in wanted
+        if k == 0 or p.name != "m"  # masks, behind the images
+        else None
+        for k, p in enumerate(wanted)
     ]
     required = [i for i, p in enumerate(wanted) if p.default is p.empty]
     known = [role for role in roles if role is not None]

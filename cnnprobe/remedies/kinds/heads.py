@@ -171,10 +171,12 @@ def match_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
         yield from _normalise_first(finding, evidence)
         return
     found = _prediction(finding, evidence)
-    if found is None:
+    if found is None or finding.kind == "single-class-batch":
         return
     loss, call = found
-    if finding.kind in ("logarithms-as-targets", "raw-targets"):
+    if finding.kind == "distances":
+        yield from _turn_scores(loss)
+    elif finding.kind in ("logarithms-as-targets", "raw-targets"):
         yield from _give_probabilities(loss.call, finding)
     elif loss.operation in ("nll_loss", "kl_div") and finding.kind != "state-as-output":
         softmax = operation(call) == "softmax"
@@ -189,6 +191,21 @@ def match_head(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Rem
         )
     else:
         yield from _free_outputs(finding, evidence, model, loss, call)
+
+
+def _turn_scores(loss: LossCall) -> Iterator[Remedy]:
+    """A minus before what a cross entropy takes for scores."""
+    if loss.operation == "cross_entropy":
+        yield Remedy(
+            title=f"a minus before the scores of {describe(loss.call)}",
+            change=instead(loss.call, _turn_first),
+            shows="the nearest class has the greatest score",
+            is_comparable=False,
+        )
+
+
+def _turn_first(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(-args[0], *args[1:], **kwargs)
 
 
 def _normalise_first(finding: Finding, evidence: Evidence) -> Iterator[Remedy]:
