@@ -151,3 +151,13 @@ def clamp_some(output, boxes):
 )
 def test_output_that_the_loss_reads_as_it_should_has_no_unread_channel(loss_fn, targets, maps):
     assert not find_in_loss(loss_fn, targets, maps=maps)
+
+
+def test_channels_of_a_state_that_no_target_asks_for_are_meant():
+    model = nn.Conv2d(4, 4, 3, padding=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    report = cnnprobe.diagnose(
+        model, make(8, 4, 6, 6), make(8, 1, 6, 6), optimizer=optimizer, steps=2, trials=0,
+        loss_fn=lambda state, picture: F.mse_loss(state[:, :1], picture),
+    )  # fmt: skip
+    assert "unread-part" not in {f.rule for f in report.findings}

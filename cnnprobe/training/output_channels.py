@@ -28,7 +28,8 @@ def find_unread_channels(asked: Asked) -> tuple[tuple[int, ...], int]:
     if dim is None or not 1 < size <= MOST or any(_chooses(t, size) for t in batch):
         return (), 0
     silent = _list_silent(asked.base, dim)
-    if not 0 < len(silent) < size or not _are_meant(batch, output, dim, silent):
+    wanted = [t for t in _pytree.tree_leaves(asked.request.targets) if isinstance(t, Tensor)]
+    if not 0 < len(silent) < size or not _are_meant(wanted, output, dim, silent):
         return (), 0
     other = output.clone()
     places = torch.tensor(silent, device=output.device)
@@ -80,11 +81,11 @@ def _list_silent(loss: Loss, dim: int) -> tuple[int, ...]:
     return tuple((~read).nonzero()[:, 0].tolist())
 
 
-def _are_meant(batch: list[Tensor], output: Tensor, dim: int, silent: tuple[int, ...]) -> bool:
+def _are_meant(targets: list[Tensor], output: Tensor, dim: int, silent: tuple[int, ...]) -> bool:
     """Whether targets of as many channels, or more, hold different values at those channels; not
     where they are the one class beside the others.
     """
-    for target in batch:
+    for target in targets:
         if target.dim() != output.dim() or not target.is_floating_point():
             continue
         sizes = [n for d, n in enumerate(target.shape) if d != dim]
