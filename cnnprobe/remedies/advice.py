@@ -86,6 +86,7 @@ UNWRITTEN: Mapping[str, str] = {
     "penalty-of-places": "how the gradients are named there is not known",
     "rounded-updates": "where the model is cast, and what else is, is not known",
     "size-changed-late": "where its attributes are set is not known",
+    "softmax-between-layers": "which activation was meant is not known",
     "stale-optimizer": "where the layer was replaced is not known",
     "tied-weights": "which layer is to keep the weight is not known",
     "unbounded-task-weight": "how the terms are added up is not known",

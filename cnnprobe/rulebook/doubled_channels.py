@@ -16,7 +16,8 @@ from cnnprobe.diagnosis.evidence import (
     operation,
     option,
 )
-from cnnprobe.diagnosis.evidence.questions import spoken
+from cnnprobe.diagnosis.evidence.questions import spoken, stat
+from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import classifying
 
 
@@ -56,7 +57,7 @@ def doubled_channels(evidence: Evidence) -> Iterator[Finding]:
     or it is added to itself where a block ends.
 
     Why it matters: the second copy tells the layer nothing; what was meant to stand there, often a
-    skip connection, is missing.
+    skip connection, is missing. Two tensors of equal values count as one.
     What to do: give cat, or the sum, the other tensor.
     Known exceptions: the model's own input, repeated for weights of three channels; the batch, dim
     0; parts of one tensor; a sum of what no layer of the model has made.
@@ -69,11 +70,7 @@ def doubled_channels(evidence: Evidence) -> Iterator[Finding]:
         call = flow.calls[i]
         rank = len(call.inputs[0].shape) if call.inputs else 0
         dim = option(evidence.trace, call, "dim", 0)
-        times = Counter(
-            t.source
-            for t in call.inputs
-            if isinstance(t.source, int) and len(flow.calls[t.source].outputs) == 1
-        )
+        times = Counter(_list_sources(flow, call))
         source, count = next(iter(times.most_common(1)), (None, 0))
         if count < 2 or rank < 2 or not isinstance(dim, int) or dim % rank == 0:
             continue
@@ -90,6 +87,17 @@ def doubled_channels(evidence: Evidence) -> Iterator[Finding]:
                 fix=f"give cat the other tensor, in {spoken(evidence, flow.owner(i))}",
                 source=call.source,
             )
+
+
+def _list_sources(flow: Flow, call: ModuleCall) -> Iterator[int]:
+    """The row that made each input of a call; of rows that have made the same, the first."""
+    seen: dict[object, int] = {}
+    for info in call.inputs:
+        if isinstance(info.source, int) and len(flow.calls[info.source].outputs) == 1:
+            made = flow.calls[info.source].outputs[0]
+            is_told = stat(made, "std") > 0
+            values = (made.shape, tuple((made.stats or {}).items())) if is_told else info.source
+            yield seen.setdefault(values, info.source)
 
 
 def _find_sums(evidence: Evidence, flow: Flow) -> Iterator[Finding]:

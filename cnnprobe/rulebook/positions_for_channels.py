@@ -7,6 +7,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import ARRANGING, Evidence, describe, operation
 from cnnprobe.diagnosis.evidence.meanings import Dims, Meanings, list_indexed, list_reduced
+from cnnprobe.diagnosis.evidence.orders import find_turned_signal
 from cnnprobe.diagnosis.evidence.pieces import Dim, list_roles, measure_dim
 from cnnprobe.diagnosis.evidence.questions import spoken
 from cnnprobe.diagnosis.evidence.scrambles import PLACES, name_piece
@@ -57,12 +58,14 @@ class _Mixup:
     code="CP330", name="positions-for-channels", severity=Severity.WARNING, examples=(sick, healthy)
 )
 def positions_for_channels(evidence: Evidence) -> Iterator[Finding]:
-    """A normalisation, a mean, a softmax or a recurrent layer takes positions for channels.
+    """A normalisation, a mean, a softmax, a recurrent layer or a Conv1d takes positions for
+    channels.
 
     Why it matters: BatchNorm1d expects (N, C, L), but recurrent layers, attention and Linear give
     (N, L, C): each step gets a mean and a weight of its own, and the features none. LayerNorm of a
     map (N, C, H, W) runs over the width alone; mean(dim=(1, 2)) of it averages channels with rows.
     What to do: permute the channels to the dim that the operation reads, or name another dim.
+    Data for a Conv1d is (N, C, L) too: neighbours in time are alike, two sensors need not be.
     A parameter of shape (C,) is spread over the last dim: view(1, -1, 1, 1) makes it the channels'.
     Known exceptions: maps of one row or column; means that keep the channels; mixing of positions
     behind a transpose, as in an MLP-Mixer. What the dims stand for is followed through views,
@@ -92,6 +95,8 @@ def positions_for_channels(evidence: Evidence) -> Iterator[Finding]:
 
 def _judge(meanings: Meanings, index: int) -> _Mixup | None:
     kind = operation(meanings.flow.calls[index])
+    if kind == "conv":
+        return _judge_signal(meanings, index)
     dims = meanings.read(meanings.flow.calls[index].inputs[0])
     if len(dims) < 3:
         return None
@@ -104,6 +109,24 @@ def _judge(meanings: Meanings, index: int) -> _Mixup | None:
     if kind in ("add", "sub", "mul", "div"):
         return _judge_vector(meanings, index)
     return _judge_steps(meanings, index, dims) if kind in ("rnn", "attention") else None
+
+
+def _judge_signal(meanings: Meanings, index: int) -> _Mixup | None:
+    """A convolution over the sensors of the data, with the steps of time for channels."""
+    orders = find_turned_signal(meanings.evidence, index)
+    call = meanings.flow.calls[index]
+    if orders is None:
+        return None
+    channels, places = orders
+    return _Mixup(
+        message=(
+            f"{describe(call)} runs along dim 2 of {call.inputs[0].shape}, where neighbours are no "
+            f"more alike than any two places ({places:.2f} of their difference), while those of "
+            f"dim 1, which it takes for channels, are ({channels:.2f}): time and channels are "
+            "exchanged"
+        ),
+        fix=f"transpose(1, 2) before it, and in_channels={call.inputs[0].shape[2]}",
+    )
 
 
 def _name(meanings: Meanings, dim: Dim) -> str:

@@ -13,6 +13,7 @@ from cnnprobe.stats import summarise
 PREFIX = "model"
 SATURATED = 0.98  # |tanh| beyond it leaves less than 4 % of the gradient: 1 - 0.98**2
 SATURATED_LOW = 0.01  # a sigmoid below it, or above 0.99, leaves less than 1 %
+ORDERED = 4  # places along a dim, from which on their order can be told
 SAMPLES, FEATURES, PLACES = 16, 256, 8  # along dim 0, dim 1 and the others, that are compared
 
 
@@ -50,6 +51,9 @@ def summary(tensor: Tensor) -> dict[str, float | int] | None:
     with torch.no_grad(), torch._C.DisableTorchFunction():
         if tensor.dim() > 1 and tensor.shape[0] > 1:
             result["apart"] = measure_apart(tensor.detach())
+        if tensor.dim() == 3 and min(tensor.shape[1:]) >= ORDERED:
+            for dim in (1, 2):
+                result[f"order_{dim}"] = measure_order(tensor.detach(), dim)
         if statistics.min >= -1.0 and statistics.max <= 1.0:
             values = tensor.detach()
             result["at_sigmoid_ends"] = float(
@@ -73,6 +77,20 @@ def measure_apart(tensor: Tensor) -> float:
     values = tensor[(slice(0, SAMPLES), *places)].float()
     size = values.square().mean().sqrt()
     return float((values - values.mean(0)).square().mean().sqrt() / size.clamp(min=1e-30))
+
+
+def measure_order(tensor: Tensor, dim: int) -> float:
+    """How far neighbours along a dim are apart, relative to any two places of it: mean squares, of
+    some samples. About 1 where the places have no order, near 0 along the time of a signal.
+
+    >>> time = torch.linspace(0, 6, 40).sin()[None, :, None].expand(2, 40, 5)
+    >>> [round(measure_order(time + torch.arange(5.0) % 2, dim), 2) for dim in (1, 2)]
+    [0.01, 1.67]
+    """
+    values = tensor[:SAMPLES].float()
+    size = values.shape[dim]
+    any_two = 2 * values.var(dim, unbiased=False).mean() * size / (size - 1)
+    return float(values.diff(dim=dim).square().mean() / any_two.clamp(min=1e-30))
 
 
 def unwrapped(trace: Trace, model: str) -> Trace:

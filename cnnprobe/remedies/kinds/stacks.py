@@ -1,4 +1,4 @@
-"""Remedies of deep stacks of sigmoids and tanhs."""
+"""Remedies of deep stacks of sigmoids and tanhs, and of a softmax among layers."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnprobe.diagnosis import Finding
-from cnnprobe.diagnosis.evidence import Evidence, Flow, operation
+from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.remedies.changes import initialise_all
 from cnnprobe.remedies.model_lines import prepare_model
@@ -43,6 +43,21 @@ def rectify(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy
     )
 
 
+@answers("softmax-between-layers")
+def rectify_one(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """ReLU in place of the softmax."""
+    flow = Flow(evidence.trace)
+    rows = [flow.calls[i] for i in flow.primitives({"softmax"}) if flow.line(i) == finding.source]
+    inside = [c for c in rows if describe(c) == finding.subject]
+    if inside:
+        yield Remedy(
+            title=f"ReLU in place of {finding.subject}",
+            change=lambda subject: _put_relu(subject, inside),
+            shows="the values of a layer no longer sum to 1",
+            loss_ends="lower",
+        )
+
+
 def _initialise_for_tanh(subject: Subject) -> None:
     for parameter in subject.model.parameters():
         with torch.no_grad():
@@ -63,16 +78,20 @@ def _write_for_tanh(model: str, nn_name: str) -> list[str]:
 
 
 def _rectify(subject: Subject, rows: list[ModuleCall]) -> None:
-    for call in rows:
-        if call.fqn is not None:
-            subject.set_module(call.fqn, nn.ReLU())
-        else:
-            subject.rewrite(call.kind, call.source, _as_relu)
+    _put_relu(subject, rows)
     initialise_all(subject)
     heads = [m for m in subject.model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     for head in heads[-1:]:  # so that the first outputs are about 0
         with torch.no_grad():
             head.weight.mul_(0.1)
+
+
+def _put_relu(subject: Subject, rows: list[ModuleCall]) -> None:
+    for call in rows:
+        if call.fqn is not None:
+            subject.set_module(call.fqn, nn.ReLU())
+        else:
+            subject.rewrite(call.kind, call.source, _as_relu)
 
 
 def _as_relu(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -154,3 +154,37 @@ def pretrained_backbone_on_pixels_that_are_not_normalised(sick):
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
     given = (255 * pixels if sick else normalised)[:8]
     return classifier(nn.Sequential(backbone, *head), inputs=given)
+
+
+@case("positions-for-channels", "0")
+def convolution_of_a_signal_with_time_for_channels(sick):
+    time = torch.arange(24.0)[:, None] + 30 * torch.rand(
+        8, 1, 24, generator=torch.Generator().manual_seed(0)
+    )
+    signals = torch.sin(0.3 * time)  # (N, L, C), both of 24
+    layers = [nn.Conv1d(24, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten()]
+    given = signals if sick else signals.transpose(1, 2).contiguous()
+    return classifier(nn.Sequential(*layers, nn.Linear(16, 4)), inputs=given)
+
+
+@case("doubled-channels", "")
+def upsampled_map_joined_with_itself_in_place_of_the_skip(sick):
+    def forward(self, x):
+        skip = self.first(x).relu()
+        deep = self.second(F.max_pool2d(skip, 2)).relu()
+        up = F.interpolate(deep, size=skip.shape[-2:])
+        other = F.interpolate(deep, size=skip.shape[-2:]) if sick else skip
+        return self.fc(self.last(torch.cat([up, other], 1)).relu().mean((2, 3)))
+
+    parts = {"first": nn.Conv2d(3, 8, 3, padding=1), "second": nn.Conv2d(8, 8, 3, padding=1)}
+    return classifier(net(forward, **parts, last=nn.Conv2d(16, 8, 3), fc=nn.Linear(8, 4)))
+
+
+@case("softmax-between-layers", "")
+def softmax_of_a_hidden_layer(sick):
+    def forward(self, x):
+        x = self.first(self.body(x))
+        return self.second(torch.softmax(x, dim=1) if sick else torch.relu(x))
+
+    parts = {"body": Backbone(), "first": nn.Linear(16, 32), "second": nn.Linear(32, 4)}
+    return classifier(net(forward, **parts))
