@@ -72,6 +72,14 @@ def test_bytes_that_do_not_wrap_around_are_no_finding(way):
     assert not find(load(WIDE[way]), "wrapped-pixels")
 
 
+def test_noise_whose_pixels_are_repeated_does_not_wrap_around():
+    noise = (torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)) / 4 + 0.5).clamp(
+        0, 1
+    )
+    pictures = noise.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    assert not find(DataLoader(TensorDataset(pictures, LABELS), 16), "wrapped-pixels")
+
+
 def collate(move):
     def join(samples):
         x, y = zip(*samples, strict=True)

@@ -39,6 +39,7 @@ STEP = 40.0  # their mean the short way round; that of noise is 64
 ENDS = 8.0  # levels from an end: drawings and scanned text have most of their pixels there
 MIDDLE = 0.02  # of the pixels are in the middle quarter; with a bright object on dark ground none
 FLAT = 3  # equal values in a row: no slope that wraps around once in a hundred steps has them
+DOUBLED = 0.4  # of the steps are 0 where each pixel was repeated; every such edge is a steep one
 AT_ENDS = 0.2  # of the pixels; of values that wrap around it is 16 in 256
 
 Normalisations = Sequence[tuple[tuple[float, ...], tuple[float, ...]]]
@@ -241,6 +242,7 @@ def find_wrapped(images: Tensor) -> list[bool]:
     goes_on = ~_find_flat(images).flatten(1)
     at_ends = ((levels < ENDS) | (levels > 255 - ENDS)).float().flatten(1).mean(1)
     found = ((jumps & goes_on).float().mean(1) > JUMPS) & (at_ends < AT_ENDS)
+    found &= (steps == 0).float().mean(1) < DOUBLED
     found &= ((levels - 128).abs() < 32).float().flatten(1).mean(1) > MIDDLE
     found &= shorter.mean(1) < torch.minimum(SHORTER * steps.mean(1), torch.tensor(STEP))
     return [bool(each) for each in found.tolist()]
