@@ -96,7 +96,7 @@ def positions_for_channels(evidence: Evidence) -> Iterator[Finding]:
 def _judge(meanings: Meanings, index: int) -> _Mixup | None:
     kind = operation(meanings.flow.calls[index])
     if kind == "conv":
-        return _judge_signal(meanings, index)
+        return _judge_signal(meanings, index, 1)
     dims = meanings.read(meanings.flow.calls[index].inputs[0])
     if len(dims) < 3:
         return None
@@ -111,21 +111,22 @@ def _judge(meanings: Meanings, index: int) -> _Mixup | None:
     return _judge_steps(meanings, index, dims) if kind in ("rnn", "attention") else None
 
 
-def _judge_signal(meanings: Meanings, index: int) -> _Mixup | None:
-    """A convolution over the sensors of the data, with the steps of time for channels."""
-    orders = find_turned_signal(meanings.evidence, index)
+def _judge_signal(meanings: Meanings, index: int, channels_at: int) -> _Mixup | None:
+    """A layer that runs along the sensors of the data, with the steps of time for channels."""
+    orders = find_turned_signal(meanings.evidence, index, channels_at=channels_at)
     call = meanings.flow.calls[index]
     if orders is None:
         return None
     channels, places = orders
+    name = "in_channels" if channels_at == 1 else "input_size"
     return _Mixup(
         message=(
-            f"{describe(call)} runs along dim 2 of {call.inputs[0].shape}, where neighbours are no "
-            f"more alike than any two places ({places:.2f} of their difference), while those of "
-            f"dim 1, which it takes for channels, are ({channels:.2f}): time and channels are "
-            "exchanged"
+            f"{describe(call)} runs along dim {3 - channels_at} of {call.inputs[0].shape}, where "
+            f"neighbours are no more alike than any two places ({places:.2f} of their "
+            f"difference), while those of dim {channels_at}, which it takes for channels, are "
+            f"({channels:.2f}): time and channels are exchanged"
         ),
-        fix=f"transpose(1, 2) before it, and in_channels={call.inputs[0].shape[2]}",
+        fix=f"exchange dims 1 and 2 in front of it by transpose(1, 2), and {name}={call.inputs[0].shape[3 - channels_at]}",
     )
 
 
@@ -261,6 +262,8 @@ def _judge_steps(meanings: Meanings, index: int, dims: Dims) -> _Mixup | None:
     """
     flow, call = meanings.flow, meanings.flow.calls[index]
     is_first = meanings.setting(index, "batch_first") is True
+    if operation(call) == "rnn" and is_first and (found := _judge_signal(meanings, index, 2)):
+        return found
     steps = dims[1] if is_first else dims[0]
     if call.fqn is None or not _is_of_layer(steps) or not _are_places(dims[2]):
         return None

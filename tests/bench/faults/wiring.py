@@ -188,3 +188,15 @@ def softmax_of_a_hidden_layer(sick):
 
     parts = {"body": Backbone(), "first": nn.Linear(16, 32), "second": nn.Linear(32, 4)}
     return classifier(net(forward, **parts))
+
+
+@case("positions-for-channels", "rnn")
+def recurrent_layer_over_the_sensors_of_a_signal(sick):
+    def forward(self, x):
+        return self.fc(self.rnn(x.transpose(1, 2) if sick else x)[0].mean(1))
+
+    time = torch.arange(24.0)[:, None] + 30 * torch.rand(
+        8, 1, 24, generator=torch.Generator().manual_seed(0)
+    )
+    parts = {"rnn": nn.GRU(24, 16, batch_first=True), "fc": nn.Linear(16, 4)}
+    return classifier(net(forward, **parts), inputs=torch.sin(0.3 * time))
