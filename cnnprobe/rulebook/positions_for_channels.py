@@ -126,7 +126,8 @@ def _judge_signal(meanings: Meanings, index: int, channels_at: int) -> _Mixup | 
             f"difference), while those of dim {channels_at}, which it takes for channels, are "
             f"({channels:.2f}): time and channels are exchanged"
         ),
-        fix=f"exchange dims 1 and 2 in front of it by transpose(1, 2), and {name}={call.inputs[0].shape[3 - channels_at]}",
+        fix=f"exchange dims 1 and 2 in front of it by transpose(1, 2), and {name}="
+        f"{call.inputs[0].shape[3 - channels_at]}",
     )
 
 
