@@ -22,7 +22,7 @@ SQUARED = 0.1
 LOWERED = 1e-3  # of its first rate, below which a schedule is to blame
 FEWEST = 16  # by which a mean is divided; smaller numbers are weights of a loss
 ROUNDED = 1e-3  # relative, of a divisor that is read off two losses
-SCALING = frozenset({"div", "mul", "truediv"})
+SCALING = frozenset({"div", "mul"})
 # relative fall of the loss within three steps at the higher rate, ten times what counts as no
 # movement
 FALL = 1e-3

@@ -13,7 +13,7 @@ ENDLESS = 1 - 1e-6  # an average over a million steps
 ENDLESS_SQUARES = 1 - 5e-8
 HALF = 2.0**-25  # smaller numbers are 0 in float16
 LARGE_EPS = 0.1  # torch and Keras have 1e-8 and 1e-7; the root of the squares is about a gradient
-MOMENTS = frozenset({"Adam", "AdamW", "NAdam", "RAdam"})
+MOMENTS = ("Adam", "AdamW", "NAdam", "RAdam")
 
 # option: its bound, what comes of it, the usual value, and the classes that mean this by it
 CEILINGS: Mapping[str, tuple[float, str, float, tuple[str, ...]]] = {
