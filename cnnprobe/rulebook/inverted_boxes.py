@@ -55,14 +55,15 @@ def healthy() -> Mapping[str, Any]:
 @rule(code="CP744", name="inverted-boxes", severity=Severity.WARNING, examples=(sick, healthy))
 def inverted_boxes(evidence: Evidence) -> Iterator[Finding]:
     """A function that reads boxes as two corners is given boxes without gradient whose second
-    corner lies before the first.
+    corner lies before the first; or targets are read as centers and sizes that are a corner and a
+    size.
 
     Why it matters: centers and sizes read as corners have other areas, some of them negative; the
     overlap is wrong and no error is raised.
     What to do: make them corners first, as torchvision.ops.box_convert(boxes, "cxcywh", "xyxy").
     Known exceptions: functions that read centers or sizes, which a try on two boxes tells; boxes
     that the model predicts, which may be anything, so that under no_grad both arguments have to be
-    no corners; empty boxes.
+    no corners; empty boxes; of centers and corners, boxes that lie within the picture either way.
     Source: the arguments of functions whose name speaks of an IoU or overlap; Rezatofighi et al.
     2019, arXiv:1902.09630, algorithm 2.
     """
@@ -86,3 +87,26 @@ def inverted_boxes(evidence: Evidence) -> Iterator[Finding]:
             source=event.source,
             subject=event.subject,
         )
+    misread = evidence.code.boxes
+    if misread is not None:
+        form, other = ("centers and sizes", "corners and sizes (x1, y1, w, h)")
+        if not misread.as_centers:
+            form, other = "corners and sizes", "centers and sizes (xc, yc, w, h)"
+        yield Finding(
+            module=None,
+            message=(
+                f"{misread.function} reads {misread.target} as {form}, but {misread.outside:.0%} "
+                f"of the boxes reach out of the picture then, and none does as {other}"
+            ),
+            fix=(
+                f"make {misread.target} {form} where the data are read: "
+                f"torchvision.ops.box_convert(boxes, {_say_forms(centered=misread.as_centers)})"
+            ),
+            source=misread.source,
+            subject=misread.function,
+            kind="form",
+        )
+
+
+def _say_forms(*, centered: bool) -> str:
+    return '"xywh", "cxcywh"' if centered else '"cxcywh", "xywh"'

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from cnnprobe.diagnosis.evidence import OwnCode
+from cnnprobe.training.box_forms import find_misread
 from cnnprobe.training.determinants import find_wrong_volume
 from cnnprobe.training.formulas import find_broken
 from cnnprobe.training.loss_minimum import judge_loss
@@ -58,5 +59,6 @@ def read_code(
         broken=(ask(lambda: find_broken(model, around, step, put_back)) or ())
         + (() if volume is None else (volume,)),
         unread=find_unpacked(around),
+        boxes=ask(lambda: find_misread(request, around)),
         untrained=tuple(find_untrained(request.model, beside)),
     )

@@ -76,6 +76,19 @@ class Untrained:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MisreadBoxes:
+    """Boxes of the targets that are read as centers and sizes, and are a corner and a size, or the
+    other way round.
+    """
+
+    function: str  # that reads them
+    target: str  # its path: "targets['boxes']"
+    as_centers: bool  # how they are read
+    outside: float  # the share that reaches out of the picture when they are read so
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OwnCode:
     """What was seen of the user's own loss and functions, and of the networks beside the model."""
 
@@ -83,3 +96,4 @@ class OwnCode:
     broken: tuple[BrokenProperty, ...] = ()
     unread: tuple[UnpackedName, ...] = ()  # of the functions that the step is made of
     untrained: tuple[Untrained, ...] = ()
+    boxes: MisreadBoxes | None = None  # None: none that are read as something else

@@ -23,6 +23,7 @@ ROLES = (
     r"^x?v(alues?)?(_states?)?s?$",
 )
 PLACES = (r"^a(nc.*)?$", r"^p(os.*)?$", r"^n(eg.*)?$")
+ALIKE = 0.3  # how much more alike the codes of two views are than others, about their mean
 Found = tuple[str, str] | None
 Put = Callable[[Any, Any], dict[str, Any]]
 
@@ -113,9 +114,12 @@ def check_error(call: Call) -> Found:
     return None
 
 
-def check_pairs(call: Call) -> Found:
+def check_pairs(call: Call) -> Found | tuple[str, str, str]:
     """Less where the pairs belong together than where they are exchanged."""
     names = [k for k, v in call.tensors().items() if v.is_floating_point()]
+    codes = [k for k in names if call.arguments[k].dim() == 2]
+    if len(codes) == 1:
+        return _check_views(call, codes[0])
     pair = find_pair(call)
     if pair is None or len(names) != 2 or len(call.tensors()) > 2:
         return None
@@ -127,6 +131,33 @@ def check_pairs(call: Call) -> Found:
     if good <= bad:
         return None
     return "less for pairs that are the same than for others", f"{good:.3g} and {bad:.3g}"
+
+
+def _check_views(call: Call, name: str) -> tuple[str, str, str] | None:
+    """The positives of a stack of two views are those that look alike in the batch."""
+    codes = call.arguments[name].float()
+    n = len(codes) // 2
+    if len(codes) % 2 or n < 4:
+        return None
+    apart = torch.nn.functional.normalize(codes - codes.mean(0), dim=1)
+    stacked = float((apart[:n] * apart[n:]).sum(1).mean())
+    mixed = float((apart[::2] * apart[1::2]).sum(1).mean())
+    made = torch.nn.functional.normalize(torch.randn(n, codes.shape[1]), dim=1)
+    of_stacked, of_mixed = (
+        call.number(**{name: both.to(codes)})
+        for both in (torch.cat([made, made]), made.repeat_interleave(2, 0))
+    )
+    rows = ("i and i + n", "2 * i and 2 * i + 1")
+    if stacked < mixed:
+        rows = (rows[1], rows[0])
+    is_other = (stacked > mixed) == (of_stacked > of_mixed)
+    if abs(stacked - mixed) < ALIKE or of_stacked == of_mixed or not is_other:
+        return None
+    return (
+        f"the positives at the rows {rows[0]}, which are alike in this batch of 2 * n",
+        f"the rows {rows[1]}",
+        f"take the rows {rows[0]} as the positives, or stack the views in the other way",
+    )
 
 
 def check_signed_pairs(call: Call) -> Found:
