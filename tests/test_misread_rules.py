@@ -348,3 +348,41 @@ def test_mask_of_queries_alone_is_found_and_that_of_keys_is_not():
     masked = scores.masked_fill(whole, -1e9).softmax(-1)
     assert torch.equal(masked[1:], scores.softmax(-1)[1:])  # no key is hidden from the others
     assert torch.allclose(masked[0], torch.full((3,), 1 / 3))
+
+
+class Quantised(nn.Module):
+    """Codes are exchanged for the nearest rows of a table, as `hand_on` makes of both."""
+
+    def __init__(self, hand_on):
+        super().__init__()
+        self.code, self.fc, self.hand_on = nn.Linear(64, 8), nn.Linear(8, 4), hand_on
+        self.table = nn.Embedding(16, 8)
+
+    def forward(self, x):
+        z = self.code(x.flatten(1))
+        rows = self.table(torch.cdist(z, self.table.weight).argmin(1))
+        return self.fc(self.hand_on(z, rows))
+
+
+@pytest.mark.parametrize(
+    ("hand_on", "is_found"),
+    [
+        (lambda _z, rows: rows, True),
+        (lambda z, rows: rows.view(z.shape).contiguous(), True),
+        (lambda z, rows: z + (rows - z).detach(), False),
+        (lambda z, rows: z + rows, False),  # the codes themselves go on beside them
+    ],
+)
+def test_nearest_rows_of_a_table_that_a_layer_gets_as_they_are_stop_the_gradient(hand_on, is_found):
+    found = find("sample-without-gradient", Quantised(hand_on))
+    assert is_found == bool(found)
+    assert all("'fc' (Linear) gets rows of table.weight" in finding.message for finding in found)
+
+
+def test_rows_of_another_table_than_that_of_the_distances_are_no_code():
+    class Looked(Quantised):
+        def forward(self, x):
+            z = self.code(x.flatten(1))
+            return self.fc(z) + self.fc(self.table(z.argmax(1)))
+
+    assert not find("sample-without-gradient", Looked(None))

@@ -4,7 +4,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import PROJECTIONS, Evidence, Flow, describe, operation
+from cnnprobe.diagnosis.evidence import (
+    ARRANGING,
+    FORWARDING,
+    PROJECTIONS,
+    Evidence,
+    Flow,
+    describe,
+    operation,
+)
 from cnnprobe.rulebook.material import classifying
 
 
@@ -44,13 +52,15 @@ def healthy() -> Mapping[str, Any]:
     explains=("no-grad-path", "no-grad-params", "eval-nondeterminism"),
 )
 def sample_without_gradient(evidence: Evidence) -> Iterator[Finding]:
-    """A layer gets a draw from a normal distribution whose mean is learned, made without gradient.
+    """A layer gets a draw from a normal distribution whose mean is learned, made without gradient;
+    or the row of a table that is nearest to what was computed, as it is.
 
     Why it matters: what is behind the draw never tells the layers before it how to be better.
-    What to do: rsample() in place of sample(), or mean + std * torch.randn_like(std).
+    What to do: rsample() in place of sample(), or mean + std * torch.randn_like(std); of a nearest
+    row the straight-through estimator, z + (row - z).detach().
     Known exceptions: draws that go to no layer, such as the actions of a policy.
     Source: Kingma & Welling 2014, "Auto-Encoding Variational Bayes", section 2.4;
-    torch.distributions, "rsample()".
+    torch.distributions, "rsample()"; van den Oord et al. 2017, arXiv:1711.00937, section 3.2.
     """
     if not evidence.steps:
         return
@@ -75,3 +85,50 @@ def sample_without_gradient(evidence: Evidence) -> Iterator[Finding]:
                 subject=describe(call),
             )
             return
+    yield from _find_nearest_rows(flow)
+
+
+def _find_nearest_rows(flow: Flow) -> Iterator[Finding]:
+    """Rows of a table that a layer gets, chosen by their distance from what was computed."""
+    for i in flow.primitives({"argmin", "argmax"}):
+        call, before = flow.calls[i], flow.before(i)
+        learned = any(operation(flow.calls[j]) in PROJECTIONS for j in before)
+        if not learned or not call.inputs[0].requires_grad or flow.owner(i) is None:
+            continue
+        given = [t.source for j in before for t in flow.calls[j].inputs]
+        tables = {source for source in given if isinstance(source, str)}
+        for j in flow.passes_on(i):
+            taker = _find_taker(flow, j)
+            if taker is not None and _list_tables(flow, j) & tables:
+                (table, *_) = _list_tables(flow, j) & tables
+                yield Finding(
+                    module=flow.owner(j),
+                    message=(
+                        f"{describe(flow.calls[taker])} gets rows of {table}, chosen by "
+                        f"{describe(call)}, as they are: no gradient goes back to the layers "
+                        "whose output chose them"
+                    ),
+                    fix=(
+                        "pass it straight through: q = z + (q - z).detach(), where z is what the "
+                        "rows are nearest to"
+                    ),
+                    source=flow.line(j),
+                    subject=describe(call),
+                    kind="nearest",
+                )
+                return
+
+
+def _list_tables(flow: Flow, row: int) -> set[str]:
+    """The weights that a row takes rows of."""
+    call = flow.calls[row]
+    if operation(call) not in ("embedding", "getitem", "index_select"):
+        return set()
+    own = {f"{call.fqn}.weight"} if call.fqn is not None else set()
+    return own | {t.source for t in call.inputs if isinstance(t.source, str)}
+
+
+def _find_taker(flow: Flow, row: int) -> int | None:
+    """The layer that gets what a row gives, as it is."""
+    found = flow.passes_on(row, ARRANGING | FORWARDING)
+    return next((i for i in found if operation(flow.calls[i]) in PROJECTIONS), None)
