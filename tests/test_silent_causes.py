@@ -212,3 +212,27 @@ def test_images_and_soft_labels_that_are_mixed_in_two_orders_are_found(way):
         train_step=train_step, trials=0,
     )  # fmt: skip
     assert (way == "apart") == bool(find(report, "unpaired-order"))
+
+
+class Columns(nn.Module):
+    """Scores of each column of a picture, the columns first, as a CTC loss takes them."""
+
+    def __init__(self, mixed):
+        super().__init__()
+        self.conv, self.head, self.mixed = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(32, 5), mixed
+
+    def forward(self, x):
+        columns = self.conv(x).permute(3, 0, 1, 2).flatten(2)
+        columns = columns - columns.mean(1, keepdim=True) if self.mixed else columns
+        return self.head(columns).log_softmax(-1)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_steps_first_are_no_leak_where_there_are_as_many_as_samples(mixed):
+    def loss_fn(scores, labels):
+        lengths = torch.full((8,), 8), torch.full((8,), 2)
+        return F.ctc_loss(scores, labels[:, None].expand(8, 2) + 1, *lengths, zero_infinity=True)
+
+    torch.manual_seed(0)
+    report = diagnose(Columns(mixed), torch.randn(8, 1, 8, 8), loss_fn=loss_fn)
+    assert mixed == bool(find(report, "batch-leak"))
