@@ -117,6 +117,13 @@ def test_samples_that_drop_last_leaves_out_each_time_are_counted():
 # ---------------------------------------------------------------- copies
 
 
+def test_one_image_for_all_samples_is_named_as_that():
+    images = smooth(1).expand(64, -1, -1, -1).contiguous()
+    (found,) = find("duplicate-images", load(images, torch.arange(64) % 4))
+    assert found.message.startswith("all 64 samples of the training data that were read have one")
+    assert "__getitem__" in found.fix
+
+
 def test_captions_of_one_image_are_no_copies():
     images = smooth(24).repeat_interleave(4, dim=0)
     own = torch.cat([torch.randint(1, 99, (96, 6), generator=seed()), torch.zeros(96, 2).long()], 1)

@@ -513,6 +513,36 @@ def test_schedule_that_counts_in_another_unit_is_found(tmp_path, made, inner, ou
         assert (rule == name) == bool(find(tmp_path, name, text))
 
 
+REMAKING = """
+def train(loader):
+    model = nn.Linear(4, 2)
+    for {name} in range(3):
+        model = {made}
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for x, y in loader:
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+
+def main():
+    train([])
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "is_found"),
+    [
+        ("epoch", "nn.Linear(4, 2)", True),
+        ("fold", "nn.Linear(4, 2)", False),
+        ("epoch", "model.to('cpu')", False),
+        ("epoch", "torch.compile(model)", False),
+    ],
+)
+def test_model_that_each_epoch_makes_anew_is_found(tmp_path, name, made, is_found):
+    found = find(tmp_path, "optimizer-renewed", REMAKING.format(name=name, made=made))
+    assert is_found == bool(found)
+
+
 PLACING = """
 def weighted(outputs, targets, beta=1.0, weights=None, reduction="mean"):
     return outputs

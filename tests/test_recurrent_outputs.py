@@ -87,3 +87,37 @@ def test_a_weight_without_gradient_is_named_where_the_layer_has_others():
     report = cnnprobe.diagnose(model, x, y, loss_fn=loss_fn, optimizer=optimizer, trials=0)
     (found,) = [f for f in report.findings if f.rule == "zero-grad"]
     assert "the gradient of model[1].shut is exactly 0 in 6 of 6 steps" in found.message
+
+
+class Reader(nn.Module):
+    """A recurrent layer of which one step of the output is read."""
+
+    def __init__(self, step, *, bidirectional=False):
+        super().__init__()
+        self.cell = nn.GRU(5, 8, batch_first=True, bidirectional=bidirectional)
+        self.head, self.step = nn.Linear(16 if bidirectional else 8, 3), step
+
+    def forward(self, x):
+        return self.head(self.cell(x)[0][:, self.step])
+
+
+def read_step(step, **options):
+    torch.manual_seed(0)
+    model, x, y = Reader(step, **options), torch.randn(16, 4, 5), torch.arange(16) % 3
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    loss_fn = nn.CrossEntropyLoss()
+    report = cnnprobe.diagnose(model, x, y, loss_fn=loss_fn, optimizer=optimizer, trials=0)
+    return [f for f in report.findings if f.rule == "zero-grad"]
+
+
+def test_output_that_is_read_at_the_first_step_alone_is_named():
+    (found,) = read_step(0)
+    assert "only what the first step of the sequence puts out reaches the loss" in found.message
+    assert "output[:, -1]" in found.fix and "dim 1" in found.fix
+    assert [] == read_step(-1)
+
+
+def test_reverse_direction_that_is_read_where_it_begins_is_named():
+    (found,) = read_step(-1, bidirectional=True)
+    assert "weight_hh of the reverse direction of model.cell" in found.message
+    assert "torch.cat([h_n[-2], h_n[-1]], dim=1)" in found.fix

@@ -58,7 +58,7 @@ def loss_broadcast(evidence: Evidence) -> Iterator[Finding]:
     """The loss compares every prediction with every target.
 
     Why it matters: (N, 1) against (N,) is broadcast to (N, N); the best that the model can then do
-    is to predict the mean of all targets.
+    is to predict the mean of all targets. Of weights of the samples only their mean counts.
     What to do: give both the same shape: target.unsqueeze(1), or prediction.squeeze(1);
     keepdim=True for what each row of a square is reduced to.
     Known exceptions: pairwise losses that expand both sides on purpose are not reported.
@@ -69,6 +69,38 @@ def loss_broadcast(evidence: Evidence) -> Iterator[Finding]:
         [*_by_function(evidence), *_by_hand(evidence), *_over_the_batch(evidence)],
     )
     yield from _along_another_dim(evidence)
+    yield from _by_weights(evidence)
+
+
+def _by_weights(evidence: Evidence) -> Iterator[Finding]:
+    """(N, 1) times (N,), of which the mean or sum is taken: the product of two means or sums."""
+    if not evidence.steps:
+        return
+    flow = Flow(evidence.steps[0].trace)
+    for i in flow.primitives({"mul"}):
+        call = flow.calls[i]
+        shapes = [info.shape for info in call.inputs]
+        learned = [info.requires_grad for info in call.inputs]
+        size = max((shape[0] for shape in shapes if shape), default=0)
+        readers = [flow.calls[j] for j in flow.readers.get(i, ())]
+        is_pair = sorted(shapes, key=len) == [(size,), (size, 1)] and size > 1
+        if not is_pair or sum(learned) != 1 or flow.owner(i) is not None or len(readers) != 1:
+            continue
+        if operation(readers[0]) in ("mean", "sum") and readers[0].outputs[0].shape == ():
+            error, weights = shapes if learned[0] else shapes[::-1]
+            yield Finding(
+                module=None,
+                message=(
+                    f"{describe(call)} multiplies errors of shape {error} by weights of shape "
+                    f"{weights}: each error by the weights of all samples, ({size}, {size}), so "
+                    "that the weights have no effect but their mean"
+                ),
+                fix="give both the same shape: weights.view_as(errors)",
+                source=flow.line(i),
+                kind="weights",
+                subject=describe(call),
+            )
+            return
 
 
 def _along_another_dim(evidence: Evidence) -> Iterator[Finding]:

@@ -42,7 +42,8 @@ def healthy() -> Mapping[str, Any]:
     explains=("loss-not-decreasing", "cannot-overfit", "idle-optimizer", "update-ratio"),
 )
 def optimizer_renewed(evidence: Evidence) -> Iterator[Finding]:
-    """Each step is the first one of its optimizer: what it has gathered of earlier steps is gone.
+    """Each step is the first one of its optimizer: what it has gathered of earlier steps is gone;
+    or each epoch makes a new model.
 
     Why it matters: momentum and Adam's averages never form; Adam's first step has the same length
     for every weight, whatever the gradient is.
@@ -51,6 +52,19 @@ def optimizer_renewed(evidence: Evidence) -> Iterator[Finding]:
     each optimizer, as inner loops do.
     Source: Kingma and Ba 2015, arXiv:1412.6980, section 3.
     """
+    for slip in evidence.texts.slips:
+        if slip.kind == "made-anew":
+            yield Finding(
+                module=None,
+                message=(
+                    f"`{slip.text}` in the loop over epochs makes a new model in each of them: "
+                    "what the epoch before has learned is gone"
+                ),
+                fix=f"make {slip.name} and its optimizer once, before the loop",
+                source=slip.source,
+                kind=slip.kind,
+                subject=slip.name,
+            )
     stepped = [[e for e in step.events if e.kind == "step"] for step in evidence.steps]
     if not evidence.own_loop or len(stepped) < LEAST or not all(stepped):
         return

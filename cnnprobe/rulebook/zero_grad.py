@@ -111,6 +111,10 @@ def zero_grad(evidence: Evidence) -> Iterator[Finding]:
         if _starts_from_zero(evidence, module, {n for n in names if owner(n) == module}):
             yield _tell_single_step(evidence, module, len(steps))
             continue
+        if _reads_first_step(evidence, module, {n for n in names if owner(n) == module}):
+            backwards = all(n.endswith("_reverse") for n in names if owner(n) == module)
+            yield _tell_first_step(evidence, module, backwards=backwards)
+            continue
         if _is_stopped(flow, module, set(alive), lambda i: _is_masked(flow, i)):
             continue  # the steps are observed with one seed: each draws the same mask
         unchosen = _is_stopped(flow, module, set(alive), lambda i: is_routed(flow.calls[i]))
@@ -172,6 +176,39 @@ def _starts_from_zero(evidence: Evidence, module: str, names: set[str]) -> bool:
         return False
     return all(name.rpartition(".")[2].startswith("weight_hh") for name in names) and all(
         len(call.inputs) == 1 and _count_steps(call, info) == 1 for call in calls
+    )
+
+
+def _reads_first_step(evidence: Evidence, module: str, names: set[str]) -> bool:
+    """Whether these are the weights that a recurrent layer multiplies its state by, of sequences of
+    several steps: only what the first step puts out reaches the loss.
+    """
+    info = find_module(evidence, module)
+    if info is None or operation_of_module(info) != "rnn" or info.kind.endswith("Cell"):
+        return False
+    return all(name.rpartition(".")[2].startswith("weight_hh") for name in names)
+
+
+def _tell_first_step(evidence: Evidence, module: str, *, backwards: bool) -> Finding:
+    """Of the reverse direction, the first step is the last place of the output."""
+    info = find_module(evidence, module)
+    last = "output[:, -1]" if info and info.config.get("batch_first") else "output[-1]"
+    which = " of the reverse direction" if backwards else ""
+    return Finding(
+        module=module,
+        severity=Severity.WARNING,
+        message=(
+            f"weight_hh{which} of {spoken(evidence, module)}, which carries the state from step to "
+            f"step, has no gradient: only what the first step{which or ' of the sequence'} puts "
+            "out reaches the loss"
+        ),
+        fix=(
+            f"{last} is where the reverse direction begins: take the last states of both "
+            "directions, torch.cat([h_n[-2], h_n[-1]], dim=1)"
+            if backwards
+            else f"read the last step: {last}; dim {int('[:' in last)} of its output is time"
+        ),
+        kind="first-step",
     )
 
 

@@ -43,6 +43,7 @@ def find_epochs(files: list[str], steps: Sequence[FunctionText]) -> Iterator[Sli
             yield from _find_uncleared(scope, tree, path)
             yield from _find_impatience(scope, tree, path)
             yield from _find_repeated_sum(scope, path)
+            yield from _find_made_anew(scope, path)
         yield from _find_units(scopes, own, path)
 
 
@@ -261,6 +262,39 @@ def _adds_to(node: ast.AST, name: str) -> bool:
 def _is_loss_of(loop: ast.For, name: str) -> bool:
     """Whether a sum is detached in the loop, or set back by a call."""
     return any(_owner(c) == name for n in ("detach_", "zero_") for c in _list_calls(loop, n))
+
+
+# -- models of an epoch ---------------------------------------------------------------------------
+
+
+def _find_made_anew(scope: Scope, path: str) -> Iterator[Slip]:
+    """The models that a loop over epochs makes in each of them, and trains in the loop within."""
+    for outer in _list_loops(scope):
+        says_epoch = "epoch" in f"{ast.unparse(outer.target)} {ast.unparse(outer.iter)}".lower()
+        inner = [loop for loop in _list_loops(scope) if _holds(outer, loop) and _list_steps(loop)]
+        if not says_epoch or not inner:
+            continue
+        called = {ast.unparse(n.func) for n in ast.walk(inner[0]) if isinstance(n, ast.Call)}
+        for node in outer.body:
+            for target, value in list_assigned(node) if isinstance(node, ast.Assign) else ():
+                name = ast.unparse(target)
+                is_made = isinstance(value, ast.Call) and name in called and _is_network(value)
+                trains = any(name in ast.unparse(n) for n in _list_optimizers(outer))
+                if is_made and trains:
+                    yield make_slip("made-anew", node, path, name)
+
+
+def _is_network(call: ast.Call) -> bool:
+    """Whether a call may make a model: it is given no module, as a wrapper or a `.to()` is."""
+    is_method = isinstance(call.func, ast.Attribute) and name_of(call.func) in ("to", "cuda")
+    names = [ast.unparse(a) for a in call.args]
+    return not is_method and not any(re.search("model|net|load|copy", n.lower()) for n in names)
+
+
+def _list_optimizers(loop: ast.For) -> list[ast.Call]:
+    """The calls in the body of a loop that are given parameters."""
+    calls = [n for s in loop.body for n in ast.walk(s) if isinstance(n, ast.Call)]
+    return [c for c in calls if c.args and "parameters" in ast.unparse(c.args[0])]
 
 
 # -- units of schedules ----------------------------------------------------------------------------

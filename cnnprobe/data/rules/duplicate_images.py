@@ -13,6 +13,7 @@ from cnnprobe.records.words import format_counted
 # of the samples: CIFAR-100's training set has some percent of near duplicates (Barz and Denzler
 # 2020)
 MANY = 0.1
+FEW = 8  # samples; of fewer they may be equal on purpose
 MOSTLY = 0.8  # of the repeated images that have another text: these are captions
 
 
@@ -56,6 +57,8 @@ def duplicate_images(data: Data) -> Iterator[Finding]:
         found = images.repeated + images.similar
         if images.repeats.equal_batches > 1:
             yield _tell_buffer(split)
+        elif images.repeated == split.samples - 1 >= FEW:
+            yield _tell_one(split)
         elif found:
             reason, fix = _explain(split)
             pair = images.duplicates[next(iter(images.repeats.replaced), 0)]
@@ -110,6 +113,21 @@ def _explain(split: Split) -> tuple[str, str]:
         return "", "nothing, where an image has several texts or partners; split by image"
     return "", "keep one of each" + (
         ", and look which label is right" if images.contradicting else ""
+    )
+
+
+def _tell_one(split: Split) -> Finding:
+    return Finding(
+        severity=Severity.WARNING,
+        message=(
+            f"all {split.samples:,} samples of the {split.name} data that were read have one and "
+            "the same image, and not their own"
+        ),
+        fix=(
+            "see what __getitem__ does with its index: whether it reads the image by it, and "
+            "whether a loop or an assignment gives the index another value before"
+        ),
+        kind="one-image",
     )
 
 

@@ -118,7 +118,7 @@ class Slip:
     # "plateau": its other direction is better | "old-optimizer" | "group-copied" | "swapped" |
     # "misplaced" | "first-step" | "undivided" | "never-reset" | "never-cleared" | "by-batches" |
     # "by-samples" | "evaluation-trains" | "patience" | "repeated-sum" | "counts-batches" |
-    # "counts-epochs"
+    # "counts-epochs" | "made-anew"
     kind: str
     text: str
     source: str

@@ -25,7 +25,7 @@ def let_slope_through(finding: Finding, evidence: Evidence, model: Any) -> Itera
 
     Source: Bengio, Léonard, Courville 2013, arXiv:1308.3432.
     """
-    if finding.kind == "single-step":
+    if finding.kind in ("single-step", "first-step"):
         return
     flow = Flow(evidence.trace)
     clamps = [flow.calls[i] for i in list_flat(flow) if operation(flow.calls[i]) == "clamp"]

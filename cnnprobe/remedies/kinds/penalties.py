@@ -20,7 +20,7 @@ def ignore_no_class(finding: Finding, evidence: Evidence, model: Any) -> Iterato
         yield Remedy(
             title=f"ignore_index={NO_LABEL} in {finding.subject}",
             change=instead(call, _ignore_nothing),
-            shows="every pixel is judged",
+            shows="every label is judged",
             is_comparable=False,
         )
 

@@ -242,6 +242,15 @@ def match_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
     the output.
     """
     targets = variable(evidence, "targets")
+    if finding.kind == "weights":
+        for _, call in rows_at(finding, evidence)[:1]:
+            yield Remedy(
+                title=f"both operands of {describe(call)} in one shape",
+                change=instead(call, _align),
+                shows="each error meets the weight of its own sample",
+                is_comparable=False,
+            )
+        return
     if finding.kind == "lost-dim":
         for _, call in rows_at(finding, evidence)[:1]:
             yield Remedy(
@@ -282,6 +291,12 @@ def match_targets(finding: Finding, evidence: Evidence, model: Any) -> Iterator[
 def _give_dim_back(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if args[0].dim() == args[1].dim() + 1:
         return func(args[0], args[1].unsqueeze(1), *args[2:], **kwargs)
+    return func(*args, **kwargs)
+
+
+def _align(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if all(isinstance(a, Tensor) for a in args[:2]) and args[0].numel() == args[1].numel():
+        return func(args[0], args[1].view_as(args[0]), *args[2:], **kwargs)
     return func(*args, **kwargs)
 
 

@@ -348,3 +348,20 @@ def masks_that_were_stored_after_an_average(sick):
     masks = F.interpolate(draw_discs(24), scale_factor=2, **mode)[:, 0].round().long()
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1))
     return classifier(model, inputs=images(8, 3, 48), targets=masks)
+
+
+@case("loss-broadcast", None)
+def weights_of_samples_along_another_dim(sick):
+    weights = torch.tensor([1.0, 9.0, 1.0, 9.0, 1.0, 9.0, 1.0, 9.0])
+
+    def weigh(output, targets):
+        errors = (output - targets) ** 2
+        return (errors * (weights if sick else weights[:, None])).mean()
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 16), nn.ReLU(), nn.Linear(16, 1))
+    return classifier(model, targets=torch.linspace(0, 1, 8)[:, None], loss_fn=weigh)
+
+
+@case("ignored-class", None)
+def class_of_whole_images_that_is_ignored(sick):
+    return classifier(Classifier(), loss_fn=nn.CrossEntropyLoss(ignore_index=0 if sick else -100))
