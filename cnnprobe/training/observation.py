@@ -26,7 +26,7 @@ from cnnprobe.errors import TargetError
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.devices import is_device_lost
 from cnnprobe.recorder.inventory import check_hashable, check_model, is_lazy
-from cnnprobe.recorder.values import describe_tensor, leaves
+from cnnprobe.recorder.values import describe_tensor, leaves, name_deferred
 from cnnprobe.records.trace import TensorInfo, Trace
 from cnnprobe.training.attributes import find_idle_attributes
 from cnnprobe.training.averages import Followed, find_averages
@@ -217,6 +217,7 @@ class _Observation:
         assert loss_fn is not None  # noqa: S101  (trains() said so)
         self.given, given = fit_output(output, loss_fn)
         loss = loss_fn(given) if request.targets is None else loss_fn(given, request.targets)
+        name_deferred(output)  # a coroutine that the loss did not await
         if isinstance(loss, Tensor) and loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
             for _, optimizer in self.around.optimizers.values():

@@ -1,5 +1,6 @@
 """What each verb does with a way, in a word or two."""
 
+import inspect
 from collections.abc import Callable, Iterable
 
 import torch
@@ -30,6 +31,8 @@ def check_notes(notes: Iterable[str]) -> None:
 def by_probe(way: Way, _: Again) -> str:
     report = cnnprobe.probe(way.model, *way.args)
     assert report.ok, report.error
+    if inspect.iscoroutine(report.output):
+        report.output.close()  # the caller's to await
     return describe_trace(report.trace, way)
 
 
