@@ -1,5 +1,7 @@
 """Samples beside the arrays of their data set: values in another order, bytes that wrap around."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -148,6 +150,39 @@ def test_target_with_the_noise_of_its_input_is_found():
     assert found.severity == "warning"
     assert "speaks of NoisyPictures: the target is not the clean image" in found.message
     assert not find(DataLoader(NoisyPictures(clean=True), 8), "identical-views")
+
+
+def seeded(seed, draw):
+    def make(array):
+        seed()
+        return to_tensor(array) + draw()
+
+    return make
+
+
+SEEDED = {
+    "torch": seeded(lambda: torch.manual_seed(3), lambda: torch.rand(1)),
+    "np.random": seeded(lambda: np.random.seed(3), lambda: float(np.random.rand())),
+    "random": seeded(lambda: random.seed(3), random.random),
+}
+UNSEEDED = {
+    "drawn": seeded(lambda: None, lambda: torch.rand(1)),
+    "a seed that is drawn": seeded(
+        lambda: torch.manual_seed(np.random.randint(1000)), lambda: torch.rand(1)
+    ),
+    "a seed and no draw": seeded(lambda: torch.manual_seed(3), lambda: 0),
+}
+
+
+@pytest.mark.parametrize("name", SEEDED)
+def test_seed_that_reading_a_sample_sets_is_found(name):
+    (found,) = find(load(SEEDED[name]), "repeated-random-numbers")
+    assert f"{name}'s generator" in found.message or f"{name} with one" in found.message
+
+
+@pytest.mark.parametrize("name", UNSEEDED)
+def test_draws_of_their_own_are_no_repeated_numbers(name):
+    assert not find(load(UNSEEDED[name]), "repeated-random-numbers")
 
 
 def test_arrays_of_the_data_set_are_as_before():

@@ -188,6 +188,7 @@ class Clues:
     reshaped: Reshaped | None = None
     wrapped: Wrapped | None = None
     smoothed: Smoothed | None = None
+    reseeded: str = ""  # the generator that reading a sample seeds with a constant
     spoiling: str = ""  # by which word the data set's class speaks of noise that it adds
     texts: Texts | None = None
     noise: Noise | None = None

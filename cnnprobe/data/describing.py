@@ -21,7 +21,7 @@ from cnnprobe.data.images import Thumbnail
 from cnnprobe.data.joining import find_transposed
 from cnnprobe.data.keeping import copy_dataset, kept_generators
 from cnnprobe.data.labels import describe_labels
-from cnnprobe.data.making import find_smoothed, find_spoiling
+from cnnprobe.data.making import find_reseeded, find_smoothed, find_spoiling
 from cnnprobe.data.marks import find_marks
 from cnnprobe.data.noise import find_noise
 from cnnprobe.data.sounds import compare_rates
@@ -81,6 +81,8 @@ def _find_clues(source: Source, tallies: SplitTallies, labels: Labels | None) ->
         found = replace(found, reshaped=find_reshaped(source))
     with contextlib.suppress(Exception):
         found = replace(found, wrapped=find_wrapped_bytes(source))
+    with contextlib.suppress(Exception):
+        found = replace(found, reseeded=find_reseeded(source))
     with contextlib.suppress(Exception):
         mask = next((path for path, role in tallies.roles.items() if role == "mask"), "")
         smoothed = find_smoothed(source, mask) if mask else None

@@ -1,12 +1,15 @@
-"""How the samples of a data set are made: the calls that smooth a mask, and what its text speaks
-of.
+"""How the samples of a data set are made: the calls that smooth a mask, the seeds that reading one
+sets, and what the text speaks of.
 """
 
 import inspect
+import random
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -23,6 +26,8 @@ SAMPLES = 8
 SMOOTH = frozenset({"linear", "bilinear", "bicubic", "trilinear", "area"})
 APART = 2  # numbers between the classes, so that one lies between; of 0 and 1 none does
 MOST_CLASSES = 256
+READINGS = 4  # of different samples, from different seeds
+WORDS = 624  # of a Mersenne twister's state, all unread right after a seed
 _SPOILT = re.compile(r"nois[ey]|denois|corrupt|degrad", re.IGNORECASE)
 
 
@@ -84,6 +89,36 @@ def _is_rounded(mask: Tensor, made: Tensor) -> bool:
     return any(torch.equal(a, change(b)) for change in (torch.round, torch.floor)) and bool(
         (b != b.round()).any()
     )
+
+
+def find_reseeded(source: Source) -> str:
+    """The generator that reading a sample seeds with one constant and then draws from, so that all
+    samples get the same random numbers: "torch", "numpy" or "random"; "" where none is.
+    """
+    if not source.is_indexed or len(source.dataset) < READINGS:
+        return ""
+    dataset, states = copy_dataset(source.dataset), list[Mapping[str, Any]]()
+    with kept_generators(source.given):
+        for count, index in enumerate(spread(len(source.dataset), READINGS)):
+            torch.manual_seed(count)
+            np.random.seed(count)  # noqa: NPY002 (what data sets draw from)
+            random.seed(count)
+            dataset[index]
+            states.append(_read_states())
+    found = (n for n in states[0] if states[0][n] and all(s[n] == states[0][n] for s in states))
+    return next(found, "")
+
+
+def _read_states() -> Mapping[str, Any]:
+    """The states of the global generators; None of one that has drawn nothing since its seed."""
+    ours, theirs = random.getstate(), np.random.get_state()  # noqa: NPY002
+    of_torch = bytes(torch.get_rng_state().numpy())
+    left = int.from_bytes(of_torch[8:12], "little")  # numbers until its state is made anew
+    return {
+        "torch": of_torch if left != 1 else None,
+        "numpy": (bytes(theirs[1]), theirs[2]) if theirs[2] != WORDS else None,  # type: ignore[arg-type]
+        "random": ours if ours[1][-1] != WORDS else None,
+    }
 
 
 def find_spoiling(source: Source) -> str:

@@ -1,4 +1,4 @@
-"""Workers, or epochs, that draw the same random numbers."""
+"""Workers, epochs or samples that draw the same random numbers."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,6 +7,8 @@ from cnnprobe.data.facts import Data
 from cnnprobe.data.rule import data_rule
 from cnnprobe.data.rules.material import images, made
 from cnnprobe.diagnosis import Finding, Severity
+
+_SEEDS = {"torch": "torch's generator", "numpy": "np.random", "random": "the module random"}
 
 
 def _noisy(own: bool) -> Mapping[str, Any]:
@@ -40,7 +42,8 @@ def healthy() -> Mapping[str, Any]:
     examples=(sick, healthy),
 )
 def repeated_random_numbers(data: Data) -> Iterator[Finding]:
-    """Two workers, or two epochs, augment with the same random numbers, or nothing is augmented.
+    """Two workers, or two epochs, augment with the same random numbers, or nothing is augmented;
+    or reading a training sample sets a seed, and all samples get the same numbers.
 
     Why it matters: there is far less variety than there seems to be; each epoch shows the very same
     images again.
@@ -54,6 +57,15 @@ def repeated_random_numbers(data: Data) -> Iterator[Finding]:
     for split in data.splits:
         trials = split.trials
         said = []
+        if split.clues.reseeded and split.name == "training":
+            yield Finding(
+                message=(
+                    f"{split.name}: reading a sample seeds {_SEEDS[split.clues.reseeded]} with one "
+                    "constant and draws from it: every sample gets the same random numbers"
+                ),
+                fix="set no seed in __getitem__ or in its transform; seed once, before the loader",
+            )
+            continue
         if trials.workers_repeat:
             said.append("two workers augment one sample in the same way, eight times in a row")
         if trials.epochs_repeat:
