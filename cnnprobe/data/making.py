@@ -111,12 +111,13 @@ def find_reseeded(source: Source) -> str:
 
 def _read_states() -> Mapping[str, Any]:
     """The states of the global generators; None of one that has drawn nothing since its seed."""
-    ours, theirs = random.getstate(), np.random.get_state()  # noqa: NPY002
+    ours: Any = random.getstate()
+    theirs: Any = np.random.get_state()  # noqa: NPY002
     of_torch = bytes(torch.get_rng_state().numpy())
     left = int.from_bytes(of_torch[8:12], "little")  # numbers until its state is made anew
     return {
         "torch": of_torch if left != 1 else None,
-        "numpy": (bytes(theirs[1]), theirs[2]) if theirs[2] != WORDS else None,  # type: ignore[arg-type]
+        "numpy": (bytes(theirs[1]), theirs[2]) if theirs[2] != WORDS else None,
         "random": ours if ours[1][-1] != WORDS else None,
     }
 
