@@ -230,3 +230,26 @@ def test_critic_whose_scores_a_sigmoid_bounds_is_found(judging, is_found):
     found = find(judging, lambda score: -score.mean())
     assert is_found == bool(found)
     assert all("a sigmoid keeps the scores of 'judge.2'" in f.message for f in found)
+
+
+@pytest.mark.parametrize("cleared", [True, False])
+def test_gradients_that_the_judges_optimizer_clears_train_no_judge(cleared):
+    pair = Pair()
+    maker = torch.optim.SGD(pair.maker.parameters(), lr=1e-3)
+    judge = torch.optim.SGD(pair.judge.parameters(), lr=1e-3)
+
+    def train_step(real):
+        made = pair.maker(torch.randn(len(real), 4))
+        maker.zero_grad()
+        tell(pair.judge(made), 1.0).backward()
+        if cleared:
+            judge.zero_grad()
+        JUDGING["labels"](pair.judge(real), pair.judge(made.detach())).backward()
+        maker.step()
+        judge.step()
+        judge.zero_grad()
+
+    report = cnnprobe.diagnose(
+        pair, torch.randn(8, 8), optimizer=[maker, judge], train_step=train_step, trials=0, steps=2
+    )
+    assert cleared == (not select(report))

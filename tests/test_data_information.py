@@ -3,8 +3,9 @@ relations are found.
 """
 
 import numpy as np
+import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import cnnprobe
 from cnnprobe.data.copies import copy_images
@@ -82,3 +83,24 @@ def test_lists_of_files_in_two_orders_are_healthy_where_labels_do_say_something(
     order = [k + 5 if k % 10 < 5 else k - 5 for k in range(300)]  # another file of the same class
     report = cnnprobe.inspect_data(DataLoader(Files(order), 16, shuffle=True), pictures=False)
     assert [] == [f.rule for f in report.findings if f.severity != "info"]
+
+
+def test_rare_class_is_told_as_a_frequent_one_is():
+    labels = [int(k % 16 == 0) for k in range(512)]
+    features = [np.append(RANDOM.normal(size=20), RANDOM.normal() + 1.5 * y) for y in labels]
+    assert measure_chance(list(zip(features, labels, strict=True))) <= 0.05
+
+
+@pytest.mark.parametrize(("share", "severity"), [(2, "warning"), (16, "info")])
+def test_labels_of_a_rarer_class_are_not_held_against_even_ones(share, severity):
+    told = torch.arange(300) % 2
+    images = torch.randn(300, 1, 8, 8, generator=torch.manual_seed(0))
+    rare = (torch.arange(300) % share == 0).long()
+    report = cnnprobe.inspect_data(
+        DataLoader(TensorDataset(images, rare), 30),
+        validation=DataLoader(TensorDataset(images.flip(0) + told[:, None, None, None], told), 30),
+        pictures=False,
+    )
+    (found,) = [f for f in report.findings if f.rule == "uninformative-labels"]
+    assert severity == found.severity.value
+    assert (severity == "warning") == ("those of the other data are told" in found.message)

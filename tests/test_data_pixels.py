@@ -372,3 +372,15 @@ def test_images_that_differ_in_a_few_pixels_are_no_duplicates():
         part[:, 10 + 6 * i, 100:103] = 0  # a scratch
     assert [] == name_findings(load(parts))
     assert ["duplicate-images"] == name_findings(load(ground.repeat(32, 1, 1, 1)))
+
+
+@pytest.mark.parametrize("shift", [4, 16 / 3, 8])
+def test_grey_stripes_in_three_equal_channels_are_in_order(shift):
+    generator = torch.Generator().manual_seed(0)
+    place = torch.arange(16.0).expand(16, 16)
+    phases = 6.28 * torch.rand(32, 1, 1, generator=generator)
+    waves = torch.stack(
+        [torch.sin(6.28 / shift * w + p) for p, w in zip(phases, [place, place.T] * 16)]
+    )
+    noise = 0.4 * torch.randn(32, 3, 16, 16, generator=generator)
+    assert [] == name_findings(load(0.5 + 0.25 * (waves[:, None] + noise)))

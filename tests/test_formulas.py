@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.ops import sigmoid_focal_loss as sum_focal
 
 from cnnprobe.training.formula_calls import Call
 from cnnprobe.training.formulas import find_formulas
@@ -22,6 +23,10 @@ def focal_loss_binary(logits, labels, gamma=2.0, alpha=0.25, eps=1e-09):
         -labels * (1 - alpha) * (1 - p) ** gamma * torch.log(p + eps)
         - (1 - labels) * alpha * p**gamma * torch.log(1 - p + eps)
     ).mean()
+
+
+def focal_loss_by_positives(logits, labels, gamma=2.0):
+    return sum_focal(logits, labels, reduction="sum") / labels.sum()
 
 
 def focal_bad(logits, labels, gamma=2.0):
@@ -599,6 +604,7 @@ RIGHT = [
     (FocalLoss(3.0), PIXELS, CLASSES),
     (focal_onehot, SCORES, F.one_hot(LABELS, 5).float()),
     (sigmoid_focal_loss, draw(4, 7), (draw(4, 7) > 0).float()),
+    (focal_loss_by_positives, LOGITS, TRUTHS),
     (reduced_focal_loss, LOGITS, TRUTHS),
     (dice_loss, PARTS, MASKS),
     (dice_loss_sq, PARTS, MASKS),

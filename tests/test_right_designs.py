@@ -243,3 +243,50 @@ def test_bounds_of_a_row_are_those_of_its_operations_and_hold_its_values(name):
     values = compute(x)
     assert low <= values.min()
     assert values.max() <= high
+
+
+@pytest.mark.parametrize("freezes", ["phases", "always"])
+def test_critic_that_is_frozen_in_the_phase_of_the_generator_alone_is_trained(freezes):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 16))
+    making = torch.optim.SGD(model[:3].parameters(), lr=0.01)
+    judging = torch.optim.SGD(model[3:].parameters(), lr=0.01)
+
+    def train_step(noise):
+        model[3].requires_grad_(freezes == "phases")
+        if freezes == "phases":
+            judging.zero_grad()
+            loss = (
+                F.softplus(model(noise)).mean() + F.softplus(-model[3](noise.repeat(1, 2))).mean()
+            )
+            loss.backward()
+            judging.step()
+        model[3].requires_grad_(False)
+        making.zero_grad()
+        F.softplus(-model(noise)).mean().backward()
+        making.step()
+
+    report = cnnprobe.diagnose(model, torch.randn(8, 4), train_step=train_step, trials=0, steps=2)
+    assert (freezes == "always") == ("frozen-params" in {f.rule for f in report.findings})
+
+
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_step_that_searches_for_its_length_may_be_as_large_as_the_weights(search):
+    torch.manual_seed(0)
+    x, y = torch.randn(64, 8), torch.arange(64) % 4
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 4))
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=1.0, max_iter=20, line_search_fn=search)
+
+    def train_step(inputs, targets):
+        def close():
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), targets)
+            loss.backward()
+            return loss
+
+        return optimizer.step(close)
+
+    report = cnnprobe.diagnose(
+        model, x, y, optimizer=optimizer, train_step=train_step, trials=0, steps=2
+    )
+    assert (search is None) == ("update-ratio" in {f.rule for f in report.findings})

@@ -57,12 +57,13 @@ def measure_chance(samples: Sequence[Sample]) -> float | None:
     x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-9)
     folds = np.arange(len(y)) % FOLDS
     linear = predict_linear(x, folds)
-    if is_sure(_count_hits([linear], y[:, None], len(classes))[0], y):
+    if is_sure(float(_count_hits([linear], y[:, None], len(classes))[0]), y):
         return 1 / (SHUFFLES + 1)
     count = max(LEAST_SHUFFLES, min(SHUFFLES, COLUMNS // len(classes)))
     shuffled = np.stack([y, *(random.permutation(y) for _ in range(count))], axis=1)
     hits = _count_hits([linear, predict_kernel(x, folds)], shuffled, len(classes))
-    return float((hits >= hits[0]).sum() / len(hits))
+    # But for rounding: what is as good as the given labels counts as such.
+    return float((hits >= hits[0] - 1e-6).sum() / len(hits))
 
 
 def find_exchange(training: Sequence[Sample], validation: Sequence[Sample] = ()) -> Exchange | None:
@@ -190,7 +191,7 @@ def _name_exchange(
     )
 
 
-def is_sure(hits: int, y: NDArray[np.int64]) -> bool:
+def is_sure(hits: float, y: NDArray[np.int64]) -> bool:
     """Whether so many labels are told right that chance does not do so."""
     share = np.bincount(y).max() / len(y)
     return bool(hits - share * len(y) > SURE * np.sqrt(len(y) * share * (1 - share)))
@@ -240,14 +241,17 @@ def multiply(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float
 
 def _count_hits(
     predictions: Sequence[NDArray[np.float64]], labels: NDArray[np.int64], classes: int
-) -> NDArray[np.int64]:
-    """How many labels are told right, by all models together; one number a column of labels."""
+) -> NDArray[np.float64]:
+    """How many labels are told right, by all models together, each class for as much as another;
+    one number a column of labels.
+    """
+    weights = len(labels) / classes / np.bincount(labels[:, 0], minlength=classes)
     indicators = np.eye(classes)[labels] - np.bincount(labels[:, 0], minlength=classes) / len(
         labels
     )
     flat = indicators.reshape(len(labels), -1)
-    hits = np.zeros(labels.shape[1], dtype=np.int64)
+    hits = np.zeros(labels.shape[1])
     for predict in predictions:
         guessed = multiply(predict, flat).reshape(len(labels), -1, classes)
-        hits += (guessed.argmax(2) == labels).sum(0)
+        hits += np.where(guessed.argmax(2) == labels, weights[labels], 0).sum(0)
     return hits

@@ -158,7 +158,7 @@ def _list_orders(shape: Sequence[int]) -> Iterator[tuple[str, Callable[[Tensor],
             lambda x: x.reshape(n, high, wide, channels).permute(0, 3, 1, 2),
         )
         yield (
-            f"reshape({high}, {wide}, {channels}) of (C, H, W) pixels",
+            _describe_planes(shape),
             lambda x: x.permute(0, 2, 3, 1).reshape(n, channels, high, wide),
         )
     if high != wide:
@@ -166,6 +166,11 @@ def _list_orders(shape: Sequence[int]) -> Iterator[tuple[str, Callable[[Tensor],
             f"reshape({high}, {wide}) of pixels of {wide} rows and {high} columns",
             lambda x: x.reshape(n, channels, wide, high),
         )
+
+
+def _describe_planes(shape: Sequence[int]) -> str:
+    _, channels, high, wide = shape
+    return f"reshape({high}, {wide}, {channels}) of (C, H, W) pixels"
 
 
 def compare_orders(images: Tensor) -> Mapping[str, list[float]]:
@@ -186,8 +191,22 @@ def compare_orders(images: Tensor) -> Mapping[str, list[float]]:
     found = {}
     for name, reorder in _list_orders(images.shape):
         after = measure_roughness(reorder(images))
-        found[name] = (before / after.clamp(min=1e-12)).tolist()
+        factor = before / after.clamp(min=1e-12)
+        if name == _describe_planes(images.shape):
+            factor = torch.minimum(factor, _compare_seams(images))
+        found[name] = factor.tolist()
     return found
+
+
+def _compare_seams(images: Tensor) -> Tensor:
+    """By what factor, shape (N,), the step from the last channel of a pixel to the first one of the
+    next is smaller than those within the channels. Of one plane in three strings the former are
+    neighbours; of a grey image in its own order both are alike, however smooth its equal channels
+    are one after the other.
+    """
+    within = images.diff(dim=-1).square().mean((1, 2, 3))
+    seams = (images[:, 0, :, 1:] - images[:, -1, :, :-1]).square().mean((1, 2))
+    return within / seams.clamp(min=1e-12)
 
 
 def compare_frames(frames: Tensor) -> float:

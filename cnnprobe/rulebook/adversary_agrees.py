@@ -117,7 +117,7 @@ def adversary_agrees(evidence: Evidence) -> Iterator[Finding]:
         *_list_same(flow, step, pushes),
         *_list_agreed(flow, step, pushes),
         *_list_shared(evidence, flow, pushes),
-        *_list_torn(flow, step, pushes),
+        *_list_torn(evidence, flow, pushes),
         *_list_bounded(flow, step, pushes),
     ):
         if finding.module not in said:
@@ -213,10 +213,13 @@ def _are_added(evidence: Evidence, step: Step, losses: tuple[int, int], name: st
     return bool(behind) and behind[0].kind == "step"
 
 
-def _list_torn(flow: Flow, step: Step, pushes: Sequence[tuple[int, Push]]) -> Iterator[Finding]:
+def _list_torn(
+    evidence: Evidence, flow: Flow, pushes: Sequence[tuple[int, Push]]
+) -> Iterator[Finding]:
     """The scores of made samples that a judge is trained to lower by one loss, and to raise by the
     loss of what makes them.
     """
+    step = evidence.steps[0]
     for k, push in pushes:
         loss = step.losses[k]
         if not (_is_trained(loss, push.judge) and push.trained):
@@ -231,6 +234,9 @@ def _list_torn(flow: Flow, step: Step, pushes: Sequence[tuple[int, Push]]) -> It
                 and loss.reached > other.reached
                 and _is_trained(other, own.judge)
                 and any(owner(name) == own.judge for name in other.reached)
+                and _is_stepped(
+                    evidence, k, sorted(n for n in loss.reached if owner(n) == own.judge)
+                )
             ):
                 yield _say_torn(flow, push, own)
                 return
@@ -254,6 +260,26 @@ def _list_bounded(flow: Flow, step: Step, pushes: Sequence[tuple[int, Push]]) ->
                 kind="bounded",
             )
             return
+
+
+def _is_stepped(evidence: Evidence, number: int, names: Sequence[str]) -> bool:
+    """Whether the gradients that a loss gives some weights are there in a step of their optimizer:
+    not cleared between the backward and the step, as `d_opt.zero_grad()` does with what the loss of
+    the generator leaves.
+    """
+    held = {o.name for o in evidence.optimizers if o.parameters.intersection(names)}
+    others = {o.name for o in evidence.optimizers} - held
+    events = evidence.steps[0].events
+    backwards = [i for i, event in enumerate(events) if event.kind == "backward"]
+    if len(backwards) <= number or not held:
+        return True
+    behind = [
+        e
+        for e in events[backwards[number] :]
+        if (e.kind == "step" and e.subject in held)
+        or (e.kind == "zero_grad" and e.subject not in others)
+    ]
+    return bool(behind) and behind[0].kind == "step"
 
 
 def _is_trained(loss: Loss, module: str) -> bool:

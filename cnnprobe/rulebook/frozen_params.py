@@ -50,7 +50,8 @@ def frozen_params(evidence: Evidence) -> Iterator[Finding]:
     the prediction; frozen weights that are not those of torch's initialisation
     (trained, or fixed filters); random features with no pretrained layer before them; copies of
     another weight; adapters beside a frozen layer; a table with a structure, as of
-    words or of positions; a critic that the loop freezes while it trains the generator.
+    words or of positions; a layer that the loop freezes in one phase and steps in another, as a
+    critic while it trains the generator.
     Source: torch.nn.Linear and Conv2d initialise from U(-1/sqrt(fan_in), 1/sqrt(fan_in));
     torch.nn.Embedding.from_pretrained, "freeze: True by default"; Marchenko & Pastur 1967 on the
     spectrum of random numbers.
@@ -70,6 +71,9 @@ def frozen_params(evidence: Evidence) -> Iterator[Finding]:
     flow = Flow(evidence.trace)
     trained = {owner(p.fqn) for p in own if p.trainable and len(p.shape) > 1}
     frozen = {owner(p.fqn) for p in own} - {owner(p.fqn) for p in own if p.trainable}
+    frozen -= {
+        owner(name) for step in evidence.steps for name, by in step.stepped.items() if by > 0
+    }
     heads = {
         flow.calls[loss.origin].fqn for loss in loss_calls(evidence) if loss.origin is not None
     }

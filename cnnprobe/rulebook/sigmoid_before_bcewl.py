@@ -56,7 +56,7 @@ def healthy() -> Mapping[str, Any]:
     name="sigmoid-before-bcewl",
     severity=Severity.ERROR,
     examples=(sick, healthy),
-    explains=("loss-not-decreasing", "cannot-overfit", "vanishing-gradient"),
+    explains=("loss-not-decreasing", "cannot-overfit", "vanishing-gradient", "broken-formula"),
 )
 def sigmoid_before_bcewl(evidence: Evidence) -> Iterator[Finding]:
     """binary_cross_entropy_with_logits or multilabel_soft_margin_loss gets the output of a sigmoid

@@ -46,11 +46,11 @@ def update_ratio(evidence: Evidence) -> Iterator[Finding]:
     Why it matters: what the layer was (trained or initialised) is gone after one step.
     What to do: a smaller learning rate for this layer's group.
     Known exceptions: weights that start at zero; layers in front of a normalisation, and weights
-    that are normalised themselves, whose scale does not matter; where the loss never rises it is
-    info.
+    that are normalised themselves, whose scale does not matter; an optimizer that looks for the
+    length of its step, as LBFGS with line_search_fn; where the loss never rises it is info.
     Source: Karpathy, CS231n, "Ratio of weights:updates": somewhere around 1e-3.
     """
-    if not evidence.steps:
+    if not evidence.steps or any(optimizer.searches for optimizer in evidence.optimizers):
         return
     ratios = _measure_first_step(evidence)
     if not ratios:

@@ -10,6 +10,7 @@ from cnnprobe.data.rules.material import images, labels, loader
 from cnnprobe.diagnosis import Finding, Severity
 
 LEVEL = 0.05  # labels without information are taken for informative as often as that
+EVEN = 0.8  # of how evenly the classes of the other split are shared: a rare class tells less
 SURE = 0.01  # of the other split: the same labels do say something
 FITTING = 2.0  # standard errors: masks of other images fit better than others once in 40 times
 FITTING_SURELY = 5.0  # those of the other split
@@ -42,7 +43,8 @@ def uninformative_labels(data: Data) -> Iterator[Finding]:
 
     Why it matters: it may be a hard task, or the labels belong to other images: a list in another
     order, a shuffle of one of two lists. Where those of the validation do say something, and those
-    of the training do not, the task is not the reason: that is a warning.
+    of the training do not, the task is not the reason: that is a warning, unless the classes of the
+    training are much less even, which makes them harder to tell.
     What to do: look at the contact sheet: do the labels fit?
     Known exceptions: classes that differ in fine detail alone; of fewer than 256 images, or 8 a
     class, nothing is said. Labels without information pass once in 20 times. Masks are judged by
@@ -53,13 +55,24 @@ def uninformative_labels(data: Data) -> Iterator[Finding]:
     for split in data.splits:
         others = [other for other in data.splits if other is not split]
         if split is data.training or _is_told(others[0]):
-            yield from _judge_labels(split, any(_is_told(other) for other in others))
+            told = [other for other in others if _is_told(other) and _is_as_even(split, other)]
+            yield from _judge_labels(split, bool(told))
         yield from _judge_masks(split, others)
 
 
 def _is_told(split: Split) -> bool:
     chance = split.labels.chance if split.labels is not None else None
     return chance is not None and chance <= SURE
+
+
+def _is_as_even(split: Split, other: Split) -> bool:
+    return _measure_evenness(split) >= EVEN * _measure_evenness(other)
+
+
+def _measure_evenness(split: Split) -> float:
+    """How often two samples are of different classes: 0 of one class, 1/2 of two even ones."""
+    counts = [count for _, count in split.labels.counts] if split.labels is not None else []
+    return 1 - sum((count / sum(counts)) ** 2 for count in counts)
 
 
 def _judge_labels(split: Split, told_beside: bool) -> Iterator[Finding]:

@@ -156,6 +156,7 @@ class OptimizerInfo:
     settings: tuple[Mapping[str, float], ...] = ()
     # parameters in groups whose learning rate is 0, while that of another group is not
     resting: frozenset[str] = frozenset()
+    searches: bool = False  # each step looks for its own length along a line, as LBFGS may
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,7 @@ def describe_optimizer(
         decoupled=kind.endswith("W") or any(g.get("decoupled_weight_decay") for g in groups),
         settings=tuple(_read_numbers(group) for group in groups),
         resting=frozenset(names[id(p)] for p in _list_resting(groups) if id(p) in names),
+        searches=any(group.get("line_search_fn") for group in groups),
     )
 
 

@@ -57,7 +57,7 @@ def _describe_weight(slopes: list[float]) -> str:
     if max(slopes) < 0:
         return "one that grows with p"
     if max(slopes) - min(slopes) > 0.2:
-        return "no power of (1 - p)"
+        return "a loss that is no power of (1 - p) times -log(p)"
     return f"(1 - p) ** {sum(slopes) / len(slopes):.2g}"
 
 
@@ -80,8 +80,8 @@ def _list_slopes(call: Call, label: int) -> list[list[float]]:
     for given in _list_single(output, target, label):
         with contextlib.suppress(Exception):  # it does not take this kind
             values = [call.number(**{pair[0]: o, pair[1]: t}) for o, t, _ in given]
-            if not any(values):
-                continue  # it does not read this label
+            if not any(values) or math.inf in values:
+                continue  # it does not read this label, or not by itself: a mean over positives
             logs = [
                 (math.log(v / -math.log(p)) if v else math.nan, math.log(1 - p))
                 for v, (_, _, p) in zip(values, given, strict=True)
