@@ -104,7 +104,7 @@ def detached_term(evidence: Evidence) -> Iterator[Finding]:
 
 def find_detached_terms(evidence: Evidence) -> Iterator[DetachedTerm]:
     """The terms of the first step that have no gradient in any step."""
-    if not evidence.own_loop or not evidence.steps:
+    if not evidence.steps:
         return
     step = evidence.steps[0]
     flow = Flow(step.trace)

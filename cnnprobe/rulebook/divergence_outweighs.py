@@ -18,7 +18,7 @@ ERRORS = frozenset(
         "binary_cross_entropy_with_logits"}
 )  # fmt: skip
 NOISE = frozenset({"randn", "randn_like", "normal"})
-SQUARES = frozenset({"pow", "mul"})
+SQUARES = frozenset({"pow", "mul", "square"})
 
 
 def _encoding(reduction: str) -> Mapping[str, Any]:
@@ -78,7 +78,9 @@ class Outweighed:
         kind = operation(self.flow.calls[self.error])
         if kind.startswith("binary"):
             return None
-        return 1.0 if kind == "l1_loss" else 0.5
+        made = self.flow.producer(self.flow.calls[self.error].inputs[0])
+        is_absolute = made is not None and operation(self.flow.calls[made]) == "abs"
+        return 1.0 if kind == "l1_loss" or is_absolute else 0.5
 
 
 @rule(
@@ -149,12 +151,38 @@ def _count_values(evidence: Evidence, flow: Flow, row: int) -> int:
     with noise.
     """
     call = flow.calls[row]
-    if operation(call) not in ERRORS or not call.inputs or not flow.is_primitive[row]:
+    if not call.inputs or not flow.is_primitive[row]:
         return 0
     shape = call.inputs[0].shape
-    is_mean = option(evidence.trace, call, "reduction", "mean") == "mean" and len(shape) > 1
+    is_mean = len(shape) > 1 and (
+        _is_mean_by_hand(flow, row)
+        if operation(call) == "mean"
+        else operation(call) in ERRORS
+        and option(evidence.trace, call, "reduction", "mean") == "mean"
+    )
     has_noise = any(operation(flow.calls[i]) in NOISE for i in flow.before(row))
     return math.prod(shape[1:]) if is_mean and has_noise and call.inputs[0].requires_grad else 0
+
+
+def _is_mean_by_hand(flow: Flow, row: int) -> bool:
+    """Whether a row is the mean of all squares or sizes of differences from something without a
+    gradient.
+    """
+    powers = flow.producer(flow.calls[row].inputs[0])
+    if flow.calls[row].outputs[0].shape != () or powers is None:
+        return False
+    call = flow.calls[powers]
+    if operation(call) not in SQUARES | {"abs"} or not call.inputs:
+        return False
+    origins = {flow.producer(info) for info in call.inputs}
+    if len(origins) != 1 or None in origins:
+        return False
+    (origin,) = origins
+    apart = flow.calls[origin or 0]
+    return (
+        operation(apart) in ("sub", "rsub")
+        and sum(not info.requires_grad for info in apart.inputs) == 1
+    )
 
 
 def _weigh_divergence(flow: Flow, error: int, end: int, toward: set[int]) -> float:

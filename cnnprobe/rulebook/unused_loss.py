@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
-from cnnprobe.diagnosis.evidence import LOSSES, Evidence, Flow, Step, describe, operation
+from cnnprobe.diagnosis.evidence import (
+    LOSSES,
+    PROJECTIONS,
+    Evidence,
+    Flow,
+    Step,
+    describe,
+    operation,
+)
 from cnnprobe.diagnosis.evidence.sums import is_loss, is_reached, list_reached, read_sum
 from cnnprobe.records.trace import ModuleCall
 from cnnprobe.rulebook.material import perceptron, stepping
@@ -45,6 +53,8 @@ class UnusedLoss:
     flow: Flow
     rows: tuple[int, ...]
     used: int  # of the rows, those that a backward goes through
+    # the row of the loss of the weights alone that backward is called on; None: it is another one
+    instead: int | None = None
 
     @property
     def call(self) -> ModuleCall:
@@ -63,11 +73,13 @@ def unused_loss(evidence: Evidence) -> Iterator[Finding]:
     """A loss with a graph is computed in each step, and no backward goes through it.
 
     Why it matters: it was overwritten by another loss before the backward, or the backward stands
-    after the loop over the batches, where only the last batch is left.
+    after the loop over the batches, where only the last batch is left, or is called on a penalty of
+    the weights alone.
     What to do: add it to the loss that backward is called on; indent backward and step into the
     loop.
     Known exceptions: a loss whose value is read, compared, returned or kept: it may be a metric,
-    which is cheaper under torch.no_grad(). A sum of losses that each had a backward of its own, as
+    which is cheaper under torch.no_grad(), unless nothing that has a backward depends on what the
+    model gives. A sum of losses that each had a backward of its own, as
     a discriminator's, and the logarithm, root, multiple or exponential of a loss that had one, as
     PSNR and perplexity: they are there for the log.
     Source: torch.Tensor.backward, "Computes the gradient of current tensor wrt graph leaves".
@@ -87,6 +99,21 @@ def unused_loss(evidence: Evidence) -> Iterator[Finding]:
                 ),
                 source=found.call.source,
                 kind="last-of-loop",
+                subject=name,
+            )
+        elif found.instead is not None:
+            penalty = describe(found.flow.calls[found.instead])
+            yield Finding(
+                module=None,
+                severity=Severity.ERROR,
+                message=(
+                    f"no backward goes through the loss that {name} computes: it is called on what "
+                    f"{penalty} computes at {found.flow.line(found.instead).rpartition('/')[2]}, "
+                    "which depends on the weights alone and on no output of the model"
+                ),
+                fix=f"call backward() on the loss of {name}, or on the sum of both",
+                source=found.call.source,
+                kind="penalty-alone",
                 subject=name,
             )
         else:
@@ -123,6 +150,7 @@ def _find_in(step: Step, nodes: frozenset[int]) -> Iterator[UnusedLoss]:
     assert step.uses is not None  # noqa: S101  (the caller has asked)
     flow = Flow(step.trace)
     read = {row for row, _ in step.uses.reads}
+    instead = _find_penalty(step, flow)
     lines: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i in flow.primitives():
         if is_loss(flow, i):
@@ -130,12 +158,29 @@ def _find_in(step: Step, nodes: frozenset[int]) -> Iterator[UnusedLoss]:
     for rows in lines.values():
         reached = [i for i in rows if is_reached(flow.calls[i], nodes)]
         idle = [i for i in rows if i not in reached and not _is_logged(step, flow, i)]
+        if instead is not None:
+            if not reached and _is_criterion(flow, idle) and _is_of_layers(flow, rows[-1]):
+                yield UnusedLoss(flow=flow, rows=tuple(rows), used=0, instead=instead)
+            continue
         if not idle or any(i in step.uses.held for i in idle):
             continue
         if not reached and not any(i in read or flow.readers.get(i) for i in idle):
             yield UnusedLoss(flow=flow, rows=tuple(rows), used=0)
         elif len(reached) == 1 and reached[0] == rows[-1] and _is_criterion(flow, idle):
             yield UnusedLoss(flow=flow, rows=tuple(rows), used=1)
+
+
+def _find_penalty(step: Step, flow: Flow) -> int | None:
+    """The row of the last loss with a backward, where none of them depends on a layer's output."""
+    ends = [loss.call for loss in step.losses]
+    is_alone = not any(end is None or _is_of_layers(flow, end) for end in ends)
+    is_trained = all(loss.trained & loss.reached for loss in step.losses)
+    return ends[-1] if is_alone and is_trained else None
+
+
+def _is_of_layers(flow: Flow, row: int) -> bool:
+    rows = [flow.calls[i] for i in flow.before(row)]
+    return any(call.fqn is not None or operation(call) in PROJECTIONS for call in rows)
 
 
 def _is_logged(step: Step, flow: Flow, row: int) -> bool:

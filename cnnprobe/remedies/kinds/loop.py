@@ -80,7 +80,7 @@ def _clear_others(subject: Subject) -> None:
 @answers("step-missing", "idle-optimizer")
 def step_last(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """The optimizer's step at the end."""
-    if not evidence.optimizers or finding.kind == "beside":
+    if not evidence.optimizers or finding.kind in ("beside", "frozen"):
         return  # at the end of the step, the gradients of the other losses are among its own
     name = variable(evidence, "optimizer")
     if finding.kind == "cleared-between-steps":
