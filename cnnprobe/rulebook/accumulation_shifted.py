@@ -40,8 +40,8 @@ def healthy() -> Mapping[str, Any]:
     code="CP565", name="accumulation-shifted", severity=Severity.WARNING, examples=(sick, healthy)
 )
 def accumulation_shifted(evidence: Evidence) -> Iterator[Finding]:
-    """A loop that adds up the gradients of several batches steps after the first one, or adds up
-    losses that are not divided.
+    """A loop that adds up the gradients of several batches steps after the first one, clears them
+    or steps in every round, or adds up losses that are not divided.
 
     Why it matters: with i % n == 0 and i from 0, the first step sees one batch, and the last ones
     of an epoch are left over; without a division the step is n times as long.
@@ -60,6 +60,31 @@ def accumulation_shifted(evidence: Evidence) -> Iterator[Finding]:
                     "last batches of a loop are left over"
                 ),
                 fix=f"if ({slip.name} + 1) % {slip.value} == 0, and a step behind the loop",
+                source=slip.source,
+                kind=slip.kind,
+                subject=slip.name,
+            )
+        elif slip.kind == "every-clear":
+            yield Finding(
+                module=None,
+                message=(
+                    f"`{slip.text}` clears the gradients in every round, and {slip.name} steps in "
+                    f"one of {slip.value}: each step has the gradients of 1 batch, those of the "
+                    "others are lost"
+                ),
+                fix=f"call `{slip.text}` right after {slip.name}.step(), under the same condition",
+                source=slip.source,
+                kind=slip.kind,
+                subject=slip.name,
+            )
+        elif slip.kind == "every-step":
+            yield Finding(
+                module=None,
+                message=(
+                    f"`{slip.text}` stands outside of the condition on every {slip.value}-th "
+                    f"round: it steps with one batch, whose loss is divided by {slip.value}"
+                ),
+                fix=f"move `{slip.text}` and the zero_grad() under the condition",
                 source=slip.source,
                 kind=slip.kind,
                 subject=slip.name,

@@ -60,6 +60,7 @@ def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:
     BatchNorm.
     Source: torch.nn.Module.eval.
     """
+    yield from _find_never_back(evidence)
     if not evidence.own_loop and not evidence.optimizers:
         return
     stepped = [s for s in evidence.steps if s.losses and any(e.kind == "step" for e in s.events)]
@@ -96,6 +97,34 @@ def eval_mode_in_train(evidence: Evidence) -> Iterator[Finding]:
             ),
             source=find_eval(evidence),
         )
+
+
+def _find_never_back(evidence: Evidence) -> Iterator[Finding]:
+    """The loops over epochs that leave the model in eval mode after the first one."""
+    affected = [
+        m
+        for m in evidence.trace.modules
+        if (operation_of_module(m) == "dropout" and m.config.get("p"))
+        or (operation_of_module(m) == "batch_norm" and m.config.get("track_running_stats"))
+    ]
+    count = format_counted(len(affected), "dropout or BatchNorm layer")
+    for slip in evidence.texts.slips if affected else ():
+        if slip.kind == "never-back":
+            yield Finding(
+                module=None,
+                message=(
+                    f"`{slip.text}` stands in the loop over the epochs (line {slip.value}), and "
+                    "train() in front of it alone: from the second epoch on the model is trained "
+                    f"in eval mode, and {count} "
+                    f"(the first is {spoken(evidence, affected[0].fqn)}) "
+                    f"{'does' if len(affected) == 1 else 'do'} not train"
+                ),
+                fix=f"call {slip.name}.train() at the beginning of each epoch",
+                source=slip.source,
+                kind=slip.kind,
+                subject=slip.name,
+            )
+            return
 
 
 def _is_frozen(flow: Flow, learning: set[str], module: ModuleInfo) -> bool:

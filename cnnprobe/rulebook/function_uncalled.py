@@ -40,7 +40,8 @@ def healthy() -> Mapping[str, Any]:
     explains=("no-zero-grad", "step-missing", "backward-missing", "eval-mode-in-train"),
 )
 def function_uncalled(evidence: Evidence) -> Iterator[Finding]:
-    """A statement names a function or method, and does not call it.
+    """A statement names a function or method, and does not call it; or it compares two values where
+    one was to be assigned.
 
     Why it matters: Python looks the function up and drops it; nothing that it does is done.
     What to do: add the brackets.
@@ -56,4 +57,16 @@ def function_uncalled(evidence: Evidence) -> Iterator[Finding]:
                 fix=f"{slip.text}()",
                 source=slip.source,
                 subject=slip.text,
+            )
+        elif slip.kind == "compared":
+            yield Finding(
+                module=None,
+                message=(
+                    f"`{slip.text}` is a comparison whose result is dropped: {slip.name} stays as "
+                    "it is"
+                ),
+                fix=slip.text.replace("==", "=", 1),
+                source=slip.source,
+                kind=slip.kind,
+                subject=slip.name,
             )

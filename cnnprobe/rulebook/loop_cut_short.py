@@ -55,6 +55,7 @@ def loop_cut_short(evidence: Evidence) -> Iterator[Finding]:
     Source: the text of the training step; torch.utils.data.DataLoader: each iter() begins anew.
     """
     yield from _list_counts(evidence)
+    yield from _list_behind(evidence)
     for loop in evidence.texts.loops:
         if loop.kind == "new-order":
             yield Finding(
@@ -107,6 +108,24 @@ def _list_counts(evidence: Evidence) -> Iterator[Finding]:
                     "before the last improvement"
                 ),
                 fix=f"{slip.name} = 0 where {slip.value} gets a better value",
+                source=slip.source,
+                kind=slip.kind,
+                subject=slip.name,
+            )
+
+
+def _list_behind(evidence: Evidence) -> Iterator[Finding]:
+    """The backward passes that stand behind the loop over the batches."""
+    for slip in evidence.texts.slips:
+        if slip.kind == "last-batch":
+            yield Finding(
+                module=None,
+                message=(
+                    f"`{slip.text}` stands behind the loop over the batches (line {slip.value}), "
+                    f"which gives {slip.name} a new value in each round: only the last batch of an "
+                    "epoch is trained on"
+                ),
+                fix=f"move `{slip.text}` and the optimizer's step into the loop",
                 source=slip.source,
                 kind=slip.kind,
                 subject=slip.name,

@@ -86,8 +86,14 @@ def _is_divided(backward: ast.Call, loop: ast.For) -> bool:
     inner = list(ast.walk(loop))
     made: list[ast.expr] = [loss] if isinstance(loss, ast.Call | ast.BinOp) else []
     for node in inner:
-        if isinstance(node, ast.Assign):
+        # what is divided behind the backward has its gradient by then
+        if isinstance(node, ast.Assign) and node.lineno <= backward.lineno:
             made += [value for target, value in list_assigned(node) if ast.unparse(target) == name]
-    changed = any(isinstance(n, ast.AugAssign) and ast.unparse(n.target) == name for n in inner)
+    changed = any(
+        isinstance(n, ast.AugAssign)
+        and ast.unparse(n.target) == name
+        and n.lineno <= backward.lineno
+        for n in inner
+    )
     scaled = [n for value in made for n in ast.walk(value) if isinstance(n, ast.BinOp)]
     return not made or changed or any(isinstance(n.op, ast.Div | ast.Mult) for n in scaled)

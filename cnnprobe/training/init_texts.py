@@ -158,7 +158,7 @@ def _changes_weights(module: nn.Module, function: Callable[..., Any]) -> bool:
 
 def find_uncalled(files: Sequence[str], steps: Sequence[FunctionText]) -> Iterator[Slip]:
     """The statements that are the name of a method, or of a function of the same file, and nothing
-    more.
+    more; and those that are a comparison.
     """
     for path in files:
         tree = read_file(path)
@@ -173,6 +173,9 @@ def find_uncalled(files: Sequence[str], steps: Sequence[FunctionText]) -> Iterat
         for scope in scopes.values():
             for node in list_own(scope):
                 value = node.value if isinstance(node, ast.Expr) else None
+                if isinstance(value, ast.Compare) and isinstance(value.ops[0], ast.Eq):
+                    yield make_slip("compared", value, path, ast.unparse(value.left))
+                    continue
                 if isinstance(value, ast.Attribute):
                     is_function = value.attr in METHODS | defined
                 else:

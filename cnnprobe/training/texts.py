@@ -37,6 +37,7 @@ from cnnprobe.training.statements import (
     find_short_loops,
 )
 from cnnprobe.training.surroundings import Surroundings, is_own, look_around
+from cnnprobe.training.turn_texts import find_turns
 from cnnprobe.training.unread_names import find_unread_names
 from cnnprobe.training.validation_texts import find_measured
 
@@ -73,6 +74,7 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
             *find_uncalled(ordered, functions),
             *find_thawed(ordered),
             *find_quotients(ordered),
+            *find_turns(ordered, functions),
         ),
         outputs=tuple(find_outputs(ordered, names, functions)),
         measured=tuple(find_measured(ordered, names, functions)),
