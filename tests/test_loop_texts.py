@@ -194,7 +194,7 @@ def main():
         ({"test": "(i + 1) % n == 0"}, []),
         ({"loop": "enumerate(loader, 1)"}, []),
         ({"loop": "enumerate(loader, start=1)"}, []),
-        ({"before": "optimizer.zero_grad()"}, []),  # each batch by itself
+        ({"before": "optimizer.zero_grad()"}, ["every-clear"]),  # each batch by itself
         ({"inner": "loss.backward(); optimizer.step()"}, []),  # a loss of its own, as a generator's
         ({"inner": "print(loss)"}, []),
     ],

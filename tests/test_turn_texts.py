@@ -11,6 +11,7 @@ import cnnprobe
 torch.manual_seed(0)
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Dropout(0.1), nn.ReLU(), nn.Linear(8, 4))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+other = torch.optim.SGD(model[1].parameters(), lr=0.1)
 loss_fn = nn.CrossEntropyLoss()
 N = 4
 
@@ -82,6 +83,12 @@ def find(tmp_path, name, text):
         ("optimizer.zero_grad()", "optimizer.step()", "pass", ["every-clear"]),
         ("pass", "print(i)", "optimizer.step(); optimizer.zero_grad()", ["every-step"]),
         ("optimizer.zero_grad()", "print(i)", "pass", []),
+        (
+            "other.zero_grad()",
+            "optimizer.zero_grad(); loss_fn(model(x), y).backward(); optimizer.step()",
+            "other.step()",
+            [],
+        ),  # a generator that is trained in every n-th round
     ],
 )
 def test_calls_outside_of_the_condition_of_an_accumulation_are_found(

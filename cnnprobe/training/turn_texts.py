@@ -53,8 +53,11 @@ def _find_rounds(loop: ast.For, path: str) -> Iterator[Slip]:
             continue
         steps = [c for s in condition.body for c in _calls(s, "step")]
         steps = [c for c in steps if _owner(c).split(".")[-1].startswith("opt")]
-        cleared = [c for s in plain for c in _calls(s, "zero_grad")]
-        if steps and cleared and not _has(plain, "step", _owner(steps[0])):
+        if _has(condition.body, "backward"):  # it is a loss of its own, as a generator's
+            continue
+        mine = _owner(steps[0]) if steps else ""
+        cleared = [c for s in plain for c in _calls(s, "zero_grad") if _owner(c) == mine]
+        if cleared and not _has(plain, "step", mine):
             yield make_slip("every-clear", cleared[0], path, _owner(steps[0]), count)
         own = [c for s in plain for c in _calls(s, "step")]
         own = [c for c in own if _owner(c).split(".")[-1].startswith("opt")]
