@@ -12,6 +12,7 @@ from torch import nn
 
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import Recording, observe
+from cnnprobe.recorder.preservation import StateGuard
 from cnnprobe.records.trace import Histogram
 from tests.support.models import Broken, Small, images
 from tests.support.recorded import trace_of
@@ -178,4 +179,21 @@ def test_recording_that_ends_before_one_that_began_later_takes_its_own_mode_off(
     model(torch.ones(1, 2))
     second.__exit__(None, None, None)
     assert (1, 2) == (first.forwards, second.forwards)
+    assert 0 == torch._C._len_torch_function_stack()
+
+
+def test_forward_goes_on_where_our_own_hook_stumbles(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("no memory for a copy")
+
+    monkeypatch.setattr(StateGuard, "about_to_write", refuse)
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten()), images()
+    expected = model(x)
+    seen = observe(model, (x,), {})
+    assert seen.error is None
+    assert torch.equal(expected, seen.output)
+    assert [("Sequential", True), ("Conv2d", True), ("ReLU", True), ("Flatten", True)] == [
+        (call.kind, call.completed) for call in seen.trace.calls
+    ]
+    assert any(note.startswith("'1' was not recorded in full") for note in seen.trace.notes)
     assert 0 == torch._C._len_torch_function_stack()

@@ -233,6 +233,10 @@ class Watcher(TorchFunctionMode):
     def stumble(self, module: nn.Module, error: Exception) -> None:
         """Our own recording failed: say so, and let the user's forward go on."""
         self._tell_stumble(module, error)
+        row = self.current
+        if row is not None and row.module is module and not hasattr(row, "ended"):
+            row.suspended, row.first, row.last = False, _sequence(), _sequence()
+            row.began = row.ended = _clock()
         if not self.hooks.stays_compiled and not self._is_on_stack():
             _push(self)
 
