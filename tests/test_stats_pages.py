@@ -60,3 +60,9 @@ def test_every_row_of_a_deep_model_has_the_statistics_of_its_own_output():
     expected = [summarise(o).as_mapping() for o in outputs]
     for trace in traces:
         assert expected == [call.outputs[0].stats for call in trace.calls[1:]]
+
+
+def test_tensors_of_one_form_are_measured_each_by_its_own_values():
+    pages, form, x = Pages(histogram=False), object(), torch.tensor([1.0, 2.0, 3.0, 6.0])
+    readings = [pages.measure(tensor, form) for tensor in (x, x + 1, torch._neg_view(x))]
+    assert [3.0, 4.0, -3.0] == [reading.get().mean for reading in readings]

@@ -115,7 +115,7 @@ class Recording:
         self,
         model: nn.Module,
         *,
-        statistics: bool | Summary = True,
+        statistics: bool | Summary | Pages = True,
         guard: StateGuard | None = None,
         through_compiled: bool = False,
         is_unseen: bool = False,
@@ -129,7 +129,7 @@ class Recording:
         self._traces: deque[Trace] = deque(maxlen=KEPT_TRACES)
         summarise_by = statistics or None
         if summarise_by is True:
-            summarise_by = Pages(histogram=False).measure
+            summarise_by = Pages(histogram=False)
         self._sealed = find_sealed(self._tree, through_compiled=through_compiled)
         if self._sealed:
             self._tree.left_out = frozenset(
@@ -332,7 +332,7 @@ def observe(
         model = copy_lazy(model)  # its first forward gives it its class and shapes for good
         tree = ModuleTree(model)
     # One pass can afford histograms, a training loop could not.
-    measure = Pages(histogram=True).measure if statistics else False
+    measure = Pages(histogram=True) if statistics else False
     asked = measure if witness is None else witness.see
     recording = Recording(
         model, statistics=asked, through_compiled=True, tree=tree, is_unseen=bool(within)

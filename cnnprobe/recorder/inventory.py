@@ -233,7 +233,7 @@ class Kind:
         # where there is no formula
         self.macs = 0 if not self.is_leaf or cost.is_moving(module) else None
         # its forward calls its children and nothing else
-        self.is_chain = type(module) is nn.Sequential
+        self.is_chain = isinstance(module, nn.Sequential) and not _overrides_forward(module)
         self.is_scripted = isinstance(module, torch.jit.ScriptModule)
         self.is_fused = isinstance(module, FUSED)
         self.is_lazy = isinstance(module, LazyModuleMixin)

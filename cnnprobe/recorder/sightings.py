@@ -19,6 +19,7 @@ from cnnprobe.recorder.values import (
     PATH,
     SHAPE,
     SOURCE,
+    Form,
     Sighting,
     argument_leaves,
     leaves,
@@ -26,17 +27,26 @@ from cnnprobe.recorder.values import (
     read_form,
     sight,
 )
-from cnnprobe.stats import PageReading, Statistics
+from cnnprobe.stats import PageReading, Pages, Statistics
 
-Summary = Callable[[Tensor], PageReading | Statistics | dict[str, float | int] | None]
+Found = PageReading | Statistics | dict[str, float | int] | None
+Summary = Callable[[Tensor], Found]
+
+
+def _with_form(summarise: Summary | Pages | None) -> Callable[[Tensor, Form | None], Found] | None:
+    if summarise is None:
+        return None
+    if isinstance(summarise, Pages):
+        return summarise.measure
+    return lambda tensor, _: summarise(tensor)
 
 
 class Sightings:
     """The tensors of the root call that goes on."""
 
-    def __init__(self, tree: ModuleTree, summarise: Summary | None) -> None:
+    def __init__(self, tree: ModuleTree, summarise: Summary | Pages | None) -> None:
         self.tree = tree
-        self.summarise = summarise
+        self._summarise = _with_form(summarise)
         self.made: dict[int, Sighting] = {}  # by the id of the tensor, if that is `alive` still
         self.alive: dict[int, weakref.ref[Tensor]] = {}
         self.names: dict[int, str] = {}  # of parameters and buffers, by their ids
@@ -152,7 +162,7 @@ class Sightings:
         known = self.find(tensor) if isinstance(row, ModuleRow) else None
         if known is not None and known[SOURCE] < self.last_write and tensor._is_view():  # type: ignore[operator]
             # its base may have been written to since: what stands there is read again
-            found = self.summarise(tensor) if self.summarise is not None else None
+            found = self._summarise(tensor, None) if self._summarise is not None else None
             return sight(tensor, path, known[SOURCE], found)
         if known is not None:
             is_below = known[SOURCE] > row.position  # type: ignore[operator]
@@ -164,9 +174,9 @@ class Sightings:
 
     def note(self, tensor: Tensor, path: str, position: int) -> Sighting:
         """Remember a tensor as what the row at `position` has made."""
-        summarise, identity = self.summarise, id(tensor)
-        found = summarise(tensor) if summarise is not None else None
-        made = self.made[identity] = read_form(tensor), path, position, found
+        summarise, identity, form = self._summarise, id(tensor), read_form(tensor)
+        found = summarise(tensor, form) if summarise is not None else None
+        made = self.made[identity] = form, path, position, found
         self.alive[identity] = weakref.ref(tensor)
         return made
 

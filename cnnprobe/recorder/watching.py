@@ -29,6 +29,7 @@ from cnnprobe.recorder.preservation import StateGuard
 from cnnprobe.recorder.rows import CallRow, Closed, ModuleRow, close, more_of
 from cnnprobe.recorder.sightings import Sightings, Summary, UnseenSightings
 from cnnprobe.recorder.values import PLAIN, argument_leaves, leaves
+from cnnprobe.stats import Pages
 
 _push = torch._C._push_on_torch_function_stack
 _pop = torch._C._pop_torch_function_stack
@@ -62,7 +63,7 @@ class Watcher(TorchFunctionMode):
         model: nn.Module,
         tree: ModuleTree,
         *,
-        summarise: Summary | None,
+        summarise: Summary | Pages | None,
         guard: StateGuard | None,
         on_root: Callable[["Watcher", list[Closed]], None],
         is_unseen: bool = False,  # by other function modes

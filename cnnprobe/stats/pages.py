@@ -6,6 +6,7 @@ On a device all rows of a page come over in one transfer, on its way while the f
 """
 
 import threading
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,9 +14,14 @@ from torch import Tensor
 from cnnprobe.records.statistics import Statistics
 from cnnprobe.stats.content import is_observed
 from cnnprobe.stats.native import DONE, LARGE, NOT_FINITE
-from cnnprobe.stats.sheet import SMALL, Cell, RowBuffer, is_plain
+from cnnprobe.stats.sheet import SMALL, Cell, RowBuffer, has_own_values, is_plain
 
 ROWS = 64  # a quarter of a megabyte with histograms
+_MOST_FORMS = 8_192
+_Plan = tuple[object, Callable[[int, int, int], int], int, int]
+"""How tensors of one form are measured: the form, the kernel's function, number of elements, and
+the address of the cell.
+"""
 
 
 class PageReading:
@@ -45,16 +51,17 @@ class PageReading:
 class _Page:
     """What one thread writes to; its memory is used again when all of it was read."""
 
-    __slots__ = ("_buffer", "_cells", "_lock", "_readings", "_settled")
+    __slots__ = ("_buffer", "_cells", "_lock", "_plans", "_readings", "_settled")
 
     def __init__(self, *, histogram: bool) -> None:
         self._buffer = RowBuffer(ROWS, histogram=histogram)
         self._cells: dict[tuple[torch.dtype, bool], Cell] = {}
+        self._plans: dict[int, _Plan] = {}  # by the id of the form, which they keep
         self._lock = threading.Lock()  # another thread may ask for what was measured on this one
         self._readings: list[PageReading] = []
         self._settled = 0  # so many of them know their numbers
 
-    def measure(self, tensor: Tensor) -> PageReading:
+    def measure(self, tensor: Tensor, form: object) -> PageReading:
         """The next row."""
         if len(self._readings) == ROWS:
             if self._buffer.table.pending:
@@ -63,33 +70,53 @@ class _Page:
                 self.settle()
                 self._readings, self._settled = [], 0
                 self._buffer.forget()
-        if not self._measure_plain(tensor):
+        if not self._measure_plain(tensor, form):
             self._buffer.record(tensor, _ANY)
         reading = PageReading(self)
         self._readings.append(reading)
         return reading
 
-    def _measure_plain(self, tensor: Tensor) -> bool:
-        """The shortest way, for what nearly all activations are; False if it must be another."""
-        buffer = self._buffer
-        kernel = buffer.kernel
+    def _measure_plain(self, tensor: Tensor, form: object) -> bool:
+        """The shortest way, for what nearly all activations are; False if it must be another.
+
+        Between two layers each question to a tensor is fetched from memory: what its form tells is
+        asked once.
+        """
         try:
-            if kernel is None or is_observed() or not is_plain(tensor):
+            plan = self._plans.get(id(form)) or self._plan(tensor, form)
+            if plan is None or is_observed() or not has_own_values(tensor):
                 return False
-            count = tensor.numel()
-            kind = tensor.dtype, count > LARGE
-            cell = self._cells.get(kind)
-            if cell is None:
-                cell = self._cells[kind] = Cell(0)
-                cell.prepare(tensor.dtype, buffer.address, threads=None if count > LARGE else 1)
-            record = kernel.record if count < SMALL else kernel.record_freely
-            status = record(tensor.data_ptr(), count, cell.address)
+            pointer = tensor.data_ptr()
+            if not pointer:
+                return False
+            _, record, count, address = plan
+            status = record(pointer, count, address)
         except RuntimeError:  # it refuses to tell where its values are
             return False
         if status in {DONE, NOT_FINITE}:
             return True
-        buffer.forget(buffer.next - 1)
+        self._buffer.forget(self._buffer.next - 1)
         return False
+
+    def _plan(self, tensor: Tensor, form: object) -> _Plan | None:
+        """How to measure a tensor, kept for all of the same form; None if not by the kernel."""
+        buffer = self._buffer
+        kernel = buffer.kernel
+        if kernel is None or is_observed() or not is_plain(tensor):
+            return None
+        count = tensor.numel()
+        kind = tensor.dtype, count > LARGE
+        cell = self._cells.get(kind)
+        if cell is None:
+            cell = self._cells[kind] = Cell(0)
+            cell.prepare(tensor.dtype, buffer.address, threads=None if count > LARGE else 1)
+        record = kernel.record if count < SMALL else kernel.record_freely
+        plan = form, record, count, cell.address
+        if form is not None:
+            if len(self._plans) >= _MOST_FORMS:
+                self._plans.clear()
+            self._plans[id(form)] = plan
+        return plan
 
     def _leave_on_device(self) -> None:
         """Send the rows on their way and take other memory: only who asks for them waits."""
@@ -101,6 +128,7 @@ class _Page:
                 reading.move(left)
             self._readings, self._settled = [], 0
             self._cells.clear()  # they point at the memory that is left
+            self._plans.clear()
             left._buffer.table.dispatch()
 
     def settle(self) -> None:
@@ -136,10 +164,11 @@ class Pages:
     def __init__(self, *, histogram: bool) -> None:
         self._pages = _Pages(histogram=histogram)
 
-    def measure(self, tensor: Tensor) -> PageReading:
+    def measure(self, tensor: Tensor, form: object = None) -> PageReading:
         """Read the tensor's values now; never raises, and changes nothing of it.
 
-        Also what was measured just before is read again: what NumPy or another library wrote into
-        it since would go unnoticed.
+        `form` is one object for all tensors that are equal in shape, strides, dtype and device,
+        whoever has it: what it tells is then not asked of each. Also what was measured just before
+        is read again: what NumPy or another library wrote into it since would go unnoticed.
         """
-        return self._pages.page.measure(tensor)
+        return self._pages.page.measure(tensor, form)

@@ -176,16 +176,19 @@ class Taken:
 _is_wrapped = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda _: False)
 
 
+def has_own_values(tensor: Tensor) -> bool:
+    """Whether its memory holds its values: not those of another tensor, nor their negatives."""
+    return type(tensor) in _DENSE and not _is_wrapped(tensor) and not tensor.is_neg()
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Whether the kernel may read it: an ordinary dense tensor of floats on the CPU."""
     return (
-        type(tensor) in _DENSE
-        and not _is_wrapped(tensor)
+        has_own_values(tensor)
         and tensor.dtype in native.CODES
         and tensor.is_cpu
         and not tensor.is_nested
         and tensor.layout is torch.strided
-        and not tensor.is_neg()
         and (
             tensor.is_contiguous()
             or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
