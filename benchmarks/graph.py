@@ -83,6 +83,38 @@ def bare_walk(output):
     return len(seen)
 
 
+def read_getters(output):
+    """What is asked of torch for a graph with shapes and what is kept, and nothing else: the floor
+    under the walk before any text.
+    """
+    seen, stack = {output.grad_fn}, [output.grad_fn]
+    names = {}
+    while stack:
+        node = stack.pop()
+        for below, _ in node.next_functions:
+            if below is not None and below not in seen:
+                seen.add(below)
+                stack.append(below)
+        if (metadata := getattr(node, "_input_metadata", None)) is not None:
+            _ = tuple(metadata[0].shape), metadata[0].dtype
+        kind = type(node)
+        if kind not in names:
+            names[kind] = [name for name in dir(kind) if name.startswith("_raw_saved_")]
+        for name in names[kind]:
+            if (tensor := getattr(node, name).data) is not None:
+                storage = tensor.untyped_storage()
+                _ = storage._cdata, storage.nbytes(), tensor.shape
+    return len(seen)
+
+
+# What both show, and who shows it: torchviz's shapes of what is kept against cnnprobe's, which come
+# with the shape and dtype of each result.
+LIKE_FOR_LIKE = (
+    ("names of operations", "torchviz", "cnnprobe, shapes"),
+    ("and what is kept", "torchviz, what is saved", "cnnprobe, shapes and what is kept"),
+)
+
+
 def autograd_to_dot(nodes, rounds):
     from torchviz import make_dot
 
@@ -116,11 +148,15 @@ def autograd_to_dot(nodes, rounds):
         "cnnprobe, names and what is kept": lambda: as_dot.render_graph(
             cnnprobe.autograd_graph(outputs[3], model, trace=traces[3])
         ),
+        "torch's getters alone, no text": lambda: read_getters(outputs[4]),
         "bare walk, no text": lambda: bare_walk(outputs[4]),
     }
     medians, ratios = interleaved(list(runs.values()), rounds)
     for name, median, ratio in zip(runs, medians, ratios, strict=True):
         print(f"  {name:42}{nodes / median / 1e3:10.0f}{1 / ratio:8.1f}x torchviz")
+    found = dict(zip(runs, ratios, strict=True))
+    for what, theirs, ours in LIKE_FOR_LIKE:
+        print(f"  like for like, {what:27}{found[theirs] / found[ours]:18.1f}x {theirs}")
 
 
 def depth(nodes):

@@ -2,13 +2,16 @@
 
     python -m benchmarks.structure [--rounds 5] [--only simplecnn,deep:1000]
     python -m benchmarks.structure --parts --only deep:10000
+    python -m benchmarks.structure --reads --only resnet18,densenet121
 
 Prints medians of the per-round ratios to the bare forward (CPU time of the process, one thread).
 Trust the ratios only. With --parts what a recording without statistics consists of, in microseconds
-a module.
+a module. With --reads the time that a probe spends on reading, beside that of a plain sum of the
+same tensors at the same moment; and the whole pass with neither and with each.
 """
 
 import argparse
+import gc
 import statistics
 import time
 import warnings
@@ -19,7 +22,8 @@ from torch import nn
 
 import cnnprobe
 from cnnprobe import recorder
-from cnnprobe.recorder import Recording
+from cnnprobe.recorder import Recording, observe
+from cnnprobe.stats import Pages
 
 try:
     import torchinfo
@@ -90,7 +94,9 @@ def summarised(model: nn.Module, x: torch.Tensor) -> None:
     )
 
 
-def seconds(action: Callable[[], object]) -> float:
+def seconds(action: Callable[[], object], *, tidy: bool = True) -> float:
+    if tidy:
+        gc.collect()  # the garbage of the one before is no cost of this one
     start = time.process_time()
     action()
     return time.process_time() - start
@@ -177,6 +183,48 @@ def measure_parts(
     return f"| {name} | {cells} |"
 
 
+class Reader:
+    """Reads each output as soon as it is there, and times that."""
+
+    def __init__(self, read: Callable[[torch.Tensor], object]) -> None:
+        self._read = read
+        self.seconds = 0.0
+        self.nbytes = 0
+
+    def see(self, tensor: torch.Tensor) -> None:
+        self.seconds += seconds(lambda: self._read(tensor), tidy=False)
+        self.nbytes += tensor.nbytes
+
+    def about_to_write(self, tensor: torch.Tensor) -> None:
+        """Nothing is kept."""
+
+
+def measure_reads(
+    name: str, make: Callable[[], tuple[nn.Module, torch.Tensor]], rounds: int
+) -> str:
+    model, x = make()
+    model.eval()
+    reads: dict[str, Callable[[torch.Tensor], object]] = {
+        "nothing": lambda _: None,
+        "statistics": Pages(histogram=True).measure,
+        "sum": torch.sum,
+    }
+    within: dict[str, list[float]] = {key: [] for key in reads}
+    whole: dict[str, list[float]] = {key: [] for key in reads}
+    with torch.no_grad():
+        model(x)
+        for _ in range(rounds):
+            bare = seconds(lambda: model(x))
+            for key, read in reads.items():
+                reader = Reader(read)
+                took = seconds(lambda reader=reader: observe(model, (x,), {}, witness=reader))
+                whole[key].append(took / bare)
+                within[key].append(reader.seconds / bare)
+    cells = [f"{statistics.median(within[key]):.3f}x" for key in ("statistics", "sum")]
+    cells += [f"{statistics.median(ratios):.2f}x" for ratios in whole.values()]
+    return f"| {name} | {reader.nbytes / 1e6:.0f} | {' | '.join(cells)} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -184,15 +232,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="")
     parser.add_argument("--parts", action="store_true")
+    parser.add_argument("--reads", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    if not options.parts:
+    measuring = measure
+    if options.parts:
+        measuring = measure_parts
+    elif options.reads:
+        print(
+            "| model | MB | statistics | plain sum | pass without | with statistics | with sum "
+            "|\n|---|--:|--:|--:|--:|--:|--:|"
+        )
+        measuring = measure_reads
+    else:
         print(
             "| model | bare ms | record, no statistics | probe, with statistics | torchinfo "
             "|\n|---|--:|--:|--:|--:|"
         )
-    measuring = measure_parts if options.parts else measure
     for name, make in cases().items():
         if not options.only or name in options.only.split(","):
             print(measuring(name, make, options.rounds), flush=True)
