@@ -216,14 +216,14 @@ class _Observation:
         loss_fn = request.loss_fn
         assert loss_fn is not None  # noqa: S101  (trains() said so)
         self.given, given = fit_output(output, loss_fn)
-        loss = loss_fn(given) if request.targets is None else loss_fn(given, request.targets)
-        name_deferred(output)  # a coroutine that the loss did not await
-        if isinstance(loss, Tensor) and loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+        try:
+            loss = loss_fn(given) if request.targets is None else loss_fn(given, request.targets)
+        finally:
+            name_deferred(output)  # a coroutine that the loss did not await
+        if isinstance(loss, Tensor):
+            loss.backward()  # type: ignore[no-untyped-call] # raises torch's own words without a graph
             for _, optimizer in self.around.optimizers.values():
                 optimizer.step()
-        elif isinstance(loss, Tensor):
-            loss.backward()  # type: ignore[no-untyped-call] # raises what torch says of a loss without a graph
 
     def loss_of(self, output: Any) -> float | None:
         """The loss of an output, where the loss function is known and takes it."""
