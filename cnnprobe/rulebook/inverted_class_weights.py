@@ -46,12 +46,15 @@ def inverted_class_weights(evidence: Evidence) -> Iterator[Finding]:
     labels; in a focal loss, alpha for the label 1 and 1 - alpha for 0.
     Known exceptions: shares or weights that differ by less than two times; weights that are only
     seen by the gradient of the user's own loss of two classes and differ by less than five times,
-    as those of the published focal loss with alpha = 0.25 do; a weight of 0.
+    as those of the published focal loss with alpha = 0.25 do, or beside another loss; a weight of
+    0.
     Source: King & Zeng 2001, "Logistic Regression in Rare Events Data", section 4.2; sklearn's
     compute_class_weight("balanced"); Lin et al. 2017, arXiv:1708.02002, section 3.2.
     """
     free = evidence.code.free
     is_measured = not evidence.class_weights and free is not None
+    if is_measured and len(list(loss_calls(evidence))) > 1:
+        return  # another term pulls too, as that of a teacher's labels
     pulls = free.pulls if is_measured and free is not None else evidence.class_weights
     known = sorted((share, weight) for share, weight in pulls if share > 0)
     if len(known) < 2 or min(weight for _, weight in known) <= 0:
