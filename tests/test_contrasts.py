@@ -255,3 +255,49 @@ def test_weights_that_are_rounded_are_told_by_what_rounds_them(passes):
     found = [f for f in report.findings if f.rule == "zero-grad"]
     assert passes != bool(found)
     assert all("the derivative of Tensor.round is 0" in f.message for f in found)
+
+
+class Speaker(nn.Module):
+    """Words of a picture, from words; `code` loses their steps on the way."""
+
+    def __init__(self, code=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.out, self.code = nn.Embedding(9, 8), nn.Linear(8, 9), code
+        self.rnn = nn.GRU(8, 8, batch_first=True)
+
+    def forward(self, words):
+        given, last = self.rnn(self.words(words))
+        if self.code:
+            given = last[0][:, None].repeat(1, words.shape[1], 1)
+        return self.out(given)
+
+
+WORDS = torch.randint(9, (8, 6), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "wanted", "is_found"),
+    [
+        (Speaker(), lambda w: w, lambda w: w, True),
+        (Speaker(), lambda w: w[:, :-1], lambda w: w[:, 1:], False),
+        (Speaker(), lambda w: w.masked_fill(w == 3, 0), lambda w: w, False),
+        (Speaker(code=True), lambda w: w, lambda w: w, False),  # a code of the whole sequence
+    ],
+)
+def test_words_that_are_the_targets_of_their_own_steps_are_found(model, given, wanted, is_found):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+    def train_step(inputs):
+        optimizer.zero_grad()
+        scores = model(given(inputs))
+        F.cross_entropy(scores.flatten(0, 1), wanted(inputs).flatten()).backward()
+        optimizer.step()
+
+    report = cnnprobe.diagnose(
+        model, WORDS, optimizer=optimizer, train_step=train_step, trials=0, steps=2
+    )
+    assert report.error is None
+    found = [f for f in report.findings if f.rule == "future-seen"]
+    assert is_found == bool(found)
+    assert all("at the same 6 steps: the model copies its input" in f.message for f in found)
