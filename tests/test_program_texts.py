@@ -2,6 +2,7 @@
 from those like them, checkpoints, loops.
 """
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -392,3 +393,30 @@ def test_copy_of_the_weights_that_is_none_is_found_and_one_that_is_read_at_once_
         "model themselves and changes with each step"
     )
     assert found.fix == "initial_state = copy.deepcopy(model.state_dict())"
+
+
+@pytest.mark.parametrize(
+    ("nest", "advice"),
+    [
+        (lambda saved: {f"module.{k}": v for k, v in saved.items()}, "strip the prefix 'module.' "),
+        (lambda saved: {"state_dict": saved, "epoch": 3}, "load checkpoint['state_dict'], whose "),
+        (
+            lambda saved: {k.partition(".")[2]: v for k, v in saved.items() if k[0] == "1"},
+            "its names lack the prefix '1.': load it into that part, "
+            "model.1.load_state_dict(checkpoint)",
+        ),
+        (lambda saved: {f"other{i}": v for i, v in enumerate(saved.values())}, "print what load_"),
+    ],
+)
+def test_checkpoint_of_other_names_gets_the_advice_that_fits(nest, advice):
+    torch.manual_seed(0)
+    model = classifier()
+    checkpoint = nest({name: value + 0.05 for name, value in model.state_dict().items()})
+    load_leniently(model, checkpoint)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    loss_fn = nn.CrossEntropyLoss()
+    report = cnnprobe.diagnose(
+        model, IMAGES, LABELS, loss_fn=loss_fn, optimizer=optimizer, steps=2, trials=0
+    )
+    (found,) = [each for each in report.findings if each.rule == "checkpoint-unused"]
+    assert found.fix.startswith(advice)

@@ -105,3 +105,26 @@ def test_a_detached_part_of_the_output_that_the_loss_adds_is_found(is_cut):
     found = find("detached-term", model, x, y, loss_fn=loss_fn, optimizer=optimizer)
     assert is_cut == bool(found)
     assert all(".detach() at test_untrained_parts.py" in each.message for each in found)
+
+
+@pytest.mark.parametrize("does_clip", [True, False])
+def test_outlying_targets_come_behind_a_clip_that_has_no_effect(does_clip):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(4, 8, 5), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    x, y = torch.randn(64, 4, 16), torch.randn(64, 3)
+    y[0] *= 3000
+
+    def train_step(model, x, y):
+        optimizer.zero_grad()
+        F.mse_loss(model(x), y).backward()
+        optimizer.step()
+        if does_clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+
+    given = {"optimizer": optimizer, "train_step": train_step, "trials": 0}
+    report = cnnprobe.diagnose(model, x, y, **given)
+    severities = {each.rule: each.severity for each in report.findings}
+    assert ("info" if does_clip else "warning") == severities["unscaled-targets"]
+    if does_clip:
+        assert "clip-ineffective" == report.findings[0].rule

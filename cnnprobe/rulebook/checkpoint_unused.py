@@ -104,10 +104,10 @@ def checkpoint_unused(evidence: Evidence) -> Iterator[Finding]:
                     f"first is {spoken(evidence, fresh[0])}: strict=False says nothing of names "
                     "that do not fit"
                 ),
-                fix=(
-                    "print what load_state_dict returns, and make the names fit: strip the prefix "
-                    "'module.', or load checkpoint['state_dict']"
-                ),
+                fix=load.fit
+                or "print what load_state_dict returns, and make the names fit: strip a prefix as "
+                "'module.', load the weights of a part into that part, or load "
+                "checkpoint['state_dict']",
                 source=load.source,
                 kind="lenient",
                 subject=load.holder,

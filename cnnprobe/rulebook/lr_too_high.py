@@ -99,7 +99,8 @@ def lr_too_high(evidence: Evidence) -> Iterator[Finding]:
             )
             + (f"; the loss is a sum: {summed}, and nothing divides it" if summed else ""),
             fix=("divide the loss by the number of samples, or " if summed else "")
-            + f"lower lr of {name} to {rate / 10:g} or less",
+            + f"lower lr of {name} tenfold, to {rate / 10:g} and then {rate / 100:g}, until the "
+            f"loss of one batch falls: it does at {rate * slower.factor:g}, which may be too slow",
         )
 
 

@@ -13,12 +13,16 @@ from cnnprobe.diagnosis.evidence.questions import (
     stat,
     variable,
 )
+from cnnprobe.records.trace import TensorInfo
 from cnnprobe.rulebook.material import classifying, images, perceptron
 
 LARGE = 100.0  # root mean square of targets; ages have 40, pixels in [0, 255] 150
 MODERATE = 20.0  # the same; angles in degrees have 50
 FURTHER = 300.0  # times the first prediction, of moderate targets
 APART = 100.0  # times the root mean square of the first prediction
+# times the root mean square, of the largest: a few outliers, whose gradients a clip bounds; 64
+# normal values reach 3
+OUTLYING = 5.0
 REGRESSION = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 
 
@@ -69,7 +73,8 @@ def unscaled_targets(evidence: Evidence) -> Iterator[Finding]:
     What to do: standardise the targets, (y - y.mean()) / y.std() of the training set, and turn the
     prediction back; or start the last bias at their mean.
     Known exceptions: targets below 20 on average; those below 100, as ages and angles in degrees,
-    are an info, from 300 times on; a last bias that starts near them.
+    are an info, from 300 times on; a last bias that starts near them. A few outliers in a loop that
+    clips gradients, which bounds what they do, are an info too.
     Source: LeCun et al. 1998, "Efficient BackProp", section 4.5; Karpathy 2019, "A Recipe for
     Training Neural Networks", "init well".
     """
@@ -81,9 +86,10 @@ def unscaled_targets(evidence: Evidence) -> Iterator[Finding]:
         apart = APART if size > LARGE else FURTHER
         if not (size > MODERATE and size > apart * given > 0):
             continue
+        is_bounded = _clips(evidence) and _reach(target) > OUTLYING * size
         yield Finding(
             module=None,
-            severity=None if size > LARGE else Severity.INFO,
+            severity=None if size > LARGE and not is_bounded else Severity.INFO,
             message=(
                 f"the targets have a root mean square of {size:.3g} (values from "
                 f"{stat(target, 'min'):.3g} to {stat(target, 'max'):.3g}), what the model gives "
@@ -96,3 +102,12 @@ def unscaled_targets(evidence: Evidence) -> Iterator[Finding]:
             source=loss.call.source,
         )
         return
+
+
+def _clips(evidence: Evidence) -> bool:
+    """Whether the loop clips gradients, at whatever place: clip-ineffective judges that."""
+    return any(event.kind == "clip" for step in evidence.steps for event in step.events)
+
+
+def _reach(target: TensorInfo | None) -> float:
+    return max(abs(stat(target, "min")), abs(stat(target, "max")))

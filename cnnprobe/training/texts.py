@@ -12,6 +12,7 @@ from cnnprobe.records.trace import Trace
 from cnnprobe.training.accumulation_texts import find_accumulations
 from cnnprobe.training.argument_texts import find_swapped
 from cnnprobe.training.average_texts import find_averages
+from cnnprobe.training.checkpoint_names import note_fit
 from cnnprobe.training.choices import find_chosen
 from cnnprobe.training.epoch_texts import find_epochs
 from cnnprobe.training.freezing_texts import find_thawed, unfreezes
@@ -59,7 +60,7 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
     return Texts(
         unread=(*_list_step_arguments(request), *unread),
         odd=tuple(find_odd_statements(classes)),
-        loads=tuple(find_loads(ordered)),
+        loads=tuple(note_fit(load, request.model, request.space) for load in find_loads(ordered)),
         loops=tuple(_note_order(loop, around) for loop in find_short_loops(functions)),
         kept=tuple(find_kept(functions, request.caller, _list_models(request, around))),
         repeated=tuple(find_repeated(classes)),

@@ -49,6 +49,7 @@ class LoadStatement:
     source: str
     holder: str  # what is loaded, as code: "model", "self.backbone"
     after: str = ""  # the statement that draws anew
+    fit: str = ""  # what makes the checkpoint's names those of the model; "" where not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
