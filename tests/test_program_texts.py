@@ -402,8 +402,7 @@ def test_copy_of_the_weights_that_is_none_is_found_and_one_that_is_read_at_once_
         (lambda saved: {"state_dict": saved, "epoch": 3}, "load checkpoint['state_dict'], whose "),
         (
             lambda saved: {k.partition(".")[2]: v for k, v in saved.items() if k[0] == "1"},
-            "its names lack the prefix '1.': load it into that part, "
-            "model.1.load_state_dict(checkpoint)",
+            "its names lack the prefix '1.': load it into that part, model.get_submodule('1')",
         ),
         (lambda saved: {f"other{i}": v for i, v in enumerate(saved.values())}, "print what load_"),
     ],

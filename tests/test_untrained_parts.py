@@ -128,3 +128,36 @@ def test_outlying_targets_come_behind_a_clip_that_has_no_effect(does_clip):
     assert ("info" if does_clip else "warning") == severities["unscaled-targets"]
     if does_clip:
         assert "clip-ineffective" == report.findings[0].rule
+
+
+@pytest.mark.parametrize("is_mean", [True, False])
+def test_a_mean_error_by_hand_beside_a_divergence_that_collapses_is_found(is_mean):
+    class Coder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.back = nn.Linear(64, 32), nn.Linear(4, 64)
+            self.mean, self.spread = nn.Linear(32, 4), nn.Linear(32, 4)
+
+        def forward(self, x):
+            hidden = self.body(x).relu()
+            mean, spread = self.mean(hidden), self.spread(hidden)
+            return self.back(mean + torch.randn_like(mean) * (spread / 2).exp()), mean, spread
+
+    def loss_fn(output, x):
+        made, mean, spread = output
+        error = (x - made).square()
+        error = error.mean() if is_mean else error.sum(1).mean()
+        apart = -0.5 * (1 + spread - mean.square() - spread.exp()).sum(1).mean()
+        return error + 0.4 * apart
+
+    torch.manual_seed(0)
+    model = Coder()
+    x = 0.2 * torch.randn(32, 2) @ torch.randn(2, 64)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    given = {"loss_fn": loss_fn, "optimizer": optimizer, "steps": 60}
+    found = find("divergence-outweighs", model, x, x, **given)
+    assert is_mean == bool(found)
+    for each in found:
+        assert "Tensor.mean is the mean over the 64 values of a sample" in each.message
+        assert "it counts 13 times" in each.message
+        assert "the code holds nothing of the input" in each.message

@@ -7,12 +7,16 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation, option
+from cnnprobe.diagnosis.evidence.questions import stat
 from cnnprobe.diagnosis.evidence.scores import read_number
 from cnnprobe.diagnosis.evidence.sums import HANDING
 from cnnprobe.rulebook.material import images
 
 # times what a sum of both has; Higgins et al. 2017 go to 4 for most pictures
 HEAVY = 25.0
+COLLAPSING = 4.0  # the same, where the observed steps collapse the code; Higgins et al. as above
+ENOUGH = 50  # steps, in which the code of a sound one holds several nats
+FALLEN = 0.5  # of the divergence at first, which is that of fresh layers: near 0
 ERRORS = frozenset(
     {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
         "binary_cross_entropy_with_logits"}
@@ -69,6 +73,7 @@ class Outweighed:
     error: int  # its row
     values: int  # of one sample, of which the error is the mean
     ratio: float  # how much more the divergence counts than where both are sums
+    collapse: tuple[float, float] | None = None  # the sum of the divergence at first and at last
 
     @property
     def factor(self) -> float | None:
@@ -97,25 +102,39 @@ def divergence_outweighs(evidence: Evidence) -> Iterator[Finding]:
     with the best deviation for all; of a binary cross entropy, the sum over the values of each
     sample. A sum of squared errors alone stands for a deviation of 1, more than that of most data:
     the code may still collapse.
-    Known exceptions: a divergence whose weight makes up for it; weights of up to 25.
+    Known exceptions: a divergence whose weight makes up for it; weights of up to 25, and of up to 4
+    where 50 or more steps are observed and the divergence of the code falls to half of what fresh
+    layers have.
     Source: Kingma & Welling 2014, arXiv:1312.6114, equation 10; Higgins et al. 2017, "beta-VAE",
     which normalises beta by the size of code and input; Rybkin et al. 2021, "Simple and Effective
     VAE Training with Calibrated Decoders", arXiv:2006.13202, equation 5.
     """
     for found in find_outweighed(evidence):
         name = describe(found.flow.calls[found.error])
+        bound = HEAVY if found.collapse is None else COLLAPSING
         yield Finding(
             module=None,
             message=(
                 f"{name} is the mean over the {found.values:,} values of a sample, but the "
                 f"divergence of the code is a sum: it counts {found.ratio:,.0f} times as much as "
-                f"where both are sums (more than {HEAVY:g})"
-            ),
+                f"where both are sums (more than {bound:g})"
+            )
+            + _say_collapse(evidence, found),
             fix=say_likelihood(found),
             source=found.flow.line(found.error),
             subject=name,
         )
         return
+
+
+def _say_collapse(evidence: Evidence, found: Outweighed) -> str:
+    if found.collapse is None:
+        return ""
+    first, last = found.collapse
+    return (
+        f", and in {len(evidence.steps)} steps it went from {first:.3g} to {last:.3g}: the code "
+        "holds nothing of the input"
+    )
 
 
 def say_likelihood(found: Outweighed) -> str:
@@ -140,10 +159,25 @@ def find_outweighed(evidence: Evidence) -> Iterator[Outweighed]:
         for row in sorted(toward):
             values = _count_values(evidence, flow, row)
             own = _weigh(flow, row, loss.call, toward) if values else 0.0
-            other = _weigh_divergence(flow, row, loss.call, toward) if own else 0.0
+            other, end = _weigh_divergence(flow, row, loss.call, toward) if own else (0.0, row)
             ratio = other * values / own if own else 0.0
-            if ratio > HEAVY:
-                yield Outweighed(flow=flow, error=row, values=values, ratio=ratio)
+            collapse = _find_collapse(evidence, end) if COLLAPSING < ratio <= HEAVY else None
+            if ratio > HEAVY or collapse is not None:
+                yield Outweighed(
+                    flow=flow, error=row, values=values, ratio=ratio, collapse=collapse
+                )
+
+
+def _find_collapse(evidence: Evidence, row: int) -> tuple[float, float] | None:
+    """The size of a row's mean in the first and the last of enough steps, where it shrinks."""
+    steps = evidence.steps
+    if len(steps) < ENOUGH or len({len(steps[i].trace.calls) for i in (0, -1)}) > 1:
+        return None
+    calls = [steps[i].trace.calls[row] for i in (0, -1)]
+    if len({call.source for call in calls}) > 1 or not all(call.outputs for call in calls):
+        return None
+    first, last = (abs(stat(call.outputs[0], "mean")) for call in calls)
+    return (first, last) if last < FALLEN * first else None
 
 
 def _count_values(evidence: Evidence, flow: Flow, row: int) -> int:
@@ -185,9 +219,9 @@ def _is_mean_by_hand(flow: Flow, row: int) -> bool:
     )
 
 
-def _weigh_divergence(flow: Flow, error: int, end: int, toward: set[int]) -> float:
-    """The weight of a sum of a square and an exponential of what the error's code is made of; 0
-    where there is none.
+def _weigh_divergence(flow: Flow, error: int, end: int, toward: set[int]) -> tuple[float, int]:
+    """The weight of a sum of a square and an exponential of what the error's code is made of, and
+    its row; a weight of 0 where there is none.
     """
     before = flow.before(error)
     for row in sorted(toward - before):
@@ -199,8 +233,8 @@ def _weigh_divergence(flow: Flow, error: int, end: int, toward: set[int]) -> flo
         if "exp" in kinds and kinds & SQUARES:
             weight = _weigh(flow, row, end, toward)
             is_total = call.outputs[0].shape == ()
-            return weight * call.inputs[0].shape[0] if is_total else weight
-    return 0.0
+            return (weight * call.inputs[0].shape[0] if is_total else weight), row
+    return 0.0, error
 
 
 def _reads_any(flow: Flow, row: int, rows: set[int]) -> bool:

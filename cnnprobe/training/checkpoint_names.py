@@ -59,12 +59,13 @@ def find_fit(name: str, checkpoint: Mapping[Any, Any], wanted: Collection[str], 
             )
     for prefix in _list_prefixes(wanted):
         if (count := _count([prefix + k for k in own], wanted)) > best:
-            best, text = (
-                count,
-                (
-                    f"its names lack the prefix {prefix!r}: load it into that part, "
-                    f"{holder}.{prefix.removesuffix('.')}.load_state_dict({name})"
-                ),
+            part = prefix.removesuffix(".")
+            is_numbered = any(each.isdigit() for each in part.split("."))
+            place = f"{holder}.get_submodule({part!r})" if is_numbered else f"{holder}.{part}"
+            best = count
+            text = (
+                f"its names lack the prefix {prefix!r}: load it into that part, "
+                f"{place}.load_state_dict({name})"
             )
     return text if 2 * best > len(own) else ""
 
