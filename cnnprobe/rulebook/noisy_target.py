@@ -7,10 +7,12 @@ from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence, Flow, describe, operation
 from cnnprobe.diagnosis.evidence.groups import ARRANGING
 from cnnprobe.diagnosis.evidence.questions import LossCall, loss_calls
+from cnnprobe.diagnosis.evidence.texts import Slip
 from cnnprobe.rulebook.material import images, layers
 
 ERRORS = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
 NOISE = frozenset({"randn", "randn_like", "normal"})
+ON_BOTH_SIDES = 0.25  # of the data on each side of the input: what differs is noise
 HANDING = ARRANGING | {"detach", "clamp"}
 
 
@@ -50,7 +52,8 @@ def healthy() -> Mapping[str, Any]:
     explains=("loss-activation-mismatch",),
 )
 def noisy_target(evidence: Evidence) -> Iterator[Finding]:
-    """The target is the very tensor that the model is given, with the noise that was added to it.
+    """The target is the very tensor that the model is given, with the noise that was added to it;
+    or the data, for an output that the program takes off its input as if it were the noise.
 
     Why it matters: the best answer is a copy of the input; nothing is learned of the noise or of
     the data, and the loss looks good.
@@ -64,6 +67,10 @@ def noisy_target(evidence: Evidence) -> Iterator[Finding]:
     for loss in loss_calls(evidence):
         if loss.operation not in ERRORS or loss.target is None:
             continue
+        slip = _find_taken_off(evidence, loss)
+        if slip is not None:
+            yield _say_taken_off(loss, slip)
+            return
         flow, made = loss.flow, loss.flow.origin(loss.target, HANDING)
         taker = _find_taker(loss, made) if made is not None else None
         if made is None or taker is None or not _is_noised(flow, made):
@@ -82,6 +89,42 @@ def noisy_target(evidence: Evidence) -> Iterator[Finding]:
             source=flow.line(loss.index),
         )
         return
+
+
+def _find_taken_off(evidence: Evidence, loss: LossCall) -> Slip | None:
+    """Where the program takes the output of the model off its input, while this loss compares it
+    with the data that the input is made of by adding noise.
+    """
+    slips = [slip for slip in evidence.texts.slips if slip.kind == "taken-off"]
+    flow, target = loss.flow, loss.flow.outer(loss.target, HANDING) if loss.target else None
+    roots = [i for i in flow.roots() if flow.calls[i].inputs]
+    is_own = loss.origin is not None and flow.owner(loss.origin) is not None
+    is_own = is_own and loss.origin_operation != "sub"
+    if not slips or target is None or target.source is not None or len(roots) != 1 or not is_own:
+        return None
+    given = flow.calls[roots[0]].inputs[0]
+    made = flow.origin(given, HANDING)
+    if made is not None:
+        return slips[0] if given.shape == target.shape and _is_noised(flow, made) else None
+    offsets = evidence.batch.offsets
+    return slips[0] if offsets is not None and min(offsets) > ON_BOTH_SIDES else None
+
+
+def _say_taken_off(loss: LossCall, slip: Slip) -> Finding:
+    return Finding(
+        module=None,
+        message=(
+            f"{describe(loss.call)} compares the output with the data without noise, but "
+            f"{slip.text} ({slip.source.rpartition('/')[2]}) takes the output off the input, as if "
+            "it were the noise"
+        ),
+        fix=(
+            "compare the output with the noise, which is the input of the model minus the data; or "
+            "take the output itself for the data"
+        ),
+        source=loss.flow.line(loss.index),
+        kind="taken-off",
+    )
 
 
 def _find_taker(loss: LossCall, made: int) -> int | None:

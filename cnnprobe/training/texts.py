@@ -21,6 +21,7 @@ from cnnprobe.training.kept_weights import find_kept
 from cnnprobe.training.metric_texts import find_outputs
 from cnnprobe.training.quotient_texts import find_quotients
 from cnnprobe.training.request import Request, find_arguments
+from cnnprobe.training.residual_texts import find_taken_off
 from cnnprobe.training.schedule_texts import find_schedules
 from cnnprobe.training.sourcing import (
     DYNAMIC,
@@ -76,6 +77,7 @@ def read_texts(request: Request, around: Surroundings, trace: Trace) -> Texts:
             *find_thawed(ordered),
             *find_quotients(ordered),
             *find_turns(ordered, functions),
+            *find_taken_off(ordered),
         ),
         outputs=tuple(find_outputs(ordered, names, functions)),
         measured=tuple(find_measured(ordered, names, functions)),

@@ -119,7 +119,7 @@ class Slip:
     # "plateau": its other direction is better | "old-optimizer" | "group-copied" | "swapped" |
     # "misplaced" | "first-step" | "undivided" | "never-reset" | "never-cleared" | "by-batches" |
     # "by-samples" | "evaluation-trains" | "patience" | "repeated-sum" | "counts-batches" |
-    # "counts-epochs" | "made-anew"
+    # "counts-epochs" | "made-anew" | "taken-off"
     kind: str
     text: str
     source: str

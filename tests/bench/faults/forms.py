@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.case import case
+from bench.case import case, looped
 from bench.parts import Backbone, classifier, images
 
 
@@ -55,3 +55,20 @@ def positives_of_views_that_alternate(sick):
     torch.manual_seed(0)
     views = images(16), images(16) + 0.05 * torch.randn(16, 3, 16, 16)
     return classifier(Views(), inputs=views, targets=torch.zeros(16), loss_fn=nt_xent)
+
+
+def denoise(model, noisy):
+    return noisy - model(noisy)
+
+
+@case("noisy-target", None)
+def data_for_an_output_that_is_taken_off_as_noise(sick):
+    def step(model, x, y, optimizer):
+        noise = 0.3 * torch.randn_like(x)
+        optimizer.zero_grad()
+        F.mse_loss(model(x + noise), x if sick else noise).backward()
+        optimizer.step()
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1))
+    return looped(model, step)

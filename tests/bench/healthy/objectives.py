@@ -315,3 +315,24 @@ def one_loss_for_each_member_of_an_ensemble():
         optimizer.step()
 
     return looped(members, step)
+
+
+class TakingOff(nn.Module):
+    """Takes the noise off its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1))
+
+    def forward(self, noisy):
+        return noisy - self.net(noisy)
+
+
+@design
+def data_for_an_output_from_which_the_noise_is_taken_off_within():
+    def step(model, inputs, targets, optimizer):
+        optimizer.zero_grad()
+        F.mse_loss(model(inputs + 0.3 * torch.randn_like(inputs)), inputs).backward()
+        optimizer.step()
+
+    return looped(TakingOff(), step)
