@@ -7,7 +7,9 @@ from cnnprobe.document.layout.entries import Entry
 from cnnprobe.records.trace import Failure, ModuleCall, ParameterInfo, TensorInfo, Trace
 
 _SHOWN_TENSORS = 2  # shapes in a cell; of further tensors only how many
-_HIDDEN_STATISTICS = ("count",)
+_HIDDEN_STATISTICS = (  # what a diagnosis measures for its rules is in the JSON alone
+    "count", "apart", "order_1", "order_2", "at_sigmoid_ends", "at_tanh_ends",
+)  # fmt: skip
 _ONLY_IF_ANY = ("nan", "inf")
 _PRIORITIES = {"zeros": 3, "mean": 4, "std": 5, "min": 8, "max": 8, "nan": 0, "inf": 0}
 _OTHER_PRIORITY = 9
