@@ -28,6 +28,7 @@ class Remedy:
     loss_ends: str = ""
     is_meant: bool = False  # what the user's own line asks for in vain, whatever the loss does
     tidies: bool = False  # it takes away what has no effect, and mends no number
+    lays_bare: tuple[str, ...] = ()  # rules whose finding the fault hid, which is no new fault
     is_everywhere: bool = False  # for several findings of a rule: one change of all places
     written: Callable[[], list[TextChange]] | None = (
         None  # how the user's file changes, where known

@@ -340,7 +340,8 @@ class Bench:
             f for f in found if f.rule not in known and _weight(f) >= max(1, _weight(finding))
         ]
         shown = remedy.shows or f"{finding.rule} is no longer found"
-        if graver and makes_finite:  # what a NaN had hidden is another fault
+        is_bare = all(f.rule in remedy.lays_bare for f in graver)
+        if graver and (makes_finite or is_bare):  # what a NaN, say, had hidden is another fault
             return Verdict.PROVEN, f"{shown}; {graver[0].rule} is found then"
         if graver:
             return Verdict.WORSE, f"{graver[0].rule} is found then"

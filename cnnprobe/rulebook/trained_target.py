@@ -86,11 +86,27 @@ def trained_target(evidence: Evidence) -> Iterator[Finding]:
             message=(
                 f"{said} outputs that are trained: the same output for everything makes it smallest"
             ),
-            fix="detach() the argument that is the target, or compute it under torch.no_grad()",
+            fix=_advise(evidence),
             source=flow.line(rows[0]),
             kind="" if len(rows) == 1 else "several",
             subject=first,
         )
+
+
+def find_unread_targets(evidence: Evidence) -> tuple[str, ...]:
+    """The arguments of the step that its text never reads."""
+    return tuple(
+        found.name
+        for found in evidence.texts.unread
+        if found.kind == "argument" and not found.module and not found.is_present
+    )
+
+
+def _advise(evidence: Evidence) -> str:
+    unread = find_unread_targets(evidence)
+    if unread:
+        return f"compare the output with {unread[0]}, which the step gets and never reads"
+    return "detach() the argument that is the target, or compute it under torch.no_grad()"
 
 
 def _list_comparisons(flow: Flow, loss: Loss) -> list[int]:

@@ -220,6 +220,8 @@ def kept(surroundings: Surroundings, tensors: Iterable[Tensor]) -> Iterator[list
     variables = [(write, read()) for _, read, write in surroundings.variables]
     values = [value for _, value in variables]
     models = [ModuleState(named_modules(model)) for _, model in surroundings.models.values()]
+    nested = [each for value in values for each in _list_nested(value)]
+    shapes = {p.shape for model in models for p in model.parameters}
     inner = list(
         _list_inner(
             value
@@ -233,13 +235,15 @@ def kept(surroundings: Surroundings, tensors: Iterable[Tensor]) -> Iterator[list
         [
             *tensors,
             *(t for value in values for t in (value, *_list_tensors(value))),
+            # Weights that are kept by group, say; what has another shape is data, and may be large.
+            *(t for each in nested for t in _list_tensors(each) if t.shape in shapes),
             *(p for model in models for p in model.parameters),
             *(t for optimizer in optimizers for t in optimizer.tensors),
             *(v for scaler in scalers for v in vars(scaler).values()),
         ]
     )
     states: list[Any] = [
-        *(ContainerState(value) for value in values if ContainerState.fits(value)),
+        *(ContainerState(value) for value in (*values, *nested) if ContainerState.fits(value)),
         *models,
         *optimizers,
         *(AttributeState(each) for each in inner if not isinstance(each, Optimizer)),
@@ -297,6 +301,25 @@ def _list_tensors(value: Any) -> list[Tensor]:
         return []
     items = value.values() if isinstance(value, dict) else value
     return [item for item in items if isinstance(item, Tensor)]
+
+
+def _list_nested(value: Any) -> list[Any]:
+    """The plain containers inside of one, as the weights of each group; none of those that hold
+    more than MOST items in all, which are data.
+    """
+    found: list[Any] = []
+    stack, seen, count = [value], set[int](), 0
+    while stack:
+        each = stack.pop()
+        if not isinstance(each, list | tuple | dict | collections.deque) or id(each) in seen:
+            continue
+        seen.add(id(each))
+        count += len(each)
+        if count > MOST:
+            return []
+        found.append(each)
+        stack += each.values() if isinstance(each, dict) else each
+    return found[1:]
 
 
 class _Variables:

@@ -60,6 +60,8 @@ def _keep_gradient(subject: Subject, found: DetachedTerm) -> None:
         _drop(subject, flow, found.cut)
     else:
         subject.rewrite(cut.kind, cut.source, _with_gradient)
+        for kind in NUMBERS:  # a factor of the term that left torch on its line
+            subject.rewrite(kind, cut.source, pass_on)
         for each in list_cuts(found):
             subject.rewrite(each.kind, each.source, pass_on)
 

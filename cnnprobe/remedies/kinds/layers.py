@@ -131,8 +131,9 @@ def copy_for_each_place(finding: Finding, evidence: Evidence, model: Any) -> Ite
     place = spoken(evidence, finding.module)
     count = sum(call.fqn == finding.module for call in evidence.trace.calls)
     has_names = any(m.aliases for m in evidence.trace.modules if m.fqn == finding.module)
+    how = "made anew, with first weights of its own" if has_names else f"copy.deepcopy({place})"
     yield Remedy(
-        title=f"a module of its own for each place of {place}: copy.deepcopy({place})",
+        title=f"a module of its own for each place of {place}: {how}",
         change=lambda subject: (
             _copy_names(subject, finding.module or "")
             if has_names
@@ -156,8 +157,20 @@ def _copy_names(subject: Subject, fqn: str) -> None:
     if len(places) < 2:
         raise CannotTryError("it stands at one place only")
     for parent, name in places[1:]:
-        parent._modules[name] = copy.deepcopy(shared)
+        parent._modules[name] = _make_another(shared)
         subject.optimise(list(parent._modules[name].parameters()))  # type: ignore[union-attr]
+
+
+def _make_another(shared: nn.Module) -> nn.Module:
+    """A copy that starts from random weights of its own, where its layers can draw them: equal ones
+    would get equal gradients side by side.
+    """
+    made = copy.deepcopy(shared)
+    for module in made.modules():
+        draw = getattr(module, "reset_parameters", None)
+        if callable(draw) and any(p.requires_grad for p in module.parameters(recurse=False)):
+            draw()
+    return made
 
 
 def _copy_calls(subject: Subject, fqn: str, count: int) -> None:

@@ -15,12 +15,14 @@ from cnnprobe.remedies.model_lines import detach_argument
 from cnnprobe.remedies.program import set_option
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import Subject
-from cnnprobe.rulebook.trained_target import list_weights
+from cnnprobe.rulebook.trained_target import find_unread_targets, list_weights
 
 
 @answers("trained-target")
 def detach_target(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """A detach of the second argument, whose own weights the optimizer leaves out."""
+    if find_unread_targets(evidence):
+        return  # they are what the output was to be compared with
     for flow, call in rows_at(finding, evidence)[:1]:
         if len(call.inputs) < 2:
             return  # a square by hand: which part of it is the target stands elsewhere

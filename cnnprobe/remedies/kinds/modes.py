@@ -57,6 +57,7 @@ def freeze_statistics(finding: Finding, evidence: Evidence, model: Any) -> Itera
             program, [spoken(bare, n) for n in _name_frozen(model)]
         ),
         shows="the running statistics of frozen layers stay as they are",
+        lays_bare=("other-statistics",),  # those that the drift would have written over
         is_comparable=False,
     )
 

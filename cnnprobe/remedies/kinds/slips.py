@@ -62,6 +62,8 @@ def _standardise_targets(subject: Subject) -> None:
 @answers("kernel-on-padding")
 def crop_kernel(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
     """A smaller kernel: the part of it that lies on the map."""
+    if evidence.averages:
+        return  # a copy that follows the weights has a kernel of this size too
     calls = [c for c in evidence.trace.calls if c.fqn == finding.module and finding.module]
     live = find_live(evidence.trace.module(finding.module or ""), calls[0]) if calls else None
     if live is not None:
