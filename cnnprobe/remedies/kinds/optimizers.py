@@ -153,11 +153,9 @@ def _is_shrunk(evidence: Evidence) -> bool:
 
 @answers("loss-not-decreasing", "cannot-overfit")
 def change_rate(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """Ten times the rate, a hundred times, a tenth; only lower ones where the loss has risen. None
-    where another finding is the cause: a rate makes it no better.
-    """
+    """Ten times the rate, a hundred times, a tenth; only lower ones where the loss has risen."""
     if finding.follows_from:
-        return
+        return  # a rate hides the cause
     first, last = evidence.steps[0].value, evidence.steps[-1].value
     has_risen = first is not None and last is not None and last > RISEN * first > 0
     yield from _rates(evidence, LOWER if has_risen else (10.0, 100.0, 0.1))
