@@ -161,3 +161,28 @@ def test_a_mean_error_by_hand_beside_a_divergence_that_collapses_is_found(is_mea
         assert "Tensor.mean is the mean over the 64 values of a sample" in each.message
         assert "it counts 13 times" in each.message
         assert "the code holds nothing of the input" in each.message
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_a_generator_that_agrees_is_found_where_both_losses_come_before_both_steps(label):
+    torch.manual_seed(0)
+    pair = Pair()
+    making = torch.optim.Adam(pair.maker.parameters(), lr=1e-3)
+    judging = torch.optim.Adam(pair.judge.parameters(), lr=1e-3)
+
+    def score(scores, target):
+        return F.binary_cross_entropy_with_logits(scores, torch.full_like(scores, target))
+
+    def train_step(model, x):
+        made = model.maker(torch.randn(len(x), 4))
+        fooled = score(model.judge(made), label)
+        told = score(model.judge(x), 1.0) + score(model.judge(made.detach()), 0.0)
+        making.zero_grad()
+        fooled.backward()
+        judging.zero_grad()
+        told.backward()
+        making.step()
+        judging.step()
+
+    found = find("adversary-agrees", pair, torch.randn(16, 8), train_step=train_step)
+    assert ([] if label else ["agreed"]) == [each.kind for each in found]

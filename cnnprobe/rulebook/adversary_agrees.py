@@ -115,7 +115,7 @@ def adversary_agrees(evidence: Evidence) -> Iterator[Finding]:
     pushes = [(k, push) for k, loss in enumerate(step.losses) for push in list_pushes(flow, loss)]
     for finding in (
         *_list_same(flow, step, pushes),
-        *_list_agreed(flow, step, pushes),
+        *_list_agreed(evidence, flow, pushes),
         *_list_shared(evidence, flow, pushes),
         *_list_torn(evidence, flow, pushes),
         *_list_bounded(flow, step, pushes),
@@ -153,20 +153,35 @@ def _list_same(flow: Flow, step: Step, pushes: Sequence[tuple[int, Push]]) -> It
             )
 
 
-def _list_agreed(flow: Flow, step: Step, pushes: Sequence[tuple[int, Push]]) -> Iterator[Finding]:
+def _list_agreed(
+    evidence: Evidence, flow: Flow, pushes: Sequence[tuple[int, Push]]
+) -> Iterator[Finding]:
     """The scores of made samples that a judge and what makes them move in one direction."""
     for k, push in pushes:
-        if _is_trained(step.losses[k], push.judge) or not push.trained:
+        if _moves(evidence, k, push.judge) or not push.trained:
             continue
         own = [
             p
             for other, p in pushes
             if p.judge == push.judge
-            and _is_trained(step.losses[other], p.judge)
+            and _moves(evidence, other, p.judge)
             and push.trained <= p.makers
         ]
         if {p.direction for p in own} == {push.direction}:  # none, or several, where it is mixed
             yield _say_agreed(flow, push, own[0])
+
+
+def _moves(evidence: Evidence, k: int, module: str) -> bool:
+    """Whether the k-th loss trains a module, and no zero_grad takes its gradients away before the
+    step of its optimizer.
+    """
+    step = evidence.steps[0]
+    held = {o.name for o in evidence.optimizers if module in map(owner, o.parameters)}
+    backwards = [i for i, event in enumerate(step.events) if event.kind == "backward"]
+    if not _is_trained(step.losses[k], module) or len(backwards) != len(step.losses):
+        return _is_trained(step.losses[k], module)
+    own = [e.kind for e in step.events[backwards[k] :] if e.subject in held]
+    return own[:1] != ["zero_grad"]
 
 
 def _list_shared(
