@@ -63,6 +63,19 @@ class StateGuard:
                 whole = _whole_storage(tensor)
                 self._copies[key] = (whole, whole.clone())
 
+    def about_to_run(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Keep copies of what a layer writes to by itself: its inputs where it works in place, the
+        table that an Embedding with max_norm rescales as it looks rows up.
+        """
+        if module.__dict__.get("inplace"):
+            for value in args:
+                if isinstance(value, Tensor):
+                    self.about_to_write(value)
+        if module.__dict__.get("max_norm") is not None:
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    self.about_to_write(parameter)
+
     def restore(self) -> list[Tensor]:
         """Put every written storage back; returns the tensors that changed although no write to
         them was seen.

@@ -174,7 +174,7 @@ class Watcher(TorchFunctionMode):
             if self.guard is not None and kind.is_leaf:
                 attributes = module.__dict__
                 if attributes.get("inplace") or attributes.get("max_norm") is not None:
-                    self._guard_leaf(self.guard, module, args)
+                    self.guard.about_to_run(module, args)
             row.suspended = suspended and kind.is_plain
             if suspended and not kind.is_plain:
                 _push(self)
@@ -261,19 +261,6 @@ class Watcher(TorchFunctionMode):
             if isinstance(row, CallRow):
                 more_of(row).completed = False
                 self.rows[row.position] = close(row)
-
-    @staticmethod
-    def _guard_leaf(guard: StateGuard, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if module.__dict__.get("inplace"):
-            for value in args:
-                if isinstance(value, Tensor):
-                    guard.about_to_write(value)
-        if (
-            module.__dict__.get("max_norm") is not None
-        ):  # nn.Embedding rescales its weight as it looks it up
-            for parameter in module._parameters.values():
-                if parameter is not None:
-                    guard.about_to_write(parameter)
 
     # -- calls of functions ------------------------------------------------------------------------
 
