@@ -14,7 +14,6 @@ from cnnprobe.diagnosis.evidence.questions import optimised, spoken, variable
 from cnnprobe.records.words import format_counted
 from cnnprobe.remedies.gradients import enlarge_gradients, keep_gradients
 from cnnprobe.remedies.kinds.calls import pass_on
-from cnnprobe.remedies.loop_lines import add_schedule
 from cnnprobe.remedies.model_lines import prepare_model
 from cnnprobe.remedies.program import UserProgram, set_option, set_parameters
 from cnnprobe.remedies.remedy import Remedy, answers
@@ -223,41 +222,6 @@ def _set_usual(subject: Subject, name: str, option: str, value: float) -> None:
 
 def _put(pair: tuple[Any, ...], place: int, value: float) -> tuple[Any, ...]:
     return (*pair[:place], value, *pair[place + 1 :])
-
-
-@answers("schedule-at-zero")
-def begin_at_base(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
-    """The scheduler stepped where no step does it; else a factor of 1 in the place of 0."""
-    if finding.kind == "never-stepped":
-        yield Remedy(
-            title=f"call {evidence.schedules[0].name}.step() after each step of the optimizer",
-            change=_step_schedulers,
-            edited=add_schedule,
-            shows="the weights change from the second step on",
-        )
-    elif evidence.schedules:
-        yield Remedy(
-            title=f"let the function of {evidence.schedules[0].name} return a factor above 0",
-            change=_begin_at_base,
-            shows="the weights change in each step",
-        )
-
-
-def _begin_at_base(subject: Subject) -> None:
-    for _, scheduler in subject.around.schedulers.values():
-        scheduler.lr_lambdas = [_one for _ in scheduler.lr_lambdas]
-        rates = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=False)
-        for group, rate in rates:
-            group["lr"] = rate
-
-
-def _step_schedulers(subject: Subject) -> None:
-    for _, scheduler in subject.around.schedulers.values():
-        subject.after_each_step(scheduler.step)
-
-
-def _one(_: int) -> float:
-    return 1.0
 
 
 @answers("unoptimized-params", "stale-optimizer")

@@ -6,7 +6,7 @@ from typing import Any
 from cnnprobe.diagnosis import Finding
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.diagnosis.evidence.questions import variable
-from cnnprobe.remedies.loop_lines import move_schedule
+from cnnprobe.remedies.loop_lines import add_schedule, move_schedule
 from cnnprobe.remedies.model_lines import set_keyword
 from cnnprobe.remedies.remedy import Remedy, answers
 from cnnprobe.remedies.subject import Subject
@@ -78,3 +78,38 @@ def _keep_rates(subject: Subject) -> None:
 
 def _stay(*_: object, **__: object) -> None:
     """Stands in the place of a scheduler's step."""
+
+
+@answers("schedule-at-zero")
+def begin_at_base(finding: Finding, evidence: Evidence, model: Any) -> Iterator[Remedy]:
+    """The scheduler stepped where no step does it; else a factor of 1 in the place of 0."""
+    if finding.kind == "never-stepped":
+        yield Remedy(
+            title=f"call {evidence.schedules[0].name}.step() after each step of the optimizer",
+            change=_step_schedulers,
+            edited=add_schedule,
+            shows="the weights change from the second step on",
+        )
+    elif evidence.schedules:
+        yield Remedy(
+            title=f"let the function of {evidence.schedules[0].name} return a factor above 0",
+            change=_begin_at_base,
+            shows="the weights change in each step",
+        )
+
+
+def _begin_at_base(subject: Subject) -> None:
+    for _, scheduler in subject.around.schedulers.values():
+        scheduler.lr_lambdas = [_one for _ in scheduler.lr_lambdas]
+        rates = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=False)
+        for group, rate in rates:
+            group["lr"] = rate
+
+
+def _step_schedulers(subject: Subject) -> None:
+    for _, scheduler in subject.around.schedulers.values():
+        subject.after_each_step(scheduler.step)
+
+
+def _one(_: int) -> float:
+    return 1.0
