@@ -8,7 +8,7 @@ from torch import nn
 
 import cnnprobe
 from cnnprobe.diagnosis import Verdict
-from cnnprobe.remedies.kinds.layers import _copy_names
+from cnnprobe.remedies.kinds.layers import copy_names
 from cnnprobe.remedies.subject import Subject
 from cnnprobe.training import Request
 from cnnprobe.training.surroundings import Surroundings
@@ -112,7 +112,7 @@ def test_modules_in_the_place_of_one_start_from_weights_of_their_own():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     subject = Subject(Request(model=model, inputs=None), Surroundings(), [])
     subject.around.add("optimizer", optimizer)
-    _copy_names(subject, "0")
+    copy_names(subject, "0")
     first, second = model[0].conv.weight, model[1].conv.weight
     assert not torch.equal(first, second)
     assert abs(float(first.detach().std() / second.detach().std()) - 1) < 0.2

@@ -1,7 +1,7 @@
 """Judges a remedy by the losses of two runs, with it and without."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cnnprobe.diagnosis import Verdict
 
@@ -9,6 +9,16 @@ BETTER = 0.02  # of the first loss, by which it has to be lower at the end
 TIMES = 10.0  # the loss as it is, above which one with a fix is worse, however small both are
 LEAST = 1e-3  # of the first loss, below which a fix has changed nothing
 ROUNDING = 1e-5  # of the first loss, below which two losses are the same
+
+
+def list_known(values: Iterable[float | None]) -> tuple[float, ...]:
+    """The losses of the steps that had one."""
+    return tuple(value for value in values if value is not None)
+
+
+def are_finite(values: Sequence[float]) -> bool:
+    """Whether there are losses, and all are numbers."""
+    return bool(values) and all(map(math.isfinite, values))
 
 
 def compare_losses(before: Sequence[float], after: Sequence[float]) -> Verdict:

@@ -18,9 +18,11 @@ from cnnprobe.crash.edits.files import TextChange, list_changes, overlap, write_
 from cnnprobe.diagnosis import Finding, Rule, Severity, Tried, Verdict, run_rules
 from cnnprobe.diagnosis.evidence import Evidence
 from cnnprobe.remedies.losses import (
+    are_finite,
     compare_losses,
     ends_as,
     is_near,
+    list_known,
     rises,
     runs_away,
     say_falls,
@@ -196,7 +198,7 @@ class Bench:
         """The observed steps again with the remedy; where they do not tell, more of both. What is
         proven by them is observed too: the rule has to find nothing then.
         """
-        observed = _known(step.value for step in self.evidence.steps)[:MOST_STEPS]
+        observed = list_known(step.value for step in self.evidence.steps)[:MOST_STEPS]
         self.spend(max(1, len(observed)))
         before = self.as_it_is or observed
         after = self._run(remedy, len(observed))
@@ -287,9 +289,9 @@ class Bench:
         steps = self._choose_steps([finding])
         again = self.observe([remedy.change], steps)
         found = run_rules(again, self.rules).findings
-        before = _known(step.value for step in self.evidence.steps[:steps])
-        after = _known(step.value for step in again.steps)
-        makes_finite = _is_finite(after) and not _is_finite(before)
+        before = list_known(step.value for step in self.evidence.steps[:steps])
+        after = list_known(step.value for step in again.steps)
+        makes_finite = are_finite(after) and not are_finite(before)
         verdict, said = self._compare(finding, remedy, found, makes_finite=makes_finite)
         if verdict is Verdict.PROVEN and len(after) > 1 < len(before):
             if remedy.is_comparable and compare_losses(before, after) is Verdict.WORSE:
@@ -316,10 +318,10 @@ class Bench:
 
     def _is_among(self, finding: Finding, found: Iterable[Finding]) -> bool:
         """Whether it is found again; of several lines of one module, on its own one."""
-        before = [f for f in self.findings if _is_alike(f, finding)]
-        again = [f for f in found if _is_alike(f, finding)]
-        lines = {f.source for f in again}
-        return bool(again) and (len(again) >= len(before) or finding.source in lines)
+        place = (finding.rule, finding.module)
+        before = [f for f in self.findings if (f.rule, f.module) == place]
+        again = [f for f in found if (f.rule, f.module) == place]
+        return len(again) >= max(1, len(before)) or finding.source in {f.source for f in again}
 
     def _cleared(self, found: Iterable[Finding], steps: int) -> tuple[str, ...]:
         """The rules that find nothing any more; in few steps, of those that found it in few."""
@@ -374,8 +376,8 @@ class Bench:
         found = run_rules(again, self.rules).findings
         left = list(dict.fromkeys(f.rule for f in found if f.severity is not Severity.INFO))
         cleared = self._cleared(found, steps)
-        before = _known(step.value for step in self.evidence.steps[:steps])
-        after = _known(step.value for step in again.steps)
+        before = list_known(step.value for step in self.evidence.steps[:steps])
+        after = list_known(step.value for step in again.steps)
         said = (
             f"{len(cleared)} of {len({f.rule for f in self.findings})} kinds of findings are gone"
         )
@@ -392,18 +394,6 @@ class Bench:
             own_step=self.request.train_step is not None,
             clears=cleared,
         )
-
-
-def _known(values: Iterable[float | None]) -> tuple[float, ...]:
-    return tuple(value for value in values if value is not None)
-
-
-def _is_finite(values: Sequence[float]) -> bool:
-    return bool(values) and all(map(math.isfinite, values))
-
-
-def _is_alike(finding: Finding, other: Finding) -> bool:
-    return finding.rule == other.rule and finding.module == other.module
 
 
 def _weight(finding: Finding) -> int:

@@ -22,7 +22,7 @@ ERRORS = frozenset(
         "binary_cross_entropy_with_logits"}
 )  # fmt: skip
 NOISE = frozenset({"randn", "randn_like", "normal"})
-SQUARES = frozenset({"pow", "mul", "square"})
+SQUARES = frozenset({"pow", "mul"})
 
 
 def _encoding(reduction: str) -> Mapping[str, Any]:

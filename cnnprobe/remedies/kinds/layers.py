@@ -135,7 +135,7 @@ def copy_for_each_place(finding: Finding, evidence: Evidence, model: Any) -> Ite
     yield Remedy(
         title=f"a module of its own for each place of {place}: {how}",
         change=lambda subject: (
-            _copy_names(subject, finding.module or "")
+            copy_names(subject, finding.module or "")
             if has_names
             else _copy_calls(subject, finding.module or "", count)
         ),
@@ -145,7 +145,8 @@ def copy_for_each_place(finding: Finding, evidence: Evidence, model: Any) -> Ite
     )
 
 
-def _copy_names(subject: Subject, fqn: str) -> None:
+def copy_names(subject: Subject, fqn: str) -> None:
+    """Give each place that a shared module stands in a module of its own."""
     shared = subject.module(fqn)
     places = [
         (parent, name)
