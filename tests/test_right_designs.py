@@ -290,3 +290,29 @@ def test_step_that_searches_for_its_length_may_be_as_large_as_the_weights(search
         model, x, y, optimizer=optimizer, train_step=train_step, trials=0, steps=2
     )
     assert (search is None) == ("update-ratio" in {f.rule for f in report.findings})
+
+
+@pytest.mark.parametrize(("rate", "found"), [(1.0, False), (0.0, True)])
+def test_optimizer_that_has_arrived_leaves_the_weights_and_one_with_a_rate_of_0_too(rate, found):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 3)), torch.randn(16, 4)
+    targets, loss_fn = torch.randn(16, 3), nn.MSELoss()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=1.0, max_iter=200)
+
+    def train_step(x, targets):
+        def closure():
+            optimizer.zero_grad()
+            loss = loss_fn(model(x), targets)
+            loss.backward()
+            return loss
+
+        return optimizer.step(closure)
+
+    for _ in range(5):  # the least squares of sixteen rows: there is an end, and it is reached
+        train_step(x, targets)
+    before = copy.deepcopy(model.state_dict())
+    train_step(x, targets)
+    assert all(map(torch.equal, before.values(), model.state_dict().values()))
+    optimizer.param_groups[0]["lr"] = rate
+    report = cnnprobe.diagnose(model, x, targets, train_step=train_step, trials=0)
+    assert bool(told(report, "unchanged-weights")) is found

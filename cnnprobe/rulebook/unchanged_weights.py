@@ -53,8 +53,9 @@ def unchanged_weights(evidence: Evidence) -> Iterator[Finding]:
     What to do: check the learning rate of their group, and whether the step is smaller than the
     precision of the weights (float16).
     Known exceptions: a scheduler that warms up from 0; a parameter group with a learning rate of 0
-    beside others is info, as some freeze layers by it. An optimizer that never steps is
-    `idle-optimizer`, a change that is taken back `update-undone`.
+    beside others is info, as some freeze layers by it; LBFGS, which ends by itself where its
+    gradients or its steps are small enough. An optimizer that never steps is `idle-optimizer`, a
+    change that is taken back `update-undone`.
     Source: the parameters before and after the observed steps.
     """
     steps = [s for s in evidence.steps if s.changes and any(e.kind == "step" for e in s.events)]
@@ -68,6 +69,7 @@ def unchanged_weights(evidence: Evidence) -> Iterator[Finding]:
         if _has_gradients(steps, name)
         and all(s.changes.get(name) == 0 and not s.stepped.get(name) for s in steps)
         and not is_idle(evidence, holder)
+        and not _has_arrived(holder)
         and _should_move(evidence, steps[0], name, moving=moving)
     ]
     for module in topmost({owner(name) for name in still}, evidence.trace)[:3]:
@@ -81,6 +83,11 @@ def _holders(evidence: Evidence) -> dict[str, OptimizerInfo]:
         for name, parameter in trainable(evidence).items()
         if len(parameter.shape) > 1 and name in optimised(evidence)
     }
+
+
+def _has_arrived(holder: OptimizerInfo) -> bool:
+    """Whether it ends by itself where nothing is left to gain, as LBFGS does."""
+    return any(holder.rates) and any("tolerance_grad" in each for each in holder.settings)
 
 
 def _has_gradients(steps: list[Step], name: str) -> bool:
