@@ -309,8 +309,7 @@ def test_a_fix_is_tried_in_few_steps_where_many_were_observed(lr):
     # what needs more steps to be found cannot be gone after a few
     assert ("no-zero-grad",) == tried["no-zero-grad"].clears
     if lr == 1e-12:
-        assert tried["loss-not-decreasing"].verdict is Verdict.USELESS
-        assert 20 == len(tried["loss-not-decreasing"].losses)
+        assert tried["loss-not-decreasing"] is None  # it follows from the other
 
 
 @pytest.mark.parametrize(("switch", "severity"), [("mc", "info"), ("is_training", "error")])

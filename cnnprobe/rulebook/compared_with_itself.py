@@ -1,6 +1,6 @@
 """Samples that are their own negatives, their own nearest positives, or both views of a pair."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
@@ -70,7 +70,7 @@ def compared_with_itself(evidence: Evidence) -> Iterator[Finding]:
     the other view.
     Known exceptions: likenesses of two different sets (CLIP, MoCo); a matrix that is masked,
     indexed or changed elementwise in any way; a second call without gradients, or for a loss of
-    its own.
+    its own, or a term of one.
     Source: Chen et al. 2020, "SimCLR", arXiv:2002.05709, equation 1: the sum runs over k != i.
     """
     flow = Flow(evidence.trace)
@@ -211,9 +211,24 @@ def _list_equal_views(evidence: Evidence, flow: Flow) -> Iterator[Finding]:
         first = seen.setdefault(key, i)
         sources = {flow.calls[first].outputs[0].source, output.source}
         is_pair = len(sources) > 1 and flow.line(first) != flow.line(i)
-        if is_pair and any(sources <= rows for rows in toward):
+        if is_pair and any(sources <= rows and _meet(flow, sources, rows) for rows in toward):
             yield _describe_views(evidence, flow, first, i)
             return
+
+
+def _meet(flow: Flow, sources: set[Any], rows: Collection[int]) -> bool:
+    """Whether an operation takes values of both, and not only the losses of each, which may be of
+    another kind.
+    """
+    for row in rows:
+        before = [
+            flow.before(maker) | {maker}
+            for info in flow.calls[row].inputs
+            if info.shape != () and (maker := flow.producer(info)) is not None
+        ]
+        if all(any(source in made for made in before) for source in sources):
+            return True
+    return False
 
 
 def _describe_views(evidence: Evidence, flow: Flow, first: int, second: int) -> Finding:

@@ -29,13 +29,13 @@ def _ignoring(index: int) -> Mapping[str, Any]:
     return classifying(
         perceptron(),
         inputs=images(),
-        targets=torch.where(labels() == 1, 1, 0) if index else torch.zeros(8, dtype=torch.long),
-        loss_fn=nn.CrossEntropyLoss(ignore_index=0),
+        targets=torch.where(labels() == 1, 1, -1) if index else torch.full((8,), -1),
+        loss_fn=nn.CrossEntropyLoss(ignore_index=-1),
     )
 
 
 def sick() -> Mapping[str, Any]:
-    """All labels are 0, and ignore_index=0."""
+    """All labels are -1, and ignore_index=-1."""
     return _ignoring(0)
 
 

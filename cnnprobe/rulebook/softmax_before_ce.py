@@ -24,17 +24,21 @@ def sick() -> Mapping[str, Any]:
 
 
 def healthy() -> Mapping[str, Any]:
-    """A softmax inside the model, as attention over positions, and logits at its end."""
+    """A softmax inside the model, as weights of its features, and logits at its end."""
+    import torch
     from torch import nn
 
-    return classifying(
-        layers(
-            nn.Flatten(),
-            lambda: nn.Linear(64, 16),
-            lambda: nn.Softmax(dim=1),
-            lambda: nn.Linear(16, 4),
-        )
-    )
+    class Weighing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.weights = nn.Linear(64, 16), nn.Linear(64, 16)
+            self.fc = nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            x = x.flatten(1)
+            return self.fc(self.features(x).relu() * self.weights(x).softmax(1))
+
+    return classifying(layers(Weighing))
 
 
 @rule(

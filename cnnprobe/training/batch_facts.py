@@ -32,7 +32,11 @@ def describe_batch(request: Request) -> BatchFacts:
 
 
 def _list_tensors(given: Any) -> list[tuple[str, Tensor]]:
-    return [(p, t.detach()) for p, t in leaves(given) if isinstance(t, Tensor) and has_values(t)]
+    return [(p, t.detach()) for p, t in leaves(given) if isinstance(t, Tensor) and _is_plain(t)]
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return has_values(tensor) and tensor.layout is torch.strided and not tensor.is_nested
 
 
 def _measure_offsets(

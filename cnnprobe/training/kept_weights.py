@@ -251,9 +251,10 @@ def _is_saved_at_once(statement: ast.stmt, branch: _Branch, whole: ast.Module) -
     """Whether what is kept is read in this branch alone: saved to a file before the next step."""
     target = ast.unparse(statement.targets[0])  # type: ignore[attr-defined]
     inside = set(map(id, ast.walk(branch.node)))
+    is_local = target.isidentifier() and not isinstance(branch.scope, ast.Module)
     reads = [
         id(n) in inside
-        for n in ast.walk(whole)
+        for n in ast.walk(branch.scope if is_local else whole)
         if isinstance(n, ast.Name | ast.Attribute | ast.Subscript)
         and isinstance(n.ctx, ast.Load)
         and ast.unparse(n) == target

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.case import case, looped, net
-from bench.parts import Backbone, Classifier, classifier, images, labels
+from bench.parts import Backbone, Classifier, classifier, images, labels, trained
 
 
 def by_steps():
@@ -201,7 +201,7 @@ def overlap_of_the_greatest_class(sick):
 
 @case("detached-term", None)
 def teacher_compared_with_itself(sick):
-    teacher = Classifier().requires_grad_(False)
+    teacher = trained(Classifier()).requires_grad_(False)
 
     def step(model, x, y, optimizer):
         scores, wanted = model(x), teacher(x)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.case import case, images, looped
-from bench.parts import Backbone, Classifier
+from bench.parts import Backbone, Classifier, trained
 
 
 class Detector(nn.Module):
@@ -84,7 +84,7 @@ def validation_in_the_mode_of_the_training(sick):
 
 
 def distilling(temperature):
-    teacher = Classifier()
+    teacher = trained(Classifier())
 
     def train_step(model, inputs, targets, optimizer):
         with torch.no_grad():

@@ -146,7 +146,7 @@ def two_views_that_are_the_same(sick):
         optimizer.zero_grad()
         other = x if sick else x + 0.5 * torch.randn_like(x)
         a, b = F.normalize(model(x), dim=1), F.normalize(model(other), dim=1)
-        (2 - 2 * (a * b).sum(1).mean()).backward()
+        (2 - 2 * (a * b.detach()).sum(1).mean()).backward()
         optimizer.step()
 
     model = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(392, 16))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.case import case, looped, net
-from bench.parts import Classifier, classifier, images, labels
+from bench.parts import Classifier, classifier, images, labels, trained
 
 
 @case("dead-channels", "conv2", "bn2")
@@ -115,7 +115,7 @@ def error_over_an_empty_mask(sick):
 
 @case("loss-always-zero", None)
 def student_that_is_its_own_teacher(sick):
-    model, other = Classifier(), Classifier()
+    model, other = Classifier(), trained(Classifier())
 
     def step(model, inputs, targets, optimizer):
         optimizer.zero_grad()
