@@ -3,6 +3,7 @@ kind.
 """
 
 import contextlib
+import gc
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,7 @@ def measure_allocations(model, x, *, training=True, dtype=None, forward=None, st
     optimizer = torch.optim.Adam(model.parameters(), foreach=True)  # as it is by default on a GPU
     optimizer.zero_grad()  # what is let go later would be taken for the loop's own
     forward = forward or model
+    gc.collect()  # of what is let go meanwhile the profiler would take off the size
     before = sum(t.nbytes for t in (x, *model.parameters(), *model.buffers()))
     # torch 2.11 warns of events that are cleared at the end of a cycle, even where there is one.
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as seen:
