@@ -265,6 +265,13 @@ def test_numbers_of_outputs_that_nobody_can_read_are_not_called_the_same(make):
     assert [note for note in found.outcome.notes if "no outputs were compared" in note]
 
 
+def test_objects_of_classes_of_the_same_name_are_no_difference():
+    ours, theirs = (type("Output", (), {})() for _ in range(2))
+    a, b = Returning(lambda out: (out, ours)), Returning(lambda out: (out, theirs))
+    b.load_state_dict(a.state_dict())
+    assert compare(a, b, torch.randn(3, 4)).equivalent
+
+
 def test_activations_tell_models_apart_that_return_nothing():
     found = compare(Returning(lambda _: None), Returning(lambda _: None), torch.randn(3, 4))
     assert not found.levels["numbers"]
@@ -284,6 +291,10 @@ def test_activations_tell_models_apart_that_return_nothing():
         (np.arange(3), np.arange(3), True),
         (np.arange(3), np.arange(3) + 1, False),
         (np.ones(2), [1.0, 1.0], False),
+        (1.0, 1.0 + 1e-7, True),  # as near as the numbers of tensors may be
+        (np.float32(1), np.float32(2), False),
+        (np.float32(2), np.float32(2), True),
+        (np.float32(2), None, False),
     ],
 )
 def test_outputs_that_are_no_tensors_are_compared_too(ours, theirs, same):

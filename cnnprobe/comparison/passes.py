@@ -30,11 +30,12 @@ from cnnprobe.recorder.preservation import (
     preserved_generators,
 )
 from cnnprobe.recorder.shapes import move_to_meta, without_values
-from cnnprobe.recorder.values import leaves, name_deferred
+from cnnprobe.recorder.values import drop_output, leaves, name_deferred
 from cnnprobe.records.differences import Discrepancy, Operation
 from cnnprobe.records.trace import Trace
 
-_READABLE = (bool, int, float, complex, str)
+_PLAIN = (bool, int, float, complex, str, np.generic)
+_COMPARED = (Tensor, np.ndarray, type(None), *_PLAIN)  # an object of a user's own is not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +201,7 @@ def trace_structure(subject: Side, *, training: bool) -> Trace:
             args, kwargs = move_to_meta((subject.args, subject.kwargs))
             observation = observe(subject.model, args, kwargs, witness=Counter())
         if observation.error is None:
-            name_deferred(observation.output)
+            drop_output(observation.output)
             return observation.trace
     except (
         RuntimeError,
@@ -209,7 +210,7 @@ def trace_structure(subject: Side, *, training: bool) -> Trace:
     ):  # a parameter or input that has no twin without values
         pass
     observation = observe_pass(subject, Counter(), training=training)
-    name_deferred(observation.output)
+    drop_output(observation.output)
     return observation.trace
 
 
@@ -219,14 +220,15 @@ def add_outputs(
     """The agreement with what the models gave back, or with the reason why none of it could be
     compared.
     """
-    deferred = [name_deferred(output) for output in (actual, expected)]
+    for output in (actual, expected):
+        drop_output(output)
     if not agreement.ran:
         return replace(agreement, outputs={})
     found = compare_outputs(actual, expected, tolerance, depth)
     if found:
         return replace(agreement, outputs=found)
-    if any(deferred):
-        why = f"the forward returns a {next(filter(None, deferred))}, which runs when it is read"
+    if deferred := name_deferred(actual) or name_deferred(expected):
+        why = f"the forward returns a {deferred}, which runs when it is read"
     else:
         name = "None" if expected is None else f"a {type(expected).__name__}"
         why = f"the forward returns {name}, without a tensor or a number in it"
@@ -248,24 +250,30 @@ def compare_outputs(
             )
             continue
         a, b = ours[path], theirs[path]
-        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-            a, b = (_read_array(array) for array in (a, b))
+        if all(isinstance(value, np.ndarray) for value in (a, b)):
+            a, b = _read_array(a), _read_array(b)
         if isinstance(a, Tensor) and isinstance(b, Tensor):
             found[path] = find_difference(a, b, tolerance, depth)
-        elif isinstance(a, _READABLE) and isinstance(b, _READABLE):
-            same = a == b or repr(a) == repr(b)  # NaN is not equal to itself
+        elif isinstance(a, _PLAIN) and isinstance(b, _PLAIN):
+            same = a == b or _are_near(a, b, tolerance, depth)
             found[path] = None if same else f"{a!r} instead of {b!r}"
-        elif type(a) is not type(b):
+        elif type(a) is not type(b) and any(isinstance(value, _COMPARED) for value in (a, b)):
             found[path] = f"a {type(a).__name__} instead of a {type(b).__name__}"
     return found
 
 
-def _read_array(array: np.ndarray[Any, Any]) -> Any:
+def _read_array(array: Any) -> Any:
     """The array as a tensor, where it holds numbers that torch knows."""
     try:
         return torch.from_numpy(array)
     except (TypeError, ValueError):
         return array
+
+
+def _are_near(a: Any, b: Any, tolerance: Tolerance, depth: int) -> bool:
+    """Whether two numbers are as near as those of tensors may be: what item() gives was float32."""
+    is_float = isinstance(a, float | complex) and isinstance(b, float | complex)
+    return is_float and find_difference(torch.tensor(a), torch.tensor(b), tolerance, depth) is None
 
 
 def _make_plan(aligned: Aligned) -> tuple[dict[int, tuple[int, int]], dict[int, int]]:

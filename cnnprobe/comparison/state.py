@@ -16,7 +16,7 @@ from cnnprobe.comparison.witnesses import find_difference
 from cnnprobe.recorder import Recording, preserved
 from cnnprobe.recorder.inventory import has_values, named_modules
 from cnnprobe.recorder.preservation import preserved_generators
-from cnnprobe.recorder.values import EXACT, leaves, name_deferred
+from cnnprobe.recorder.values import EXACT, drop_output, leaves
 from cnnprobe.records.differences import Discrepancy
 
 _SEED = 0  # of the random direction in which the outputs are differentiated
@@ -132,7 +132,7 @@ def differentiate(subject: Side, *, gradients: bool) -> Backward:
             if isinstance(t, Tensor) and t.requires_grad and t.is_floating_point()
         ]
         if not outputs:
-            name_deferred(output)
+            drop_output(output)
             return Backward(
                 gradients={},
                 nodes=(),

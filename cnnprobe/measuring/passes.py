@@ -13,7 +13,7 @@ from cnnprobe.errors import TargetError, UsageError
 from cnnprobe.measuring.totals import Key, Total, Totals
 from cnnprobe.recorder.inventory import CONTAINERS, class_of, named_modules
 from cnnprobe.recorder.preservation import ModuleState, preserved_generators
-from cnnprobe.recorder.values import argument_leaves, leaves, name_deferred
+from cnnprobe.recorder.values import argument_leaves, drop_output, leaves, name_deferred
 
 
 class WatchedPass:
@@ -31,7 +31,9 @@ class WatchedPass:
         self._calls.clear()
         for path, leaf in argument_leaves(args, {}):
             self._take(("input", "", 0, path), class_of(self.model).__name__, leaf)
-        if deferred := name_deferred(self.model(*args)):
+        output = self.model(*args)
+        drop_output(output)
+        if deferred := name_deferred(output):
             raise TargetError(
                 f"the forward returns a {deferred}: it runs only when that is read",
                 where=f"measure({class_of(self.model).__name__})",

@@ -12,6 +12,7 @@ from cnnprobe.errors import TargetError
 from cnnprobe.recorder.inventory import Entry, named_modules
 from cnnprobe.recorder.preservation import is_sharded
 from cnnprobe.recorder.rows import Closed
+from cnnprobe.recorder.values import DEFERRED
 from cnnprobe.records.trace import is_within
 
 _COMPILED = "_torchdynamo_orig_callable"  # what torch.compile leaves on a function
@@ -227,13 +228,10 @@ class CompiledCall:
             self.module.__dict__["_compiled_call_impl"] = self.compiled
 
 
-_POSTPONED = ("generator", "coroutine", "async_generator")
-
-
 def describe_postponed(rows: Sequence[Closed]) -> Iterator[str]:
     """What a forward does later, in a sentence."""
     returned = rows[0][-1].returned if rows and rows[0][-1] is not None else ""
-    if returned in _POSTPONED:
+    if returned in DEFERRED:
         yield (
             f"the forward gave back a {returned}, which runs when somebody reads it: "
             "cnnprobe.record() around your own code sees its layers, each as a call of its own"

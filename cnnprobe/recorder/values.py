@@ -20,6 +20,8 @@ from cnnprobe.stats import PageReading, Statistics
 
 MOST_LEAVES = 2_000  # of one nested value; a list of a million floats is not worth a million rows
 PLAIN = (bool, int, float, str, type(None))
+DEFERRED: Final = ("generator", "coroutine", "async_generator")
+"""The kinds of what runs only when somebody reads it."""
 
 Form = tuple[tuple[int, ...], torch.dtype, torch.device, int, bool, tuple[int, ...] | None]
 """What many tensors have in common: shape, dtype, device, nbytes, requires_grad, strides."""
@@ -214,14 +216,17 @@ def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 
 def name_deferred(output: object) -> str:
-    """What a forward gave back that runs only when somebody reads it: "generator", "coroutine" or
-    "async_generator"; "" where it has run. A coroutine is closed, as nobody awaits it.
+    """What a forward gave back that runs only when somebody reads it, one of DEFERRED; "" where it
+    has run.
     """
+    name = type(output).__name__
+    return name if name in DEFERRED else ""
+
+
+def drop_output(output: object) -> None:
+    """Close a coroutine that a forward gave back and nobody awaits: Python would warn of it."""
     if inspect.iscoroutine(output):
         output.close()
-        return "coroutine"
-    deferred = inspect.isgenerator(output) or inspect.isasyncgen(output)
-    return type(output).__name__ if deferred else ""
 
 
 def _children(value: object, path: str) -> list[tuple[str, object]] | None:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from cnnprobe.crash.model_copy import hush, is_honest
 from cnnprobe.recorder import Observation
 from cnnprobe.recorder.shapes import run_without_values
-from cnnprobe.recorder.values import name_deferred
+from cnnprobe.recorder.values import drop_output
 
 Place = tuple[int, int]
 """A dim of an input: the tensor by its number in flatten order, and the dim."""
@@ -57,7 +57,7 @@ class Runs:
             args, kwargs = self.make_inputs(changes)
             with hush():
                 seen = self._seen[key] = run_without_values(self.model, args, kwargs)
-                name_deferred(seen.output)
+                drop_output(seen.output)
         return self._seen[key]
 
     def passes(self, changes: Mapping[Place, int]) -> bool:

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from cnnprobe.recorder import Recording, list_modes, restore_modes, switch_mode
 from cnnprobe.recorder.preservation import seed_generators
-from cnnprobe.recorder.values import leaves, name_deferred
+from cnnprobe.recorder.values import drop_output, leaves
 from cnnprobe.records.trace import Trace
 from cnnprobe.training.hidden import find_hidden
 from cnnprobe.training.wrapping import TrainingStep, unwrapped
@@ -92,7 +92,7 @@ def forward(
                 error = raised
     finally:
         restore_modes(modes)
-    name_deferred(output)  # nobody awaits a coroutine of this pass
+    drop_output(output)  # nobody awaits a coroutine of this pass
     return Pass(
         trace=unwrapped(recording.trace, type(model).__name__),
         output=output,
