@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import cnnprobe
 from cnnprobe.errors import TargetError
 from cnnprobe.recorder import Recording, observe
 from cnnprobe.recorder.preservation import StateGuard
@@ -197,3 +198,17 @@ def test_forward_goes_on_where_our_own_hook_stumbles(monkeypatch):
     ]
     assert any(note.startswith("'1' was not recorded in full") for note in seen.trace.notes)
     assert 0 == torch._C._len_torch_function_stack()
+
+
+def test_calls_of_a_sequential_with_a_forward_of_its_own_have_their_own_lines():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+
+    def forward(x):
+        y = model[0](x)
+        return model[1](y)
+
+    model.forward = forward
+    trace = cnnprobe.probe(nn.Sequential(model), torch.randn(2, 4)).trace
+    first = forward.__code__.co_firstlineno
+    lines = {call.fqn: int(call.source.rpartition(":")[2]) - first for call in trace.calls[2:]}
+    assert {"0.0": 1, "0.1": 2} == lines

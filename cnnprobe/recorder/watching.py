@@ -162,7 +162,9 @@ class Watcher(TorchFunctionMode):
                 self.given = (args, kwargs)
             row.source = (
                 parent.source
-                if parent is not None and parent.kind.is_chain
+                if parent is not None
+                and parent.kind.is_chain
+                and "forward" not in parent.module.__dict__
                 else sources.of_module_call(parent)
             )
             if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
