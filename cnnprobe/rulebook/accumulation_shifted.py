@@ -5,6 +5,7 @@ from typing import Any
 
 from cnnprobe.diagnosis import Finding, Severity, rule
 from cnnprobe.diagnosis.evidence import Evidence
+from cnnprobe.diagnosis.evidence.texts import Slip
 from cnnprobe.rulebook.material import perceptron, stepping
 
 
@@ -51,54 +52,41 @@ def accumulation_shifted(evidence: Evidence) -> Iterator[Finding]:
     Source: PyTorch, "Automatic Mixed Precision examples", gradient accumulation.
     """
     for slip in evidence.texts.slips:
-        if slip.kind == "first-step":
+        said = _say(slip)
+        if said is not None:
+            message, fix = said
             yield Finding(
                 module=None,
-                message=(
-                    f"`{slip.text}` is true in the first round, as {slip.name} starts at 0: the "
-                    f"first step has the gradients of 1 batch and not of {slip.value}, and the "
-                    "last batches of a loop are left over"
-                ),
-                fix=f"if ({slip.name} + 1) % {slip.value} == 0, and a step behind the loop",
+                severity=Severity.INFO if slip.kind == "undivided" else None,
+                message=message,
+                fix=fix,
                 source=slip.source,
                 kind=slip.kind,
                 subject=slip.name,
             )
-        elif slip.kind == "every-clear":
-            yield Finding(
-                module=None,
-                message=(
-                    f"`{slip.text}` clears the gradients in every round, and {slip.name} steps in "
-                    f"one of {slip.value}: each step has the gradients of 1 batch, those of the "
-                    "others are lost"
-                ),
-                fix=f"call `{slip.text}` right after {slip.name}.step(), under the same condition",
-                source=slip.source,
-                kind=slip.kind,
-                subject=slip.name,
-            )
-        elif slip.kind == "every-step":
-            yield Finding(
-                module=None,
-                message=(
-                    f"`{slip.text}` stands outside of the condition on every {slip.value}-th "
-                    f"round: it steps with one batch, whose loss is divided by {slip.value}"
-                ),
-                fix=f"move `{slip.text}` and the zero_grad() under the condition",
-                source=slip.source,
-                kind=slip.kind,
-                subject=slip.name,
-            )
-        elif slip.kind == "undivided":
-            yield Finding(
-                module=None,
-                severity=Severity.INFO,
-                message=(
-                    f"the gradients of {slip.value} batches are added up, and their losses are not "
-                    f"divided: each step is {slip.value} times that of the mean"
-                ),
-                fix=f"divide the loss by {slip.value} before its backward",
-                source=slip.source,
-                kind=slip.kind,
-                subject=slip.name,
-            )
+
+
+def _say(slip: Slip) -> tuple[str, str] | None:
+    """What is wrong and what to do; None where it is no accumulation."""
+    text, name, count = slip.text, slip.name, slip.value
+    if slip.kind == "first-step":
+        return (
+            f"`{text}` is true in the first round, as {name} starts at 0: the first step has the "
+            f"gradients of 1 batch and not of {count}, and the last batches of a loop are left over"
+        ), f"if ({name} + 1) % {count} == 0, and a step behind the loop"
+    if slip.kind == "every-clear":
+        return (
+            f"`{text}` clears the gradients in every round, and {name} steps in one of {count}: "
+            "each step has the gradients of 1 batch, those of the others are lost"
+        ), f"call `{text}` right after {name}.step(), under the same condition"
+    if slip.kind == "every-step":
+        return (
+            f"`{text}` stands outside of the condition on every {count}-th round: it steps with "
+            f"one batch, whose loss is divided by {count}"
+        ), f"move `{text}` and the zero_grad() under the condition"
+    if slip.kind == "undivided":
+        return (
+            f"the gradients of {count} batches are added up, and their losses are not divided: "
+            f"each step is {count} times that of the mean"
+        ), f"divide the loss by {count} before its backward"
+    return None
