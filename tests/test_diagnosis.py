@@ -4,6 +4,7 @@ import copy
 import cProfile
 import gc
 import sys
+import weakref
 
 import pytest
 import torch
@@ -348,3 +349,38 @@ def test_running_statistics_of_a_pass_in_train_mode_are_no_overwritten_skip():
         Excited(), same_images, torch.tensor([0, 1, 2, 0]), loss_fn=nn.CrossEntropyLoss()
     )
     assert "inplace-skip" not in [finding.rule for finding in report.findings]
+
+
+class Variable:
+    """What a variable of the caller holds."""
+
+
+def diagnose_and_leave(kind):
+    """Diagnose within a function, and say what of its variables is there afterwards."""
+    held, model = Variable(), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer, batch = (
+        torch.optim.SGD(model.parameters(), 0.1),
+        (torch.randn(6, 4), torch.arange(6) % 3),
+    )
+
+    def train_step(inputs, targets):
+        if kind != "no zero_grad":
+            optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+
+    if kind == "standard step":
+        cnnprobe.diagnose(model, *batch, loss_fn=nn.CrossEntropyLoss(), optimizer=optimizer)
+    else:
+        cnnprobe.diagnose(model, *batch, train_step=train_step, optimizer=optimizer)
+    return weakref.ref(held), weakref.ref(model)
+
+
+@pytest.mark.parametrize("kind", ["standard step", "own step", "no zero_grad"])
+def test_variables_of_the_caller_do_not_wait_for_the_garbage_collector(kind):
+    gc.collect()
+    gc.disable()
+    try:
+        assert [None, None] == [reference() for reference in diagnose_and_leave(kind)]
+    finally:
+        gc.enable()

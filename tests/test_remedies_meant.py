@@ -289,6 +289,26 @@ def test_a_report_keeps_what_only_tidies_up(run, tmp_path):
     assert "" == again.patch
 
 
+def test_a_fix_is_tried_in_no_more_steps_than_were_observed():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3), nn.Softmax(1)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+    def step(inputs, targets):
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+
+    batch = torch.randn(6, 3, 2, 2), torch.arange(6) % 3
+    report = cnnprobe.diagnose(
+        model, *batch, optimizer=optimizer, train_step=step, steps=3, trials=20
+    )
+    tried = {finding.rule: finding.tried for finding in report.findings}
+    for rule in ("no-zero-grad", "softmax-before-ce"):
+        assert (Verdict.PROVEN, 3) == (tried[rule].verdict, len(tried[rule].losses))
+
+
 @pytest.mark.parametrize("lr", [0.05, 1e-12])
 def test_a_fix_is_tried_in_few_steps_where_many_were_observed(lr):
     torch.manual_seed(0)

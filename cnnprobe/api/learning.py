@@ -129,7 +129,7 @@ def diagnose(
         train_step=train_step, scheduler=scheduler, steps=steps, names=names,
         caller=asking.f_code.co_filename, space={**asking.f_globals, **asking.f_locals},
         assemble=batch.assemble,
-        when_raised=lambda raised: crashes.explain(raised, given),
+        when_raised=crashes.explain,
     )  # fmt: skip
     begun = time.monotonic()
     with own_passes():

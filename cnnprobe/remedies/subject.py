@@ -109,8 +109,11 @@ class Subject:
         with torch.no_grad():
             call(self.model, self.request.inputs)
 
-    def finish(self) -> None:
-        """Bring the collected changes into the model's forward, the loss and the step."""
+    def finish(self) -> Request:
+        """The request with the collected changes in the model's forward, the loss and the step.
+
+        The changes hold this subject, and are let go: it would live on until the collector comes.
+        """
         request = self.request
         if self._rewrites:
             forward = self.model.forward
@@ -120,7 +123,9 @@ class Subject:
             loss_fn = _as_function(loss_fn, self._rewrites)
         if step is not None and (self._before or self._after or self._rewrites):
             step = self._wrap_step(step)
-        self.request = replace(request, train_step=step, loss_fn=loss_fn, model=self.model)
+        for collected in (self._before, self._after, self._rewrites):
+            collected.clear()
+        return replace(request, train_step=step, loss_fn=loss_fn, model=self.model)
 
     def _within(self, function: Callable[..., Any]) -> Callable[..., Any]:
         rewrites = tuple(self._rewrites)

@@ -86,7 +86,7 @@ def try_remedies(
         return bench.run()
 
 
-def _pass_over(raised: Raised) -> None:
+def _pass_over(raised: Raised, request: Request) -> None:
     """A remedy that raises is told by its verdict; it is not explained."""
 
 
@@ -107,13 +107,14 @@ class Bench:
         self.proven: list[tuple[Finding, Remedy, Tried]] = []
         self.as_it_is: tuple[float, ...] = ()
         self.short: tuple[Finding, ...] | None = None  # what a short observation finds as it is
+        self.choices = {id(finding): self.choose(finding) for finding in self.findings}
         self.share = math.inf  # forward-backwards that each trial may take, so that all are made
 
     def run(self) -> TriedFindings:
         """Each finding's remedies, then all of them together."""
         roots = sorted(self.findings, key=lambda f: bool(f.follows_from))
         line = TrialLine(len(roots) + 1)
-        self.share = self.left / (1 + sum(bool(self.choose(finding)) for finding in roots))
+        self.share = self.left / (1 + sum(map(bool, self.choices.values())))
         try:
             tried = {id(finding): self.try_finding(finding, line) for finding in roots}
             marked = tuple(replace(f, tried=tried[id(f)]) for f in self.findings)
@@ -132,7 +133,7 @@ class Bench:
                 said = f"{finding.rule} is no longer found with the fix of {other.rule}"
                 return replace(tried, said=said, patch="")
         last: Tried | None = None
-        for remedy in self.choose(finding):
+        for remedy in self.choices[id(finding)]:
             tried = self.try_remedy(finding, remedy)
             if last is None or tried.verdict is not Verdict.UNTRIED:
                 last = tried
@@ -189,8 +190,7 @@ class Bench:
         torch.manual_seed(0)  # fresh weights are the same each time
         for change in changes:
             change(subject)
-        subject.finish()
-        return subject.request
+        return subject.finish()
 
     # -- the loss --------------------------------------------------------------------------------
 
@@ -269,7 +269,7 @@ class Bench:
         leave a budget for trials.
         """
         whole = self.request.steps
-        if whole <= MOST_STEPS and whole + PROBES <= self.share:
+        if whole <= SHORT or (whole <= MOST_STEPS and whole + PROBES <= self.share):
             return whole
         if self.short is None:
             self.short = ()

@@ -26,7 +26,7 @@ from cnnprobe.errors import TargetError
 from cnnprobe.recorder import Recording
 from cnnprobe.recorder.devices import is_device_lost
 from cnnprobe.recorder.inventory import check_hashable, check_model, is_lazy
-from cnnprobe.recorder.values import describe_tensor, leaves, name_deferred
+from cnnprobe.recorder.values import describe_tensor, drop_output, leaves
 from cnnprobe.records.trace import TensorInfo, Trace
 from cnnprobe.training.attributes import find_idle_attributes
 from cnnprobe.training.averages import Followed, find_averages
@@ -90,7 +90,7 @@ def observe_training(request: Request) -> tuple[Evidence, BaseException | None]:
             return observation.run()
         except Exception as error:
             if is_device_lost():  # what a kernel did shows only where the device is waited for
-                request.when_raised(Raised(error=error, trace=observation.latest))
+                request.when_raised(Raised(error=error, trace=observation.latest), request)
             raise
 
 
@@ -219,7 +219,7 @@ class _Observation:
         try:
             loss = loss_fn(given) if request.targets is None else loss_fn(given, request.targets)
         finally:
-            name_deferred(output)  # a coroutine that the loss did not await
+            drop_output(output)  # a coroutine that the loss did not await
         if isinstance(loss, Tensor):
             loss.backward()  # type: ignore[no-untyped-call] # raises torch's own words without a graph
             for _, optimizer in self.around.optimizers.values():
@@ -276,7 +276,7 @@ class _Observation:
             self.error = error
             trace = recording.traces[-1] if recording.traces else None
             raised = Raised(error=error, trace=trace, args=args, kwargs=kwargs, output=self.output)
-            self.request.when_raised(raised)
+            self.request.when_raised(raised, self.request)
 
     def plain_forward(self) -> Trace:
         """One forward pass in the mode that the model is in, where there is no loss to train

@@ -38,9 +38,10 @@ class Request:
     space: Mapping[str, Any] = field(default_factory=dict)  # the variables that it can name
     # inputs and targets as one batch, where the loader gives it in its own form
     assemble: Callable[[Any, Any], Any] | None = None
-    # told what raised while the tensors are as they were then: weights that are put back count as
-    # changed in place
-    when_raised: "Callable[[Raised], None]" = lambda _raised: None
+    # told what raised, and of which request, while the tensors are as they were then: weights that
+    # are put back count as changed in place. It must not hold the request, which would then live on
+    # with all that the caller's variables hold until the collector comes.
+    when_raised: "Callable[[Raised, Request], None]" = lambda _raised, _request: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,8 +29,10 @@ class TrainingStep(nn.Module):
         self._modules[PREFIX] = model
 
     def forward(self) -> Any:
-        """What the step returns."""
-        return self.__dict__["run"]()
+        """What the step returns. It runs once and is let go: it holds what holds this module, and
+        all of that would live on until the collector comes.
+        """
+        return self.__dict__.pop("run")()
 
 
 def summary(tensor: Tensor) -> dict[str, float | int] | None:
