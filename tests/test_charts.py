@@ -9,8 +9,10 @@ from dataclasses import replace
 
 import pytest
 
+from cnnprobe.diagnosis import Finding, Tried, Verdict
 from cnnprobe.document.layout.curves import draw_history_pictures
 from cnnprobe.document.layout.histories import lay_out_history
+from cnnprobe.document.layout.trials import build_trial_blocks
 from cnnprobe.document.render import Column, Document, Picture, Row, Table, Trend, render
 from cnnprobe.document.render.charts import Polyline, draw_curves
 from cnnprobe.records.history import Curve, History, unify_nan
@@ -160,3 +162,19 @@ def test_trend_is_a_line_where_one_can_draw_and_bars_elsewhere():
     assert "▁█ █" in render(document, "text")
     for form in ("html", "fragment"):
         assert 'd="M2 14L34 2M98 2h0"' in render(document, form)
+
+
+def test_numbers_beside_an_axis_are_all_different():
+    svg = draw_curves([Polyline(name="loss", steps=(1, 2), values=(2.3021, 2.3019))])
+    numbers = re.findall(r'text-anchor="end">([\d.]+)</text>', svg)[:3]
+    assert ["2.3019", "2.302", "2.3021"] == numbers
+
+
+@pytest.mark.parametrize(("last", "pictures"), [(2.302_302, 0), (2.29, 1), (math.nan, 1)])
+def test_curves_that_move_by_rounding_alone_are_not_drawn(last, pictures):
+    tried = Tried(
+        title="a fix", verdict=Verdict.PROVEN, said="", losses=(2.3023, 2.302301),
+        as_it_is=(2.3023, last),
+    )  # fmt: skip
+    finding = Finding(module=None, message="", fix="", tried=tried)
+    assert pictures == len(list(build_trial_blocks([finding], None, drawn=True)))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from cnnprobe.diagnosis import Verdict
+from cnnprobe.records.words import count_digits
 
 BETTER = 0.02  # of the first loss, by which it has to be lower at the end
 TIMES = 10.0  # the loss as it is, above which one with a fix is worse, however small both are
@@ -89,17 +90,26 @@ def say_losses(before: Sequence[float], after: Sequence[float]) -> str:
     if not after or not before:
         return "the loss is not known"
     was = before[min(len(before), len(after)) - 1]
-    return f"after {len(after)} steps the loss is {after[-1]:.4g}; as it is, {was:.4g}"
+    n = count_digits(after[-1], was)
+    return f"after {len(after)} steps the loss is {after[-1]:.{n}g}; as it is, {was:.{n}g}"
 
 
 def say_falls(before: Sequence[float], after: Sequence[float]) -> str:
     """From where to where both losses went, where they do not measure the same.
 
     >>> say_falls((1.386, 1.383), (1.46, 1.41))
-    'the loss goes from 1.46 to 1.41 in 2 steps; as it is, from 1.386 to 1.383'
+    'the loss goes from 1.46 to 1.41 in 2 steps; as it is, it goes from 1.386 to 1.383'
+    >>> say_falls((2.3023, 2.3023), (2.30542, 2.30511))
+    'the loss goes from 2.3054 to 2.3051 in 2 steps; as it is, it stays at 2.302'
     """
-    with_it = f"from {after[0]:.4g} to {after[-1]:.4g} in {len(after)} steps"
-    return f"the loss goes {with_it}; as it is, from {before[0]:.4g} to {before[-1]:.4g}"
+    return f"the loss {_say_way(after)} in {len(after)} steps; as it is, it {_say_way(before)}"
+
+
+def _say_way(losses: Sequence[float]) -> str:
+    first, last = losses[0], losses[-1]
+    n = count_digits(first, last)
+    was, end = f"{first:.{n}g}", f"{last:.{n}g}"
+    return f"stays at {was}" if was == end else f"goes from {was} to {end}"
 
 
 def is_near(before: Sequence[float], after: Sequence[float]) -> bool:

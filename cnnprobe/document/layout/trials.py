@@ -2,12 +2,14 @@
 each.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 from cnnprobe.diagnosis import Finding, Severity, Tried, Verdict
 from cnnprobe.document.blocks import Block, Notice, Picture
 from cnnprobe.document.render.charts import Polyline, draw_curves
 
+_FLAT = 1e-5  # of the losses, within which they are the same but for rounding
 _MOST = 6  # pictures; a report of many findings has one for the first of them
 
 
@@ -31,7 +33,15 @@ def build_trial_blocks(
 
 
 def _is_drawn(tried: Tried) -> bool:
-    return tried.verdict is Verdict.PROVEN and min(len(tried.losses), len(tried.as_it_is)) > 1
+    has_curves = min(len(tried.losses), len(tried.as_it_is)) > 1
+    return tried.verdict is Verdict.PROVEN and has_curves and _moves(*tried.losses, *tried.as_it_is)
+
+
+def _moves(*losses: float) -> bool:
+    """Whether a curve of them would show more than rounding."""
+    if not all(map(math.isfinite, losses)):
+        return True
+    return max(losses) - min(losses) > _FLAT * max(map(abs, losses))
 
 
 def _draw_losses(tried: Tried) -> Picture:

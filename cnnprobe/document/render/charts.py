@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from cnnprobe.document.render.units import format_value, make_inert
+from cnnprobe.records.words import DIGITS, count_digits
 
 _WIDTH, _HEIGHT = 360, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 8, 20, 20
@@ -119,15 +120,18 @@ def _draw_frame(axes: _Axes) -> Iterator[str]:
     middle = (
         math.sqrt(axes.low) * math.sqrt(axes.high) if axes.is_log else axes.low / 2 + axes.high / 2
     )
-    for number in dict.fromkeys((axes.low, middle, axes.high)):
+    ticks = (axes.low, middle, axes.high)
+    n = count_digits(*ticks)
+    for number in dict.fromkeys(ticks):
         y = axes.y(number)
+        said = format_value(number) if n == DIGITS else f"{number:.{n}g}"
         yield (
             f'<path stroke="currentColor" stroke-opacity=".12" d="M{_LEFT} '
             f'{y:.1f}H{axes.right:.0f}"/>'
         )
         yield (
             f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" '
-            f'text-anchor="end">{escape(format_value(number)[:_CHARACTERS_LEFT])}</text>'
+            f'text-anchor="end">{escape(said[:_CHARACTERS_LEFT])}</text>'
         )
     yield f'<text x="{_LEFT}" y="{_HEIGHT - 6}">step {axes.first}</text>'
     if axes.last > axes.first:
